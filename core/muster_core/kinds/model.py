@@ -1,0 +1,256 @@
+"""The kinds that users write, as typed values; the JSON Schemas come from these same models.
+
+Owns field names, types and defaults (SURFACE: Kubernetes conventions, camelCase in files). Every field here
+changes behaviour; what is not built is not here, so it is refused by name. It never reads a file.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+API_VERSION = "muster.dev/v1alpha1"
+
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
+Duration = Annotated[str, Meta(pattern=r"^([0-9]+(ms|s|m|h|d))+$")]
+CountOrPercent = int | Annotated[str, Meta(pattern=r"^(100|[0-9]{1,2})%$")]
+Labels = dict[str, str]
+
+
+class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True, omit_defaults=True):
+    """Frozen, strict, camelCase."""
+
+
+class Metadata(Model):
+    name: Name
+    namespace: str = ""
+    labels: Labels = {}
+
+
+class Requirement(Model):
+    key: str
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
+    values: list[str] = []
+
+
+class Selector(Model):
+    """Kubernetes label selector. An empty one matches everything."""
+
+    match_labels: Labels = {}
+    match_expressions: list[Requirement] = []
+
+
+# --- Fleet -------------------------------------------------------------------------------------------------
+
+
+class PodSecurity(Model):
+    enforce: Literal["privileged", "baseline", "restricted"] = "privileged"
+    warn: Literal["privileged", "baseline", "restricted"] = "privileged"
+    version: str = "latest"
+
+
+class Policies(Model):
+    paths: list[str] = msgspec.field(default_factory=lambda: ["policies"])
+    pod_security: PodSecurity | None = None
+
+
+class Defaults(Model):
+    plan: Name | UnsetType = UNSET
+    prune: bool = True
+
+
+class SiteClass(Model):
+    contact_interval: Duration = "1m"
+
+
+class FleetSpec(Model):
+    id: Annotated[str, Meta(min_length=16)]
+    mode: Literal["open"] = "open"
+    policies: Policies = msgspec.field(default_factory=Policies)
+    defaults: Defaults = msgspec.field(default_factory=Defaults)
+    site_classes: dict[str, SiteClass] = {}
+
+
+class Fleet(Model):
+    api_version: Literal["muster.dev/v1alpha1"]
+    kind: Literal["Fleet"]
+    metadata: Metadata
+    spec: FleetSpec
+
+
+# --- Bundle ------------------------------------------------------------------------------------------------
+
+
+class Source(Model):
+    """``path`` is relative to the bundle file's folder; ``include`` names shared bases, relative to the same."""
+
+    path: str = "."
+    include: list[str] = []
+
+
+class Manifests(Model):
+    path: str = "."
+
+
+class Kustomize(Model):
+    path: str = "."
+
+
+class Render(Model):
+    """Exactly one of manifests and kustomize; absent means detected (a kustomization file decides)."""
+
+    manifests: Manifests | None = None
+    kustomize: Kustomize | None = None
+    substitute: dict[str, str] = {}
+
+
+class Target(Model):
+    selector: Selector
+    values: dict[str, str | int | float | bool] = {}
+
+
+class BundleHealth(Model):
+    deadline: Duration = "5m"
+
+
+class BundleSpec(Model):
+    source: Source = msgspec.field(default_factory=Source)
+    render: Render = msgspec.field(default_factory=Render)
+    targets: Annotated[list[Target], Meta(min_length=1)]
+    plan: Name | UnsetType = UNSET
+    namespace: str = ""
+    secrets: list[str] = []
+    health: BundleHealth = msgspec.field(default_factory=BundleHealth)
+    rollback: Literal["previous", "none"] = "previous"
+
+
+class Bundle(Model):
+    api_version: Literal["muster.dev/v1alpha1"]
+    kind: Literal["Bundle"]
+    metadata: Metadata
+    spec: BundleSpec
+
+
+# --- RolloutPlan -------------------------------------------------------------------------------------------
+
+
+class Offline(Model):
+    after: Duration | UnsetType = UNSET
+
+
+class Wave(Model):
+    """Exactly one of selector and rest. Percentages are of the wave."""
+
+    name: Name
+    selector: Selector | None = None
+    rest: bool = False
+    max_in_flight: CountOrPercent = "25%"
+    max_failed: CountOrPercent = 0
+    quorum: Annotated[str, Meta(pattern=r"^(100|[0-9]{1,2})%$")] = "50%"
+    soak: Duration = "0s"
+    offline: Offline = msgspec.field(default_factory=Offline)
+
+
+class OnFailure(Model):
+    """``rollback`` here is scope target: a failed cluster returns by itself to its last healthy release."""
+
+    action: Literal["pause", "abort", "rollback"] = "pause"
+    scope: Literal["target"] = "target"
+
+
+class CatchUp(Model):
+    max_in_flight: CountOrPercent = "10%"
+
+
+class RolloutPlanSpec(Model):
+    waves: Annotated[list[Wave], Meta(min_length=1)]
+    deadline: Duration = "15m"
+    on_failure: OnFailure = msgspec.field(default_factory=OnFailure)
+    catch_up: CatchUp = msgspec.field(default_factory=CatchUp)
+
+
+class RolloutPlan(Model):
+    api_version: Literal["muster.dev/v1alpha1"]
+    kind: Literal["RolloutPlan"]
+    metadata: Metadata
+    spec: RolloutPlanSpec
+
+
+# --- Cluster (registry branch) -----------------------------------------------------------------------------
+
+
+class SealingKey(Model):
+    """``key`` is ``x25519:<hex>``; ``signature`` is the identity key's over (fleet id, cluster UID, key, generation)."""
+
+    generation: int
+    key: str
+    signature: str
+
+
+class ClusterSpec(Model):
+    uid: str
+    protected_labels: Labels = {}
+    values: dict[str, str | int | float | bool] = {}
+    site_class: str = "connected"
+    identity_key: str
+    sealing_keys: list[SealingKey] = []
+
+
+class Cluster(Model):
+    api_version: Literal["muster.dev/v1alpha1"]
+    kind: Literal["Cluster"]
+    metadata: Metadata
+    spec: ClusterSpec
+
+    @property
+    def all_labels(self) -> dict[str, str]:
+        """Labels that selectors see; a protected label wins over a plain one of the same name."""
+        return {**self.metadata.labels, **self.spec.protected_labels}
+
+
+# --- FleetSecret -------------------------------------------------------------------------------------------
+
+
+class SecretEntry(Model):
+    revision: int
+    nonce: str
+    data: str
+
+
+class SecretTemplate(Model):
+    labels: Labels = {}
+    annotations: Labels = {}
+
+
+class FleetSecretSpec(Model):
+    format: Literal[1]
+    file_id: str
+    type: str = "Opaque"
+    immutable: bool = False
+    template: SecretTemplate = msgspec.field(default_factory=SecretTemplate)
+    key_generation: int
+    revision: int
+    selector: Selector
+    commitment: str
+    entries: dict[str, SecretEntry]
+    recipients: list[str]
+    mac: str
+
+
+class FleetSecret(Model):
+    api_version: Literal["muster.dev/v1alpha1"]
+    kind: Literal["FleetSecret"]
+    metadata: Metadata
+    spec: FleetSecretSpec
+
+
+Kind = Fleet | Bundle | RolloutPlan | Cluster | FleetSecret
+KINDS: dict[str, type[Fleet] | type[Bundle] | type[RolloutPlan] | type[Cluster] | type[FleetSecret]] = {
+    "Fleet": Fleet,
+    "Bundle": Bundle,
+    "RolloutPlan": RolloutPlan,
+    "Cluster": Cluster,
+    "FleetSecret": FleetSecret,
+}
