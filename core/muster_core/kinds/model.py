@@ -23,19 +23,19 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="cam
     """Frozen, strict, camelCase."""
 
 
-class Metadata(Model):
+class Metadata(Model, kw_only=True):
     name: Name
     namespace: str = ""
     labels: Labels = {}
 
 
-class Requirement(Model):
+class Requirement(Model, kw_only=True):
     key: str
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
     values: list[str] = []
 
 
-class Selector(Model):
+class Selector(Model, kw_only=True):
     """Kubernetes label selector. An empty one matches everything."""
 
     match_labels: Labels = {}
@@ -45,27 +45,27 @@ class Selector(Model):
 # --- Fleet -------------------------------------------------------------------------------------------------
 
 
-class PodSecurity(Model):
+class PodSecurity(Model, kw_only=True):
     enforce: Literal["privileged", "baseline", "restricted"] = "privileged"
     warn: Literal["privileged", "baseline", "restricted"] = "privileged"
     version: str = "latest"
 
 
-class Policies(Model):
+class Policies(Model, kw_only=True):
     paths: list[str] = msgspec.field(default_factory=lambda: ["policies"])
     pod_security: PodSecurity | None = None
 
 
-class Defaults(Model):
+class Defaults(Model, kw_only=True):
     plan: Name | UnsetType = UNSET
     prune: bool = True
 
 
-class SiteClass(Model):
+class SiteClass(Model, kw_only=True):
     contact_interval: Duration = "1m"
 
 
-class FleetSpec(Model):
+class FleetSpec(Model, kw_only=True):
     id: Annotated[str, Meta(min_length=16)]
     mode: Literal["open"] = "open"
     policies: Policies = msgspec.field(default_factory=Policies)
@@ -73,7 +73,7 @@ class FleetSpec(Model):
     site_classes: dict[str, SiteClass] = {}
 
 
-class Fleet(Model):
+class Fleet(Model, kw_only=True):
     api_version: Literal["muster.dev/v1alpha1"]
     kind: Literal["Fleet"]
     metadata: Metadata
@@ -83,22 +83,22 @@ class Fleet(Model):
 # --- Bundle ------------------------------------------------------------------------------------------------
 
 
-class Source(Model):
+class Source(Model, kw_only=True):
     """``path`` is relative to the bundle file's folder; ``include`` names shared bases, relative to the same."""
 
     path: str = "."
     include: list[str] = []
 
 
-class Manifests(Model):
+class Manifests(Model, kw_only=True):
     path: str = "."
 
 
-class Kustomize(Model):
+class Kustomize(Model, kw_only=True):
     path: str = "."
 
 
-class Render(Model):
+class Render(Model, kw_only=True):
     """Exactly one of manifests and kustomize; absent means detected (a kustomization file decides)."""
 
     manifests: Manifests | None = None
@@ -106,16 +106,16 @@ class Render(Model):
     substitute: dict[str, str] = {}
 
 
-class Target(Model):
+class Target(Model, kw_only=True):
     selector: Selector
     values: dict[str, str | int | float | bool] = {}
 
 
-class BundleHealth(Model):
+class BundleHealth(Model, kw_only=True):
     deadline: Duration = "5m"
 
 
-class BundleSpec(Model):
+class BundleSpec(Model, kw_only=True):
     source: Source = msgspec.field(default_factory=Source)
     render: Render = msgspec.field(default_factory=Render)
     targets: Annotated[list[Target], Meta(min_length=1)]
@@ -126,7 +126,7 @@ class BundleSpec(Model):
     rollback: Literal["previous", "none"] = "previous"
 
 
-class Bundle(Model):
+class Bundle(Model, kw_only=True):
     api_version: Literal["muster.dev/v1alpha1"]
     kind: Literal["Bundle"]
     metadata: Metadata
@@ -136,11 +136,11 @@ class Bundle(Model):
 # --- RolloutPlan -------------------------------------------------------------------------------------------
 
 
-class Offline(Model):
+class Offline(Model, kw_only=True):
     after: Duration | UnsetType = UNSET
 
 
-class Wave(Model):
+class Wave(Model, kw_only=True):
     """Exactly one of selector and rest. Percentages are of the wave."""
 
     name: Name
@@ -153,25 +153,25 @@ class Wave(Model):
     offline: Offline = msgspec.field(default_factory=Offline)
 
 
-class OnFailure(Model):
+class OnFailure(Model, kw_only=True):
     """``rollback`` here is scope target: a failed cluster returns by itself to its last healthy release."""
 
     action: Literal["pause", "abort", "rollback"] = "pause"
     scope: Literal["target"] = "target"
 
 
-class CatchUp(Model):
+class CatchUp(Model, kw_only=True):
     max_in_flight: CountOrPercent = "10%"
 
 
-class RolloutPlanSpec(Model):
+class RolloutPlanSpec(Model, kw_only=True):
     waves: Annotated[list[Wave], Meta(min_length=1)]
     deadline: Duration = "15m"
     on_failure: OnFailure = msgspec.field(default_factory=OnFailure)
     catch_up: CatchUp = msgspec.field(default_factory=CatchUp)
 
 
-class RolloutPlan(Model):
+class RolloutPlan(Model, kw_only=True):
     api_version: Literal["muster.dev/v1alpha1"]
     kind: Literal["RolloutPlan"]
     metadata: Metadata
@@ -181,7 +181,7 @@ class RolloutPlan(Model):
 # --- Cluster (registry branch) -----------------------------------------------------------------------------
 
 
-class SealingKey(Model):
+class SealingKey(Model, kw_only=True):
     """``key`` is ``x25519:<hex>``; ``signature`` is the identity key's over (fleet id, cluster UID, key, generation)."""
 
     generation: int
@@ -189,7 +189,7 @@ class SealingKey(Model):
     signature: str
 
 
-class ClusterSpec(Model):
+class ClusterSpec(Model, kw_only=True):
     uid: str
     protected_labels: Labels = {}
     values: dict[str, str | int | float | bool] = {}
@@ -198,7 +198,7 @@ class ClusterSpec(Model):
     sealing_keys: list[SealingKey] = []
 
 
-class Cluster(Model):
+class Cluster(Model, kw_only=True):
     api_version: Literal["muster.dev/v1alpha1"]
     kind: Literal["Cluster"]
     metadata: Metadata
@@ -213,18 +213,18 @@ class Cluster(Model):
 # --- FleetSecret -------------------------------------------------------------------------------------------
 
 
-class SecretEntry(Model):
+class SecretEntry(Model, kw_only=True):
     revision: int
     nonce: str
     data: str
 
 
-class SecretTemplate(Model):
+class SecretTemplate(Model, kw_only=True):
     labels: Labels = {}
     annotations: Labels = {}
 
 
-class FleetSecretSpec(Model):
+class FleetSecretSpec(Model, kw_only=True):
     format: Literal[1]
     file_id: str
     type: str = "Opaque"
@@ -239,7 +239,7 @@ class FleetSecretSpec(Model):
     mac: str
 
 
-class FleetSecret(Model):
+class FleetSecret(Model, kw_only=True):
     api_version: Literal["muster.dev/v1alpha1"]
     kind: Literal["FleetSecret"]
     metadata: Metadata
