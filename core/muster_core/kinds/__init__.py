@@ -1,0 +1,1 @@
+"""The kinds that users write: models, strict parsing, schemas."""

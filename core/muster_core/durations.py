@@ -1,0 +1,48 @@
+"""Durations as people write them (``1h30m``) and counts that may be a percentage.
+
+Owns both small languages. It never reads a clock.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Literal
+
+from muster_core.errors import ValidationError
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_PART = re.compile(r"([0-9]+)(ms|s|m|h|d)")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds; ``MUSTER-V031`` when the text is no duration."""
+    parts = _PART.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise ValidationError("V031", f"{text!r} is not a duration", hint="Write it like 30s, 10m or 1h30m.")
+    return sum(int(number) * _UNITS[unit] for number, unit in parts)
+
+
+def format_duration(seconds: float) -> str:
+    """Two units at most: ``2d3h``, ``14m``, ``9s``."""
+    left = max(0, int(seconds))
+    words = []
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        if left >= size or (unit == "s" and not words):
+            words.append(f"{left // size}{unit}")
+            left %= size
+        elif words:
+            break
+        if len(words) == 2:
+            break
+    return "".join(word for index, word in enumerate(words) if index == 0 or not word.startswith("0"))
+
+
+def resolve_count(value: int | str, total: int, *, rounding: Literal["down", "down-at-least-one", "up"]) -> int:
+    """An integer from a count or a percentage of ``total`` (DESIGN §10: in-flight rounds down but at least 1)."""
+    if isinstance(value, int):
+        return value if rounding != "down-at-least-one" else max(1, value)
+    share = int(value.removesuffix("%")) * total / 100
+    if rounding == "up":
+        return math.ceil(share)
+    return max(1, math.floor(share)) if rounding == "down-at-least-one" else math.floor(share)

@@ -1,0 +1,148 @@
+"""From a document to a typed kind, with errors that name the line, the field, and what is allowed.
+
+Owns the translation of the decoder's complaints. It never reads a file and never guesses a value.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from muster_core.durations import parse_duration
+from muster_core.errors import ValidationError
+from muster_core.kinds.model import API_VERSION, KINDS, Bundle, Kind, RolloutPlan, Wave
+from muster_core.manifest.load import Document, Path
+
+K = TypeVar("K")
+
+_WHERE = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>\$.*)`)?$", re.DOTALL)
+_STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]|\[\.\.\.\]")
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`")
+
+
+class KindError(ValidationError):
+    """A document that is no valid kind: ``file:line: path: what, allowed`` (SURFACE)."""
+
+    def __init__(self, document: Document, path: Path, what: str) -> None:
+        self.file, self.line, self.path, self.what = document.file, document.line_of(path), render_path(path), what
+        where = f"{self.path}: " if self.path else ""
+        super().__init__("V002", f"{self.file}:{self.line}: {where}{what}", object=self.file)
+
+
+def render_path(path: Path) -> str:
+    """``spec.targets[0].selector``."""
+    text = ""
+    for step in path:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+    return text
+
+
+def parse(document: Document, expected: type[K]) -> K:
+    """The document as ``expected``; :class:`KindError` otherwise."""
+    value = document.value
+    if not isinstance(value, dict):
+        raise KindError(document, (), "a mapping with apiVersion and kind is expected")
+    name = expected.__name__
+    if value.get("kind") != name:
+        raise KindError(document, ("kind",), f"{value.get('kind')!r} is not the kind expected here; write {name}")
+    if value.get("apiVersion") != API_VERSION:
+        raise KindError(document, ("apiVersion",), f"{value.get('apiVersion')!r} is not known; write {API_VERSION}")
+    try:
+        parsed = msgspec.convert(value, expected)
+    except msgspec.ValidationError as error:
+        raise _explained(document, expected, str(error)) from error
+    _check(document, parsed)
+    return parsed
+
+
+def parse_any(document: Document) -> Kind:
+    """The document as whatever kind it says it is."""
+    kind = document.value.get("kind") if isinstance(document.value, dict) else None
+    if kind not in KINDS:
+        raise KindError(document, ("kind",), f"{kind!r} is no kind of Muster; allowed: {', '.join(KINDS)}")
+    return parse(document, KINDS[kind])
+
+
+def _explained(document: Document, expected: Any, text: str) -> KindError:  # noqa: ANN401
+    found = _WHERE.match(text)
+    what, where = (found["what"], found["path"] or "") if found else (text, "")
+    path: Path = tuple(name or int(index or 0) for name, index in _STEP.findall(where.removeprefix("$")))
+    path = _existing(document.value, path)
+    unknown = _UNKNOWN.match(what)
+    if unknown:
+        fields = _fields(expected, path)
+        close = difflib.get_close_matches(unknown[1], fields, 1, 0.6)
+        what = "unknown field" + (f"; did you mean {close[0]}?" if close else f"; allowed: {', '.join(sorted(fields))}")
+        path = (*path, unknown[1])
+    else:
+        what = what[:1].lower() + what[1:].replace("`", "")
+    return KindError(document, path, what)
+
+
+def _existing(value: Any, path: Path) -> Path:  # noqa: ANN401
+    """The decoder writes ``[...]`` for a mapping's key; only steps that exist are kept."""
+    kept: list[str | int] = []
+    for step in path:
+        try:
+            value = value[step]
+        except (KeyError, IndexError, TypeError):
+            break
+        kept.append(step)
+    return tuple(kept)
+
+
+def _fields(model: Any, path: Path) -> list[str]:  # noqa: ANN401
+    """The field names that the model allows at ``path``."""
+    for step in path:
+        model = _inner(model, step)
+    return [field.encode_name for field in msgspec.structs.fields(model)] if _is_struct(model) else []
+
+
+def _inner(model: Any, step: str | int) -> Any:  # noqa: ANN401
+    if _is_struct(model):
+        hints = get_type_hints(model)
+        for field in msgspec.structs.fields(model):
+            if field.encode_name == step:
+                return _unwrapped(hints[field.name])
+        return None
+    arguments = get_args(model)
+    return _unwrapped(arguments[-1]) if arguments else None
+
+
+def _unwrapped(model: Any) -> Any:  # noqa: ANN401
+    if get_origin(model) in (list, dict) or _is_struct(model):
+        return model
+    return next((arg for arg in get_args(model) if _is_struct(arg) or get_origin(arg) in (list, dict)), model)
+
+
+def _is_struct(model: Any) -> bool:  # noqa: ANN401
+    return isinstance(model, type) and issubclass(model, msgspec.Struct)
+
+
+def _check(document: Document, parsed: object) -> None:
+    """What a schema cannot say."""
+    if isinstance(parsed, Bundle):
+        render = parsed.spec.render
+        if render.manifests is not None and render.kustomize is not None:
+            raise KindError(document, ("spec", "render"), "exactly one of manifests and kustomize")
+        parse_duration(parsed.spec.health.deadline)
+    elif isinstance(parsed, RolloutPlan):
+        names = [wave.name for wave in parsed.spec.waves]
+        for index, wave in enumerate(parsed.spec.waves):
+            _check_wave(document, wave, ("spec", "waves", index), names[:index])
+        if any(wave.rest for wave in parsed.spec.waves[:-1]):
+            raise KindError(document, ("spec", "waves"), "rest: true takes what is left, so it can only be the last wave")
+
+
+def _check_wave(document: Document, wave: Wave, path: Path, earlier: list[str]) -> None:
+    if wave.rest == (wave.selector is not None):
+        raise KindError(document, path, "exactly one of selector and rest: true")
+    if wave.name in earlier:
+        raise KindError(document, (*path, "name"), f"two waves are named {wave.name}")
+    if isinstance(wave.max_in_flight, int) and wave.max_in_flight < 1:
+        raise KindError(document, (*path, "maxInFlight"), "at least 1")
+    if isinstance(wave.max_failed, int) and wave.max_failed < 0:
+        raise KindError(document, (*path, "maxFailed"), "at least 0")

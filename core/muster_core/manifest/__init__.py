@@ -1,0 +1,1 @@
+"""Kubernetes objects and the documents they are written in, as plain values."""

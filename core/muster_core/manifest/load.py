@@ -1,0 +1,197 @@
+"""YAML documents from outside, read safely and with the meaning that kubectl gives them.
+
+Owns limits (bytes, depth, aliases, nodes, documents), duplicate keys as errors, line numbers, and scalars that match
+kubectl: no dates, no sexagesimal numbers, ``1e3`` is a number. It never reads a file.
+
+The C loader of PyYAML overflows the stack on deep nesting, so depth is bounded on its event stream first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from muster_core.errors import ValidationError
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is accepted from one file. ``nodes`` counts scalars and collections before aliases are followed."""
+
+    bytes: int = 4 << 20
+    depth: int = 100
+    aliases: int = 100
+    nodes: int = 400_000
+    documents: int = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One YAML document: its plain value and where it stands."""
+
+    file: str
+    line: int
+    value: Any
+    lines: Mapping[Path, int] = field(repr=False)
+
+    def line_of(self, path: Path) -> int:
+        """The line of a field, or of the nearest thing around it that has one."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return self.lines.get(path, self.line)
+
+
+class _Loader(yaml.CSafeLoader):
+    """Builds values with kubectl's scalars; collections are built by :func:`_value`, which knows paths."""
+
+
+_FLOAT = re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?|\.[0-9]+(?:[eE][-+]?[0-9]+)?)$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$")
+_INT = re.compile(r"^[-+]?(?:0b[01_]+|0o[0-7_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)$")
+_BOOL = re.compile(r"^(?:yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF)$")
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in resolvers if tag in {"tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"}]
+    for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", _BOOL, list("yYnNtTfFoO"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INT, list("-+0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+
+
+def _integer(text: str) -> int:
+    sign = -1 if text.startswith("-") else 1
+    digits = text.lstrip("+-").replace("_", "")
+    for prefix, base in (("0b", 2), ("0o", 8), ("0x", 16)):
+        if digits.startswith(prefix):
+            return sign * int(digits[2:], base)
+    if len(digits) > 1 and digits.startswith("0"):
+        return sign * int(digits, 8)
+    return sign * int(digits)
+
+
+def load_documents(data: bytes, file: str, limits: Limits = Limits()) -> tuple[Document, ...]:
+    """The documents of a file, without empty ones; ``MUSTER-V001`` names file and line of what is wrong."""
+    if len(data) > limits.bytes:
+        raise _refused(file, 1, f"the file has {len(data):,} bytes, at most {limits.bytes:,} are read")
+    try:
+        text = data.decode("utf-8-sig")
+        _scan(text, file, limits)
+        loader = _Loader(text)
+        try:
+            return tuple(_documents(loader, file))
+        finally:
+            loader.dispose()
+    except UnicodeDecodeError as error:
+        raise _refused(file, data.count(b"\n", 0, error.start) + 1, "the file is not UTF-8 text") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise _refused(file, mark.line + 1 if mark else 1, error.problem or "this is not YAML") from error
+    except yaml.YAMLError as error:
+        raise _refused(file, 1, str(error).splitlines()[0]) from error
+
+
+def _scan(text: str, file: str, limits: Limits) -> None:
+    """Bounds depth, aliases, nodes and documents without building anything."""
+    depth = aliases = nodes = documents = 0
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        line = event.start_mark.line + 1
+        if isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
+            depth += 1
+            nodes += 1
+            if depth > limits.depth:
+                raise _refused(file, line, f"nested more than {limits.depth} deep")
+        elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
+            depth -= 1
+        elif isinstance(event, yaml.AliasEvent):
+            aliases += 1
+            if aliases > limits.aliases:
+                raise _refused(file, line, f"more than {limits.aliases} aliases")
+        elif isinstance(event, yaml.ScalarEvent):
+            nodes += 1
+        elif isinstance(event, yaml.DocumentStartEvent):
+            documents += 1
+            if documents > limits.documents:
+                raise _refused(file, line, f"more than {limits.documents} documents")
+        if nodes > limits.nodes:
+            raise _refused(file, line, f"more than {limits.nodes:,} values")
+
+
+def _documents(loader: _Loader, file: str) -> Iterator[Document]:
+    while loader.check_node():
+        node = loader.get_node()
+        lines: dict[Path, int] = {}
+        budget = _Budget(file)
+        value = _value(node, (), lines, budget)
+        if value is not None:
+            yield Document(file, node.start_mark.line + 1, value, lines)
+
+
+class _Budget:
+    """Bounds what aliases may expand to: a small file must not become a large value."""
+
+    def __init__(self, file: str) -> None:
+        self.file, self.left = file, 1_000_000
+
+    def spend(self, node: yaml.Node) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise _refused(self.file, node.start_mark.line + 1, "aliases expand to more than 1,000,000 values")
+
+
+def _value(node: yaml.Node, path: Path, lines: dict[Path, int], budget: _Budget) -> Any:  # noqa: ANN401
+    budget.spend(node)
+    lines[path] = node.start_mark.line + 1
+    if isinstance(node, yaml.ScalarNode):
+        return _scalar(node, budget.file)
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(item, (*path, index), lines, budget) for index, item in enumerate(node.value)]
+    result: dict[str, Any] = {}
+    merged: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        line = key_node.start_mark.line + 1
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise _refused(budget.file, line, "a key must be text")
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            parts = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+            for part in parts:
+                other = _value(part, path, lines, budget)
+                if not isinstance(other, dict):
+                    raise _refused(budget.file, line, "only a mapping can be merged with <<")
+                merged = {**other, **merged}
+            continue
+        key = key_node.value
+        if key in result:
+            raise _refused(budget.file, line, f"the key {key!r} stands twice in one mapping")
+        result[key] = _value(value_node, (*path, key), lines, budget)
+        lines[(*path, key)] = line
+    return {**merged, **result}
+
+
+def _scalar(node: yaml.ScalarNode, file: str) -> Any:  # noqa: ANN401
+    tag, text = node.tag.removeprefix("tag:yaml.org,2002:"), node.value
+    match tag:
+        case "str" | "binary" | "timestamp":
+            return text
+        case "null":
+            return None
+        case "bool":
+            return text.lower() in {"yes", "true", "on"}
+        case "int":
+            return _integer(text)
+        case "float":
+            value = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+            if value in (float("inf"), float("-inf")) or value != value:
+                raise _refused(file, node.start_mark.line + 1, f"{text} has no place in a Kubernetes object")
+            return int(value) if value.is_integer() and abs(value) < 1 << 53 and "." not in text else value
+        case _:
+            raise _refused(file, node.start_mark.line + 1, f"the tag {node.tag} is not accepted")
+
+
+def _refused(file: str, line: int, what: str) -> ValidationError:
+    return ValidationError("V001", f"{file}:{line}: {what}", object=file)

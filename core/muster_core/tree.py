@@ -1,0 +1,76 @@
+"""A tree of files at one commit, whoever stores it.
+
+Owns the port through which pure code reads a repository, path arithmetic inside it, and the refusal of whatever could
+lead out of it. It never touches a disk.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from muster_core.errors import ValidationError
+
+REGULAR, EXECUTABLE, SYMLINK, SUBMODULE = "100644", "100755", "120000", "160000"
+
+
+class TreeFile(NamedTuple):
+    """One file: git's octal mode and its path from the root of the tree."""
+
+    mode: str
+    path: str
+
+
+class Tree(Protocol):
+    """Files in path order, and their bytes."""
+
+    def files(self) -> Sequence[TreeFile]: ...
+
+    def read(self, path: str) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryTree:
+    """A tree of regular files held as a mapping."""
+
+    content: Mapping[str, bytes]
+
+    def files(self) -> Sequence[TreeFile]:
+        return [TreeFile(REGULAR, path) for path in sorted(self.content)]
+
+    def read(self, path: str) -> bytes:
+        try:
+            return self.content[path]
+        except KeyError:
+            raise ValidationError("V021", "no such file", object=path) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Subtree:
+    """Only the files of ``tree`` at or below one of ``prefixes``; paths stay those of the whole tree."""
+
+    tree: Tree
+    prefixes: tuple[str, ...]
+
+    def files(self) -> Sequence[TreeFile]:
+        return [file for file in self.tree.files() if within(file.path, self.prefixes)]
+
+    def read(self, path: str) -> bytes:
+        if not within(path, self.prefixes):
+            raise ValidationError("V022", "outside the bundle's source and includes", object=path)
+        return self.tree.read(path)
+
+
+def within(path: str, prefixes: Iterable[str]) -> bool:
+    """Whether ``path`` is one of the prefixes or below one; the empty prefix is the whole tree."""
+    return any(not prefix or path == prefix or path.startswith(prefix + "/") for prefix in prefixes)
+
+
+def join(folder: str, relative: str) -> str:
+    """``relative`` as seen from ``folder``, from the root of the tree; ``MUSTER-V022`` when it leads out of it."""
+    path = posixpath.normpath(posixpath.join(folder, relative))
+    if relative.startswith("/") or "\\" in relative or "\x00" in relative or path == ".." or path.startswith("../"):
+        raise ValidationError("V022", "the path leads out of the repository", object=relative)
+    return "" if path == "." else path
