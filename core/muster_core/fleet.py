@@ -14,6 +14,7 @@ from muster_core.errors import MusterError, ValidationError
 from muster_core.kinds.model import Bundle, Cluster, Fleet, FleetSecret, RolloutPlan
 from muster_core.kinds.parse import KindError, parse
 from muster_core.manifest.load import Document, load_documents
+from muster_core.policy import PodSecuritySettings, PolicySet, compile_policies
 from muster_core.release import BundleAt, tree_digest
 from muster_core.select import targeted
 from muster_core.tree import Tree, within
@@ -122,6 +123,13 @@ def unmatched(contents: FleetContents, clusters: Mapping[str, Cluster]) -> list[
         for name, at in contents.bundles.items()
         if clusters and not any(targeted(at.bundle, cluster.all_labels) for cluster in clusters.values())
     ]
+
+
+def compile_fleet_policies(contents: FleetContents) -> PolicySet:
+    """The policy set of this commit; ``PolicyError`` names what it uses that is not built."""
+    security = contents.fleet.spec.policies.pod_security if contents.fleet else None
+    settings = PodSecuritySettings(enforce=security.enforce, warn=security.warn, version=security.version) if security else None
+    return compile_policies(contents.policy_documents, settings)
 
 
 def _documents(tree: Tree, path: str, contents: FleetContents, bundle: str = "") -> tuple[Document, ...]:

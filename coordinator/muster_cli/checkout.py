@@ -1,0 +1,152 @@
+"""The operator's own checkout of the fleet repository.
+
+Owns every use of git in the CLI: reading a branch's tree, and adding one commit to the registry branch without touching
+the working tree. It never rewrites history and never forces a push.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import git
+from git.exc import GitCommandError
+
+from muster_core.errors import GitError
+from muster_core.tree import SUBMODULE, TreeFile
+
+REGISTRY_BRANCH = "muster/registry"
+PUSH_TRIES = 5
+DEADLINE = 60
+
+
+class CommitTree:
+    """One commit of the checkout as a core ``Tree``."""
+
+    def __init__(self, repo: git.Repo, commit: str) -> None:
+        self._repo, self.commit = repo, commit
+        self._blobs: dict[str, str] = {}
+        self._files: list[TreeFile] = []
+        if commit:
+            for line in repo.git.ls_tree("-r", "-z", "--full-tree", commit, kill_after_timeout=DEADLINE).split("\0"):
+                if line:
+                    head, path = line.split("\t", 1)
+                    mode, _, oid = head.split(" ")
+                    self._files.append(TreeFile(mode, path))
+                    self._blobs[path] = oid if mode != SUBMODULE else ""
+
+    def files(self) -> list[TreeFile]:
+        return self._files
+
+    def read(self, path: str) -> bytes:
+        if not self._blobs.get(path):
+            raise GitError("G010", "no such file at this commit", object=path)
+        data: bytes = self._repo.git.cat_file("blob", self._blobs[path], stdout_as_string=False, strip_newline_in_stdout=False)
+        return data
+
+
+class Checkout:
+    """A clone with a remote named origin."""
+
+    def __init__(self, repo: git.Repo) -> None:
+        self.repo = repo
+
+    @property
+    def url(self) -> str:
+        try:
+            return str(self.repo.remote("origin").url)
+        except ValueError as error:
+            raise GitError("G011", "the checkout has no remote named origin", object=str(self.repo.working_dir),
+                           hint="Clone the fleet repository, or: git remote add origin URL.") from error
+
+    def branch(self) -> str:
+        """The branch that is checked out."""
+        if self.repo.head.is_detached:
+            raise GitError("G012", "the checkout is on no branch", object=str(self.repo.working_dir), hint="git switch main")
+        return self.repo.active_branch.name
+
+    def fetch(self, branch: str) -> str:
+        """The newest commit of a remote branch, or an empty text where there is none."""
+        try:
+            self.repo.git.fetch("--no-tags", "origin", f"+refs/heads/{branch}:refs/remotes/origin/{branch}", kill_after_timeout=DEADLINE)
+        except GitCommandError as error:
+            if "couldn't find remote ref" in str(error.stderr):
+                return ""
+            raise _git_error("the fleet repository cannot be fetched", error, self.url) from error
+        return str(self.repo.commit(f"refs/remotes/origin/{branch}").hexsha)
+
+    def tree(self, commit: str) -> CommitTree:
+        return CommitTree(self.repo, commit)
+
+    def add_to_registry(self, path: str, render: Callable[[CommitTree], bytes], message: str) -> str:
+        """Commits one file on the registry branch and pushes it; tries again when somebody else was faster.
+
+        ``render`` sees the newest tree and gives the file's bytes. Returns the commit.
+        """
+        for _ in range(PUSH_TRIES):
+            parent = self.fetch(REGISTRY_BRANCH)
+            data = render(self.tree(parent))
+            commit = self._commit(parent, path, data, message)
+            if commit == parent:
+                return parent
+            try:
+                self.repo.git.push("origin", f"{commit}:refs/heads/{REGISTRY_BRANCH}", kill_after_timeout=DEADLINE)
+            except GitCommandError as error:
+                text = str(error.stderr)
+                if "non-fast-forward" in text or "fetch first" in text or "cannot lock ref" in text:
+                    continue
+                raise _git_error("the registry entry cannot be pushed", error, self.url) from error
+            return commit
+        raise GitError("G013", f"others pushed to {REGISTRY_BRANCH} {PUSH_TRIES} times in between", object=self.url, retryable=True,
+                       hint="Try again.")
+
+    def _commit(self, parent: str, path: str, data: bytes, message: str) -> str:
+        index = Path(self.repo.git_dir) / f"muster-index-{os.getpid()}"
+        environment = {"GIT_INDEX_FILE": str(index)}
+        try:
+            with self.repo.git.custom_environment(**environment):
+                self.repo.git.read_tree(parent) if parent else self.repo.git.read_tree("--empty")
+                blob = self._blob(data)
+                self.repo.git.update_index("--add", "--cacheinfo", f"100644,{blob},{path}")
+                tree = self.repo.git.write_tree()
+                if parent and tree == self.repo.commit(parent).tree.hexsha:
+                    return parent
+                parents = ["-p", parent] if parent else []
+                return str(self.repo.git.commit_tree(tree, *parents, "-m", message))
+        finally:
+            index.unlink(missing_ok=True)
+
+    def _blob(self, data: bytes) -> str:
+        source = Path(self.repo.git_dir) / f"muster-blob-{os.getpid()}"
+        try:
+            source.write_bytes(data)
+            return str(self.repo.git.hash_object("-w", "--no-filters", str(source)))
+        finally:
+            source.unlink(missing_ok=True)
+
+
+def _git_error(what: str, error: GitCommandError, where: str) -> GitError:
+    said = str(error.stderr).strip().removeprefix("stderr: ").strip("'\n ").splitlines()
+    return GitError("G014", f"{what} ({said[-1] if said else error.status})", object=where, retryable=True)
+
+
+@contextmanager
+def open_checkout(path: Path) -> Iterator[Checkout]:
+    """The checkout at or above ``path``; closed with the block."""
+    try:
+        repo = git.Repo(path, search_parent_directories=True)
+    except (git.InvalidGitRepositoryError, git.NoSuchPathError) as error:
+        raise GitError("G015", "this is no checkout of a fleet repository", object=str(path),
+                       hint="Run it inside a clone of the fleet repository, or pass --checkout PATH.") from error
+    try:
+        yield Checkout(repo)
+    finally:
+        repo.close()
+
+
+def create_repository(path: Path) -> None:
+    """``git init`` with main as the branch, where there is no repository yet."""
+    if not (path / ".git").exists():
+        git.Repo.init(path, initial_branch="main").close()

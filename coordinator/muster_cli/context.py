@@ -1,0 +1,65 @@
+"""Which coordinator a command talks to.
+
+Owns the context file that ``muster serve`` writes: address, CA certificate, credential, all as paths or text in one JSON
+file. It never holds a credential longer than the command runs.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from muster_core.errors import LinkError
+
+
+class ContextFile(msgspec.Struct, frozen=True):
+    """The file's fields; paths are relative to the file."""
+
+    edge: str
+    ca_pem_file: str
+    token_file: str
+    name: str = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """A coordinator and how to get in."""
+
+    name: str
+    edge: str
+    ca_pem: bytes
+    token: str = field(repr=False)
+
+
+def folder() -> Path:
+    """Where contexts live: ``$XDG_CONFIG_HOME/muster/contexts``."""
+    base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    return Path(base) / "muster" / "contexts"
+
+
+def load(wanted: str | None) -> Context:
+    """The context named by flag or ``MUSTER_CONTEXT``; else the newest. ``MUSTER-L010`` when there is none."""
+    wanted = wanted or os.environ.get("MUSTER_CONTEXT")
+    path = _find(wanted)
+    try:
+        file = msgspec.json.decode(path.read_bytes(), type=ContextFile)
+        ca_pem = (path.parent / file.ca_pem_file).read_bytes()
+        token = (path.parent / file.token_file).read_text().strip()
+    except (OSError, msgspec.DecodeError) as error:
+        raise LinkError("L010", f"the context cannot be read ({error})", object=str(path),
+                        hint="`muster serve` writes context.json into its data folder: pass --context FILE.") from error
+    return Context(file.name, file.edge, ca_pem, token)
+
+
+def _find(wanted: str | None) -> Path:
+    if wanted:
+        path = Path(wanted)
+        return path if path.exists() or "/" in wanted else folder() / f"{wanted}.json"
+    known = sorted(folder().glob("*.json"), key=lambda path: path.stat().st_mtime)
+    if not known:
+        raise LinkError("L010", "no coordinator is known here",
+                        hint="Start one with `muster serve`, then pass --context DATA_DIR/context.json or set MUSTER_CONTEXT.")
+    return known[-1]
