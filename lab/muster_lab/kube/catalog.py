@@ -95,7 +95,9 @@ BUILTINS = (
     _kind("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", "clusterrolebindings", "c"),
     _kind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", "sg", "pdb"),
     _kind("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", "sga", "hpa"),
-    _kind("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions", "csg", "crd crds"),
+    _kind(
+        "apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions", "csg", "crd crds"
+    ),
     _kind("coordination.k8s.io/v1", "Lease", "leases"),
     _kind("storage.k8s.io/v1", "StorageClass", "storageclasses", "c", "sc"),
     _kind("scheduling.k8s.io/v1", "PriorityClass", "priorityclasses", "cg", "pc"),
@@ -106,7 +108,10 @@ BUILTINS = (
         "cg",
     ),
     _kind(
-        "admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations", "cg"
+        "admissionregistration.k8s.io/v1",
+        "MutatingWebhookConfiguration",
+        "mutatingwebhookconfigurations",
+        "cg",
     ),
 )
 
@@ -137,7 +142,9 @@ class Catalog:
         return next((r for r in self._resources.values() if r.key == key), None)
 
     def by_kind(self, api_version: str, kind: str) -> Resource | None:
-        return next((r for r in self._resources.values() if (r.api_version, r.kind) == (api_version, kind)), None)
+        return next(
+            (r for r in self._resources.values() if (r.api_version, r.kind) == (api_version, kind)), None
+        )
 
     def all(self) -> list[Resource]:
         return list(self._resources.values())

@@ -81,7 +81,11 @@ def main() -> None:
     for name, definition in swagger["definitions"].items():
         for gvk in definition.get("x-kubernetes-group-version-kind", []):
             for resource in BUILTINS:
-                if (gvk["group"], gvk["version"], gvk["kind"]) == (resource.group, resource.version, resource.kind):
+                if (gvk["group"], gvk["version"], gvk["kind"]) == (
+                    resource.group,
+                    resource.version,
+                    resource.kind,
+                ):
                     roots[f"{resource.api_version}/{resource.kind}"] = reducer.reference(name)[1:]
     reducer.reference("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta")
     json.dump(
