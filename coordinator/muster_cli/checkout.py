@@ -1,7 +1,7 @@
 """The operator's own checkout of the fleet repository.
 
-Owns every use of git in the CLI: reading a branch's tree, and adding one commit to the registry branch without touching
-the working tree. It never rewrites history and never forces a push.
+Owns every use of git in the CLI: reading a branch's tree, and adding one commit to the registry branch
+without touching the working tree. It never rewrites history and never forces a push.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from pathlib import Path
 
 import git
 from git.exc import GitCommandError
-
 from muster_core.errors import GitError
 from muster_core.tree import SUBMODULE, TreeFile
 
@@ -30,7 +29,9 @@ class CommitTree:
         self._blobs: dict[str, str] = {}
         self._files: list[TreeFile] = []
         if commit:
-            for line in repo.git.ls_tree("-r", "-z", "--full-tree", commit, kill_after_timeout=DEADLINE).split("\0"):
+            for line in repo.git.ls_tree(
+                "-r", "-z", "--full-tree", commit, kill_after_timeout=DEADLINE
+            ).split("\0"):
                 if line:
                     head, path = line.split("\t", 1)
                     mode, _, oid = head.split(" ")
@@ -43,7 +44,9 @@ class CommitTree:
     def read(self, path: str) -> bytes:
         if not self._blobs.get(path):
             raise GitError("G010", "no such file at this commit", object=path)
-        data: bytes = self._repo.git.cat_file("blob", self._blobs[path], stdout_as_string=False, strip_newline_in_stdout=False)
+        data: bytes = self._repo.git.cat_file(
+            "blob", self._blobs[path], stdout_as_string=False, strip_newline_in_stdout=False
+        )
         return data
 
 
@@ -58,19 +61,33 @@ class Checkout:
         try:
             return str(self.repo.remote("origin").url)
         except ValueError as error:
-            raise GitError("G011", "the checkout has no remote named origin", object=str(self.repo.working_dir),
-                           hint="Clone the fleet repository, or: git remote add origin URL.") from error
+            raise GitError(
+                "G011",
+                "the checkout has no remote named origin",
+                object=str(self.repo.working_dir),
+                hint="Clone the fleet repository, or: git remote add origin URL.",
+            ) from error
 
     def branch(self) -> str:
         """The branch that is checked out."""
         if self.repo.head.is_detached:
-            raise GitError("G012", "the checkout is on no branch", object=str(self.repo.working_dir), hint="git switch main")
+            raise GitError(
+                "G012",
+                "the checkout is on no branch",
+                object=str(self.repo.working_dir),
+                hint="git switch main",
+            )
         return self.repo.active_branch.name
 
     def fetch(self, branch: str) -> str:
         """The newest commit of a remote branch, or an empty text where there is none."""
         try:
-            self.repo.git.fetch("--no-tags", "origin", f"+refs/heads/{branch}:refs/remotes/origin/{branch}", kill_after_timeout=DEADLINE)
+            self.repo.git.fetch(
+                "--no-tags",
+                "origin",
+                f"+refs/heads/{branch}:refs/remotes/origin/{branch}",
+                kill_after_timeout=DEADLINE,
+            )
         except GitCommandError as error:
             if "couldn't find remote ref" in str(error.stderr):
                 return ""
@@ -92,15 +109,22 @@ class Checkout:
             if commit == parent:
                 return parent
             try:
-                self.repo.git.push("origin", f"{commit}:refs/heads/{REGISTRY_BRANCH}", kill_after_timeout=DEADLINE)
+                self.repo.git.push(
+                    "origin", f"{commit}:refs/heads/{REGISTRY_BRANCH}", kill_after_timeout=DEADLINE
+                )
             except GitCommandError as error:
                 text = str(error.stderr)
                 if "non-fast-forward" in text or "fetch first" in text or "cannot lock ref" in text:
                     continue
                 raise _git_error("the registry entry cannot be pushed", error, self.url) from error
             return commit
-        raise GitError("G013", f"others pushed to {REGISTRY_BRANCH} {PUSH_TRIES} times in between", object=self.url, retryable=True,
-                       hint="Try again.")
+        raise GitError(
+            "G013",
+            f"others pushed to {REGISTRY_BRANCH} {PUSH_TRIES} times in between",
+            object=self.url,
+            retryable=True,
+            hint="Try again.",
+        )
 
     def _commit(self, parent: str, path: str, data: bytes, message: str) -> str:
         index = Path(self.repo.git_dir) / f"muster-index-{os.getpid()}"
@@ -138,8 +162,12 @@ def open_checkout(path: Path) -> Iterator[Checkout]:
     try:
         repo = git.Repo(path, search_parent_directories=True)
     except (git.InvalidGitRepositoryError, git.NoSuchPathError) as error:
-        raise GitError("G015", "this is no checkout of a fleet repository", object=str(path),
-                       hint="Run it inside a clone of the fleet repository, or pass --checkout PATH.") from error
+        raise GitError(
+            "G015",
+            "this is no checkout of a fleet repository",
+            object=str(path),
+            hint="Run it inside a clone of the fleet repository, or pass --checkout PATH.",
+        ) from error
     try:
         yield Checkout(repo)
     finally:

@@ -1,7 +1,7 @@
 """The operator API as the CLI calls it.
 
-Owns the one gRPC channel of a command: TLS pinned to the context's CA, the bearer token, a deadline on every call, and
-the translation of statuses into errors with codes. It never retries an action.
+Owns the one gRPC channel of a command: TLS pinned to the context's CA, the bearer token, a deadline on
+every call, and the translation of statuses into errors with codes. It never retries an action.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from types import TracebackType
 from typing import Any
 
 import grpc
-
-from muster_cli.context import Context
 from muster_core.errors import LinkError, MusterError
 from muster_proto.v1 import operator_pb2 as op
 from muster_proto.v1.operator_pb2_grpc import OperatorStub
+
+from muster_cli.context import Context
 
 _CODED = re.compile(r"^MUSTER-([A-Z]\d+) (.*)$", re.DOTALL)
 MAX_MESSAGE = 64 << 20
@@ -51,10 +51,12 @@ class OperatorClient:
     def __enter__(self) -> OperatorClient:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._channel.close()
 
-    def _call(self, name: str, request: Any) -> Any:  # noqa: ANN401 - the generated stub is typed by name
+    def _call(self, name: str, request: Any) -> Any:
         with self._translated():
             return getattr(self._stub, name)(request, timeout=self._timeout, metadata=self._metadata)
 
@@ -101,7 +103,9 @@ class OperatorClient:
     def start_rollout(self, request: op.StartRolloutRequest) -> op.RolloutView:
         return self._call("StartRollout", request)
 
-    def act_on_rollout(self, name: str, action: op.ActOnRolloutRequest.Action.ValueType, reason: str) -> op.RolloutView:
+    def act_on_rollout(
+        self, name: str, action: op.ActOnRolloutRequest.Action.ValueType, reason: str
+    ) -> op.RolloutView:
         return self._call("ActOnRollout", op.ActOnRolloutRequest(rollout=name, action=action, reason=reason))
 
     def explain(self, rollout: str, cluster: str) -> op.Explanation:
@@ -120,11 +124,20 @@ def translate(error: grpc.RpcError, address: str) -> MusterError:
     code, message = (coded[1], coded[2]) if coded else ("L011", details or status.name)
     match status:
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.DEADLINE_EXCEEDED:
-            return UnreachableError("L012", "the coordinator does not answer", object=address, retryable=True,
-                                    hint="Check that `muster serve` runs and that the context's address is right.")
+            return UnreachableError(
+                "L012",
+                "the coordinator does not answer",
+                object=address,
+                retryable=True,
+                hint="Check that `muster serve` runs and that the context's address is right.",
+            )
         case grpc.StatusCode.NOT_FOUND:
             return NotFoundError(code, message)
-        case grpc.StatusCode.PERMISSION_DENIED | grpc.StatusCode.UNAUTHENTICATED | grpc.StatusCode.FAILED_PRECONDITION:
+        case (
+            grpc.StatusCode.PERMISSION_DENIED
+            | grpc.StatusCode.UNAUTHENTICATED
+            | grpc.StatusCode.FAILED_PRECONDITION
+        ):
             return DeniedError(code, message)
         case _:
             return LinkError(code, message)

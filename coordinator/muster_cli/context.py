@@ -1,7 +1,7 @@
 """Which coordinator a command talks to.
 
-Owns the context file that ``muster serve`` writes: address, CA certificate, credential, all as paths or text in one JSON
-file. It never holds a credential longer than the command runs.
+Owns the context file that ``muster serve`` writes: address, CA certificate, credential, all as paths or
+text in one JSON file. It never holds a credential longer than the command runs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
-
 from muster_core.errors import LinkError
 
 
@@ -49,8 +48,12 @@ def load(wanted: str | None) -> Context:
         ca_pem = (path.parent / file.ca_pem_file).read_bytes()
         token = (path.parent / file.token_file).read_text().strip()
     except (OSError, msgspec.DecodeError) as error:
-        raise LinkError("L010", f"the context cannot be read ({error})", object=str(path),
-                        hint="`muster serve` writes context.json into its data folder: pass --context FILE.") from error
+        raise LinkError(
+            "L010",
+            f"the context cannot be read ({error})",
+            object=str(path),
+            hint="`muster serve` writes context.json into its data folder: pass --context FILE.",
+        ) from error
     return Context(file.name, file.edge, ca_pem, token)
 
 
@@ -60,6 +63,9 @@ def _find(wanted: str | None) -> Path:
         return path if path.exists() or "/" in wanted else folder() / f"{wanted}.json"
     known = sorted(folder().glob("*.json"), key=lambda path: path.stat().st_mtime)
     if not known:
-        raise LinkError("L010", "no coordinator is known here",
-                        hint="Start one with `muster serve`, then pass --context DATA_DIR/context.json or set MUSTER_CONTEXT.")
+        raise LinkError(
+            "L010",
+            "no coordinator is known here",
+            hint="Start one with `muster serve`, then pass --context DATA_DIR/context.json or set MUSTER_CONTEXT.",
+        )
     return known[-1]

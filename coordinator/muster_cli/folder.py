@@ -21,7 +21,9 @@ class FolderTree:
         self._root = root
         self._files: list[TreeFile] = []
         for folder, folders, names in os.walk(root, followlinks=False):
-            folders[:] = sorted(name for name in folders if name != ".git" and not (Path(folder) / name).is_symlink())
+            folders[:] = sorted(
+                name for name in folders if name != ".git" and not (Path(folder) / name).is_symlink()
+            )
             for name in names:
                 path = Path(folder) / name
                 mode = SYMLINK if path.is_symlink() else EXECUTABLE if os.access(path, os.X_OK) else REGULAR

@@ -1,6 +1,7 @@
 """The entry point: the command tree, and what becomes of errors.
 
-Owns lazy loading (a command imports its libraries when it runs, not before), global flags and exit codes (SURFACE).
+Owns lazy loading (a command imports its libraries when it runs, not before), global flags and exit codes
+(SURFACE).
 """
 
 from __future__ import annotations
@@ -12,20 +13,39 @@ from pathlib import Path
 from typing import Any
 
 import click
-
-from muster_core.errors import GitError, JoinError, LinkError, MusterError, SecretError, TrustError, ValidationError
+from muster_core.errors import (
+    GitError,
+    JoinError,
+    LinkError,
+    MusterError,
+    SecretError,
+    TrustError,
+    ValidationError,
+)
 
 # command -> (module, attribute, one line for the list)
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "init": ("muster_cli.commands.start", "init", "Make a fleet repository that validates."),
-    "validate": ("muster_cli.commands.start", "validate", "Check a fleet repository: every file, every reference."),
+    "validate": (
+        "muster_cli.commands.start",
+        "validate",
+        "Check a fleet repository: every file, every reference.",
+    ),
     "schema": ("muster_cli.commands.start", "schema", "Print the JSON Schema of a kind, for editors."),
-    "version": ("muster_cli.commands.start", "version", "Print the versions of this program and its coordinator."),
+    "version": (
+        "muster_cli.commands.start",
+        "version",
+        "Print the versions of this program and its coordinator.",
+    ),
     "token": ("muster_cli.commands.clusters", "token", "Make tokens with which clusters join."),
     "cluster": ("muster_cli.commands.clusters", "cluster", "Approve clusters that asked to join."),
     "get": ("muster_cli.commands.see", "get", "List clusters, bundles, rollouts or tokens."),
     "describe": ("muster_cli.commands.see", "describe", "Show one cluster, bundle or rollout in full."),
-    "rollout": ("muster_cli.commands.rollouts", "rollout", "Start, watch, pause, resume, abort and explain rollouts."),
+    "rollout": (
+        "muster_cli.commands.rollouts",
+        "rollout",
+        "Start, watch, pause, resume, abort and explain rollouts.",
+    ),
     "secret": ("muster_cli.commands.secrets", "secret", "Seal secrets for many clusters in one file."),
 }
 
@@ -76,8 +96,14 @@ def _plugins() -> dict[str, Any]:
 
 
 @click.group(cls=LazyGroup, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--context", metavar="FILE|NAME", help="Which coordinator (default: MUSTER_CONTEXT, else the newest known).")
-@click.option("--timeout", type=float, default=30.0, show_default=True, help="Seconds that one call may take.")
+@click.option(
+    "--context",
+    metavar="FILE|NAME",
+    help="Which coordinator (default: MUSTER_CONTEXT, else the newest known).",
+)
+@click.option(
+    "--timeout", type=float, default=30.0, show_default=True, help="Seconds that one call may take."
+)
 @click.option("--no-color", is_flag=True, help="Plain text (NO_COLOR does the same).")
 @click.pass_context
 def cli(ctx: click.Context, context: str | None, timeout: float, no_color: bool) -> None:
@@ -114,7 +140,7 @@ def main() -> int:
     sys.exit(result if isinstance(result, int) else 0)
 
 
-def client(ctx: click.Context) -> Any:  # noqa: ANN401 - imported when a command needs it
+def client(ctx: click.Context) -> Any:
     """The operator API of the chosen context."""
     from muster_cli.client import OperatorClient
     from muster_cli.context import load
@@ -123,10 +149,15 @@ def client(ctx: click.Context) -> Any:  # noqa: ANN401 - imported when a command
 
 
 CHECKOUT = click.option(
-    "--checkout", type=click.Path(file_okay=False, path_type=Path), default=".", show_default=True,
+    "--checkout",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=".",
+    show_default=True,
     help="Your clone of the fleet repository: what the coordinator must not choose comes from here.",
 )
-OUTPUT = click.option("-o", "--output", "style", type=click.Choice(["table", "wide", "json", "yaml", "name"]), default="table")
+OUTPUT = click.option(
+    "-o", "--output", "style", type=click.Choice(["table", "wide", "json", "yaml", "name"]), default="table"
+)
 
 if __name__ == "__main__":
     main()

@@ -1,6 +1,7 @@
 """How answers look: tables that fit, or JSON, YAML and names for scripts.
 
-Owns the ``-o`` formats. Data goes to standard output, everything else to standard error. It never decides what is shown.
+Owns the ``-o`` formats. Data goes to standard output, everything else to standard error. It never decides
+what is shown.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from typing import Any, Generic, TypeVar
 import click
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
-
 from muster_core.durations import format_duration
 
 M = TypeVar("M", bound=Message)
@@ -33,7 +33,9 @@ class Column(Generic[M]):
     wide: bool = False
 
 
-def show(items: Sequence[M], columns: Sequence[Column[M]], kind: str, style: str, *, one: bool = False) -> None:
+def show(
+    items: Sequence[M], columns: Sequence[Column[M]], kind: str, style: str, *, one: bool = False
+) -> None:
     """Prints items in the style asked for; an empty table says so on standard error."""
     if style in {"json", "yaml"}:
         values: Any = [plain(item) for item in items]

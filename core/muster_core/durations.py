@@ -26,7 +26,7 @@ def parse_duration(text: str) -> float:
 def format_duration(seconds: float) -> str:
     """Two units at most: ``2d3h``, ``14m``, ``9s``."""
     left = max(0, int(seconds))
-    words = []
+    words: list[str] = []
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
         if left >= size or (unit == "s" and not words):
             words.append(f"{left // size}{unit}")
@@ -38,8 +38,13 @@ def format_duration(seconds: float) -> str:
     return "".join(word for index, word in enumerate(words) if index == 0 or not word.startswith("0"))
 
 
-def resolve_count(value: int | str, total: int, *, rounding: Literal["down", "down-at-least-one", "up"]) -> int:
-    """An integer from a count or a percentage of ``total`` (DESIGN §10: in-flight rounds down but at least 1)."""
+def resolve_count(
+    value: int | str, total: int, *, rounding: Literal["down", "down-at-least-one", "up"]
+) -> int:
+    """An integer from a count or a percentage of ``total``.
+
+    In-flight limits round down but to at least 1; limits of failures round down; quorums round up.
+    """
     if isinstance(value, int):
         return value if rounding != "down-at-least-one" else max(1, value)
     share = int(value.removesuffix("%")) * total / 100

@@ -18,7 +18,13 @@ class MusterError(Exception):
     """
 
     def __init__(
-        self, code: str, message: str, *, object: str = "", hint: str = "", retryable: bool = False
+        self,
+        code: str,
+        message: str,
+        *,
+        object: str = "",  # noqa: A002 - the word that readers of errors know
+        hint: str = "",
+        retryable: bool = False,
     ) -> None:
         self.code = code
         self.message = message

@@ -1,23 +1,25 @@
 """A whole fleet repository at one commit, read into typed values and named problems.
 
-Owns the layout (fleet.yaml, bundles, plans, policies, secrets, registry) and the checks across files. A broken bundle
-is that bundle's problem, not the fleet's. It never touches git or a disk.
+Owns the layout (fleet.yaml, bundles, plans, policies, secrets, registry) and the checks across files. A
+broken bundle is that bundle's problem, not the fleet's. It never touches git or a disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from muster_core.errors import MusterError, ValidationError
 from muster_core.kinds.model import Bundle, Cluster, Fleet, FleetSecret, RolloutPlan
-from muster_core.kinds.parse import KindError, parse
-from muster_core.manifest.load import Document, load_documents
-from muster_core.policy import PodSecuritySettings, PolicySet, compile_policies
+from muster_core.kinds.parse import KindError, parse, render_path
+from muster_core.manifest.load import Document, DocumentError, load_documents
 from muster_core.release import BundleAt, tree_digest
 from muster_core.select import targeted
-from muster_core.tree import Tree, within
+from muster_core.tree import SUBMODULE, SYMLINK, Tree, join, within
+
+if TYPE_CHECKING:
+    from muster_core.policy import PolicySet
 
 K = TypeVar("K")
 
@@ -60,159 +62,204 @@ class FleetContents:
         found = []
         for path in self.bundles[bundle].secret_files:
             if path not in self.secrets:
-                raise ValidationError("V004", f"bundle {bundle} names a secret that is not there", object=path)
+                raise ValidationError(
+                    "V004", f"bundle {bundle} names a secret that is not there", object=path
+                )
             found.append(self.secrets[path])
         return found
 
 
 def read_fleet(tree: Tree) -> FleetContents:
     """Reads everything; what cannot be read is in ``problems`` and absent from the rest."""
-    contents = FleetContents()
-    paths = [file.path for file in tree.files()]
-    contents.fleet = _one(tree, "fleet.yaml", Fleet, contents) if "fleet.yaml" in paths else None
-    if "fleet.yaml" not in paths:
-        contents.problems.append(Problem("fleet.yaml", 1, "there is no fleet.yaml at the root; make one: muster init"))
-    roots = contents.fleet.spec.policies.paths if contents.fleet else []
-    for path in paths:
-        if not path.endswith((".yaml", ".yml")):
-            continue
-        if path.endswith("/bundle.yaml"):
-            _bundle(tree, path, contents)
-        elif within(path, ("plans",)):
-            plan = _one(tree, path, RolloutPlan, contents)
-            if plan:
-                _unique(contents.plans, plan.metadata.name, plan, path, "plans", contents)
-        elif within(path, ("secrets",)):
-            secret = _one(tree, path, FleetSecret, contents)
-            if secret:
-                contents.secrets[path] = secret
-        elif within(path, [root.strip("/") for root in roots]):
-            _policies(tree, path, contents)
-    _across(tree, contents)
-    return contents
+    reader = _Reader(tree)
+    reader.read()
+    return reader.contents
 
 
 def read_registry(tree: Tree) -> tuple[dict[str, Cluster], list[Problem]]:
     """The registry entries by cluster name; an entry must stand in ``clusters/<its name>.yaml``."""
-    contents = FleetContents()
+    reader = _Reader(tree)
+    problems = reader.contents.problems
     clusters: dict[str, Cluster] = {}
-    for file in tree.files():
-        if not within(file.path, ("clusters",)) or not file.path.endswith(".yaml"):
-            continue
-        cluster = _one(tree, file.path, Cluster, contents)
+    for file in reader.files(("clusters",)):
+        cluster = reader.one(file, Cluster)
         if not cluster:
             continue
-        if file.path != f"clusters/{cluster.metadata.name}.yaml":
-            contents.problems.append(Problem(file.path, 1, f"the entry of {cluster.metadata.name} belongs into clusters/{cluster.metadata.name}.yaml"))
+        name = cluster.metadata.name
+        if file != f"clusters/{name}.yaml":
+            problems.append(Problem(file, 1, f"the entry of {name} belongs into clusters/{name}.yaml"))
             continue
-        clusters[cluster.metadata.name] = cluster
-    for field_name in ("uid", "identity_key"):
+        clusters[name] = cluster
+    for field_name, shown in (("uid", "spec.uid"), ("identity_key", "spec.identityKey")):
         seen: dict[str, str] = {}
         for name, cluster in clusters.items():
-            value = getattr(cluster.spec, field_name)
-            if value in seen:
-                contents.problems.append(Problem(f"clusters/{name}.yaml", 1, f"{name} has the {field_name} of {seen[value]}"))
-            seen[value] = name
-    return clusters, contents.problems
+            other = seen.setdefault(getattr(cluster.spec, field_name), name)
+            if other != name:
+                problems.append(Problem(f"clusters/{name}.yaml", 1, f"{shown}: the same as that of {other}"))
+    return clusters, problems
 
 
 def unmatched(contents: FleetContents, clusters: Mapping[str, Cluster]) -> list[Problem]:
-    """Bundles that target nobody in this registry."""
+    """Bundles that target nobody in this registry; an empty registry proves nothing."""
+    labels = [cluster.all_labels for cluster in clusters.values()]
     return [
-        Problem(at.file, 1, "no cluster in the registry matches spec.targets", name)
+        Problem(at.file, 1, "spec.targets: no cluster in the registry matches", name)
         for name, at in contents.bundles.items()
-        if clusters and not any(targeted(at.bundle, cluster.all_labels) for cluster in clusters.values())
+        if labels and not any(targeted(at.bundle, known) for known in labels)
     ]
 
 
 def compile_fleet_policies(contents: FleetContents) -> PolicySet:
     """The policy set of this commit; ``PolicyError`` names what it uses that is not built."""
+    # The policy engines are large; a reader of bundles does not pay for them.
+    from muster_core.policy import PodSecuritySettings, compile_policies
+
     security = contents.fleet.spec.policies.pod_security if contents.fleet else None
-    settings = PodSecuritySettings(enforce=security.enforce, warn=security.warn, version=security.version) if security else None
+    settings = (
+        PodSecuritySettings(enforce=security.enforce, warn=security.warn, version=security.version)
+        if security
+        else None
+    )
     return compile_policies(contents.policy_documents, settings)
 
 
-def _documents(tree: Tree, path: str, contents: FleetContents, bundle: str = "") -> tuple[Document, ...]:
-    try:
-        return load_documents(tree.read(path), path)
-    except ValidationError as error:
-        contents.problems.append(_problem(path, error, bundle))
-        return ()
+class _Reader:
+    """One pass over a tree; every complaint becomes a problem and the pass goes on."""
 
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
+        self.contents = FleetContents()
+        self._paths = {file.path: file.mode for file in tree.files()}
+        self._bundle_documents: dict[str, Document] = {}
 
-def _problem(path: str, error: MusterError, bundle: str = "") -> Problem:
-    if isinstance(error, KindError):
-        where = f"{error.path}: " if error.path else ""
-        return Problem(error.file, error.line, where + error.what, bundle)
-    file, _, rest = error.message.partition(":")
-    line, _, text = rest.partition(": ")
-    return Problem(path, int(line), text, bundle) if file == path and line.isdigit() else Problem(path, 1, str(error), bundle)
-
-
-def _one(tree: Tree, path: str, kind: type[K], contents: FleetContents, bundle: str = "") -> K | None:
-    documents = _documents(tree, path, contents, bundle)
-    if len(documents) != 1:
-        if documents or not any(problem.file == path for problem in contents.problems):
-            contents.problems.append(Problem(path, 1, f"exactly one {kind.__name__} is expected, found {len(documents)} documents", bundle))
-        return None
-    try:
-        return parse(documents[0], kind)
-    except ValidationError as error:
-        contents.problems.append(_problem(path, error, bundle))
-        return None
-
-
-def _bundle(tree: Tree, path: str, contents: FleetContents) -> None:
-    folder = path.rpartition("/")[0]
-    bundle = _one(tree, path, Bundle, contents, folder.rpartition("/")[2])
-    if bundle:
-        _unique(contents.bundles, bundle.metadata.name, BundleAt(bundle, path, folder), path, "bundles", contents)
-
-
-def _unique(table: dict[str, K], name: str, value: K, path: str, what: str, contents: FleetContents) -> None:
-    if name in table:
-        contents.problems.append(Problem(path, 1, f"two {what} are named {name}", name if what == "bundles" else ""))
-    else:
-        table[name] = value
-
-
-def _policies(tree: Tree, path: str, contents: FleetContents) -> None:
-    for document in _documents(tree, path, contents):
-        if isinstance(document.value, dict):
-            contents.policy_documents.append((document.file, document.line, document.value))
+    def read(self) -> None:
+        contents = self.contents
+        if "fleet.yaml" in self._paths:
+            contents.fleet = self.one("fleet.yaml", Fleet)
         else:
-            contents.problems.append(Problem(path, document.line, "a policy must be a mapping"))
+            self.problem("fleet.yaml", "there is no fleet.yaml at the root; make one: muster init")
+        for path in self.files(("",)):
+            if path.endswith("/bundle.yaml"):
+                self._bundle(path)
+        for path in self.files(("plans",)):
+            plan = self.one(path, RolloutPlan)
+            if plan and plan.metadata.name in contents.plans:
+                self.problem(path, f"metadata.name: two plans are named {plan.metadata.name}")
+            elif plan:
+                contents.plans[plan.metadata.name] = plan
+        for path in self.files(("secrets",)):
+            secret = self.one(path, FleetSecret)
+            if secret:
+                contents.secrets[path] = secret
+        roots = contents.fleet.spec.policies.paths if contents.fleet else []
+        for path in self.files([root.strip("./") for root in roots]):
+            self._policies(path)
+        self._secrets_clash()
+        for name, at in contents.bundles.items():
+            self._references(name, at)
 
+    def files(self, roots: Sequence[str]) -> list[str]:
+        """YAML files below these folders; a link is a problem, and is not followed."""
+        found = []
+        for path, mode in self._paths.items():
+            if path.endswith((".yaml", ".yml")) and within(path, roots):
+                if mode not in (SYMLINK, SUBMODULE):
+                    found.append(path)
+                elif roots != ("",):
+                    self.problem(path, "symbolic links and submodules are not followed")
+        return found
 
-def _across(tree: Tree, contents: FleetContents) -> None:
-    """References between files, secrets that clash, and the digest of each whole bundle."""
-    _secrets_clash(contents.secrets.items(), contents)
-    for name, at in contents.bundles.items():
+    def problem(self, path: str, text: str, *, line: int = 1, bundle: str = "") -> None:
+        self.contents.problems.append(Problem(path, line, text, bundle))
+
+    def one(self, path: str, kind: type[K], bundle: str = "") -> K | None:
+        documents = self._documents(path, bundle)
+        if documents is None:
+            return None
+        if len(documents) != 1:
+            what = f"exactly one {kind.__name__} is expected here, not {len(documents)} documents"
+            self.problem(path, what, bundle=bundle)
+            return None
+        if kind is Bundle:
+            self._bundle_documents[path] = documents[0]
+        try:
+            return parse(documents[0], kind)
+        except KindError as error:
+            where = f"{error.path}: " if error.path else ""
+            self.problem(path, where + error.what, line=error.line, bundle=bundle)
+            return None
+
+    def _documents(self, path: str, bundle: str = "") -> tuple[Document, ...] | None:
+        try:
+            return load_documents(self.tree.read(path), path)
+        except DocumentError as error:
+            self.problem(path, error.what, line=error.line, bundle=bundle)
+            return None
+
+    def _bundle(self, path: str) -> None:
+        folder = path.rpartition("/")[0]
+        bundle = self.one(path, Bundle, folder.rpartition("/")[2])
+        if not bundle:
+            return
+        name = bundle.metadata.name
+        first = self.contents.bundles.setdefault(name, BundleAt(bundle, path, folder))
+        if first.file != path:
+            self.problem(path, f"metadata.name: {first.file} is named {name} too", bundle=name)
+
+    def _policies(self, path: str) -> None:
+        for document in self._documents(path) or ():
+            if isinstance(document.value, dict):
+                self.contents.policy_documents.append((document.file, document.line, document.value))
+            else:
+                self.problem(path, "a policy must be a mapping", line=document.line)
+
+    def _references(self, name: str, at: BundleAt) -> None:
+        """What a bundle points at, and its digest when all of that is there."""
+        contents, document = self.contents, self._bundle_documents[at.file]
+
+        def missing(text: str, *path: str | int) -> None:
+            where = f"{render_path(path)}: " if path else ""
+            self.problem(at.file, where + text, line=document.line_of(path), bundle=name)
+
         plan = contents.plan_of(name)
         if not plan:
-            contents.problems.append(Problem(at.file, 1, "spec.plan: missing, and fleet.yaml has no defaults.plan", name))
+            missing("missing, and fleet.yaml has no defaults.plan", "spec", "plan")
         elif plan not in contents.plans:
-            contents.problems.append(Problem(at.file, 1, f"spec.plan: there is no plan {plan}", name))
+            known = ", ".join(sorted(contents.plans)) or "none"
+            missing(f"there is no plan {plan}; known: {known}", "spec", "plan")
+        for index, path in enumerate(at.bundle.spec.secrets):
+            try:
+                if join(at.folder, path) not in contents.secrets:
+                    missing(f"there is no valid FleetSecret at {path}", "spec", "secrets", index)
+            except ValidationError as error:
+                missing(f"{error.message}: {path}", "spec", "secrets", index)
+        for index, path in enumerate(at.bundle.spec.source.include):
+            self._exists(at, path, missing, "spec", "source", "include", index)
+        self._exists(at, at.bundle.spec.source.path, missing, "spec", "source", "path")
+        if contents.problems_of(name):
+            return
         try:
-            secrets = contents.secrets_of(name)
-            digest = tree_digest(tree, at, secrets)
+            contents.digests[name] = tree_digest(self.tree, at, contents.secrets_of(name))
         except MusterError as error:
-            contents.problems.append(Problem(at.file, 1, f"{error.message}: {error.object}", name))
-            continue
-        if not any(within(file.path, (at.source,)) and file.path != at.file for file in tree.files()):
-            contents.problems.append(Problem(at.file, 1, f"spec.source.path: nothing at {at.source or '.'}", name))
-            continue
-        contents.digests[name] = digest
+            missing(f"{error.message}: {error.object}", "spec", "source", "path")
 
+    def _exists(self, at: BundleAt, path: str, missing: Callable[..., None], *where: str | int) -> None:
+        try:
+            root = join(at.folder, path)
+        except ValidationError as error:
+            missing(f"{error.message}: {path}", *where)
+            return
+        if not any(within(file, (root,)) and file != at.file for file in self._paths):
+            missing(f"nothing is at {path}", *where)
 
-def _secrets_clash(secrets: Iterable[tuple[str, FleetSecret]], contents: FleetContents) -> None:
-    ids: dict[str, str] = {}
-    names: dict[tuple[str, str], str] = {}
-    for path, secret in secrets:
-        key = (secret.metadata.namespace, secret.metadata.name)
-        if secret.spec.file_id in ids:
-            contents.problems.append(Problem(path, 1, f"spec.fileId: the id of {ids[secret.spec.file_id]}; a copied secret must be sealed anew"))
-        elif key in names:
-            contents.problems.append(Problem(path, 1, f"metadata.name: {key[0]}/{key[1]} is also in {names[key]}"))
-        ids.setdefault(secret.spec.file_id, path)
-        names.setdefault(key, path)
+    def _secrets_clash(self) -> None:
+        ids: dict[str, str] = {}
+        names: dict[str, str] = {}
+        for path, secret in self.contents.secrets.items():
+            name = f"{secret.metadata.namespace}/{secret.metadata.name}"
+            first = ids.setdefault(secret.spec.file_id, path)
+            same = names.setdefault(name, path)
+            if first != path:
+                self.problem(path, f"spec.fileId: {first} has it too; a copied secret must be sealed anew")
+            elif same != path:
+                self.problem(path, f"metadata.name: {name} is in {same} too")

@@ -1,7 +1,7 @@
-"""Pre-authentication encoding: the one way in which Muster turns a list of byte strings into bytes to sign or seal.
+"""Pre-authentication encoding: the one way in which a list of byte strings becomes bytes to sign or seal.
 
-Owns the encoding (DESIGN: u64-LE count, then u64-LE length and bytes of each) and its strict inverse. It never knows
-what the parts mean; the first part of every use is a domain string.
+Owns the encoding (DESIGN: u64-LE count, then u64-LE length and bytes of each) and its strict inverse. It
+never knows what the parts mean; the first part of every use is a domain string.
 """
 
 from __future__ import annotations

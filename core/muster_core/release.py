@@ -1,8 +1,8 @@
 """What a release is made of, and the digest that names it.
 
-Owns the tree digest (DESIGN §2: SHA-256 over sorted (mode, path, SHA-256 of blob) of exactly the source path, its
-includes, and what the named FleetSecrets say without their recipients). One pure function for the coordinator, the
-agent and the CLI. It never renders.
+Owns the tree digest (DESIGN §2: SHA-256 over sorted (mode, path, SHA-256 of blob) of exactly the source
+path, its includes, and what the named FleetSecrets say without their recipients). One pure function for the
+coordinator, the agent and the CLI. It never renders.
 """
 
 from __future__ import annotations
@@ -61,23 +61,26 @@ def tree_digest(tree: Tree, at: BundleAt, secrets: Sequence[FleetSecret]) -> str
 
     ``MUSTER-V025`` for a symlink or submodule inside the source: neither is followed.
     """
-    lines = []
+    lines: list[tuple[bytes, bytes, bytes]] = []
     for file in bundle_tree(tree, at).files():
         if file.mode in (SYMLINK, SUBMODULE):
-            raise ValidationError("V025", "symbolic links and submodules are not followed", object=file.path,
-                                  hint="Put the file itself there, or name its folder in source.include.")
+            raise ValidationError(
+                "V025",
+                "symbolic links and submodules are not followed",
+                object=file.path,
+                hint="Put the file itself there, or name its folder in source.include.",
+            )
         if file.path != at.file:
-            lines.append(pae(file.mode.encode(), file.path.encode(), hashlib.sha256(tree.read(file.path)).digest()))
-    lines.sort()
+            blob = hashlib.sha256(tree.read(file.path)).digest()
+            lines.append((file.mode.encode(), file.path.encode(), blob))
     spec = msgspec.to_builtins(at.bundle.spec)
     spec.pop("plan", None)  # how it is rolled out changes no rendered object
     named = sorted(
-        pae(s.spec.file_id.encode(), u64(s.spec.key_generation), u64(s.spec.revision), s.spec.mac.encode())
+        (s.spec.file_id.encode(), u64(s.spec.key_generation), u64(s.spec.revision), s.spec.mac.encode())
         for s in secrets
     )
-    return hashlib.sha256(
-        pae(b"muster.tree.v1", digest(spec).encode(), pae(*lines), pae(*named))
-    ).hexdigest()
+    parts = (pae(*(pae(*line) for line in sorted(lines))), pae(*(pae(*secret) for secret in named)))
+    return hashlib.sha256(pae(b"muster.tree.v1", digest(spec).encode(), *parts)).hexdigest()
 
 
 def registry_digest(cluster: Cluster) -> str:

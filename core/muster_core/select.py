@@ -1,7 +1,7 @@
 """Label selectors, and whether a bundle means a cluster.
 
-Owns Kubernetes selector semantics in both spellings (fields and ``-l`` text) and the order in which values are merged.
-The hub's opinion of labels plays no part: callers pass a registry entry.
+Owns Kubernetes selector semantics in both spellings (fields and ``-l`` text) and the order in which values
+are merged. The hub's opinion of labels plays no part: callers pass a registry entry.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from muster_core.kinds.model import Bundle, Cluster, Requirement, Selector
 
 Value = str | int | float | bool
 
-_TERM = re.compile(r"\s*(?:!\s*(?P<absent>[\w./-]+)|(?P<key>[\w./-]+)\s*(?:(?P<set>in|notin)\s*\((?P<values>[^)]*)\)|"
-                   r"(?P<op>==|=|!=)\s*(?P<value>[\w.-]*))?)\s*(?:,|$)")
+_TERM = re.compile(
+    r"\s*(?:!\s*(?P<absent>[\w./-]+)|(?P<key>[\w./-]+)(?:\s+(?P<set>in|notin)\s*\((?P<values>[^)]*)\)|"
+    r"\s*(?P<op>==|=|!=)\s*(?P<value>[\w.-]*))?)\s*(?:,|$)"
+)
 
 
 def matches(selector: Selector, labels: Mapping[str, str]) -> bool:
@@ -45,15 +47,20 @@ def parse_selector(text: str) -> Selector:
     while at < len(text.rstrip()):
         found = _TERM.match(text, at)
         if not found or found.end() == at:
-            raise ValidationError("V032", f"{text!r} is not a selector at {text[at:]!r}",
-                                  hint="Write it like tier=store,region in (eu,us),!retired.")
+            raise ValidationError(
+                "V032",
+                f"{text!r} is not a selector at {text[at:]!r}",
+                hint="Write it like tier=store,region in (eu,us),!retired.",
+            )
         at = found.end()
         key = found["key"]
         if found["absent"]:
             terms.append(Requirement(key=found["absent"], operator="DoesNotExist"))
         elif found["set"]:
             values = [value.strip() for value in found["values"].split(",") if value.strip()]
-            terms.append(Requirement(key=key, operator="In" if found["set"] == "in" else "NotIn", values=values))
+            terms.append(
+                Requirement(key=key, operator="In" if found["set"] == "in" else "NotIn", values=values)
+            )
         elif found["op"] == "!=":
             terms.append(Requirement(key=key, operator="NotIn", values=[found["value"]]))
         elif found["op"]:
@@ -71,7 +78,7 @@ def targeted(bundle: Bundle, labels: Mapping[str, str]) -> bool:
 def values_for(bundle: Bundle, cluster: Cluster) -> dict[str, Value] | None:
     """The flat names that this cluster's manifests see, or None when the bundle does not target it.
 
-    Order (SURFACE): all matching ``targets[].values``, then the Cluster's ``values``, then ``substitute``, in which
+    Order: all matching ``targets[].values``, then the Cluster's ``values``, then ``substitute``, in which
     ``${cluster.name}``, ``${cluster.labels.x}`` and ``${cluster.values.x}`` may stand.
     """
     labels = cluster.all_labels
@@ -95,10 +102,19 @@ def _cluster_text(text: str, cluster: Cluster, name: str) -> str:
         where, _, key = found[1].partition(".")
         if where == "name" and not key:
             return cluster.metadata.name
-        table: Mapping[str, Value] = {"labels": cluster.all_labels, "values": cluster.spec.values}.get(where, {})
+        tables: dict[str, dict[str, Value]] = {
+            "labels": dict(cluster.all_labels),
+            "values": cluster.spec.values,
+        }
+        table = tables.get(where, {})
         if key not in table:
-            raise ValidationError("V023", f"substitute.{name} names ${{cluster.{found[1]}}}, which this cluster lacks",
-                                  object=cluster.metadata.name, hint="Add the label or value to its registry entry.")
-        return str(table[key])
+            raise ValidationError(
+                "V023",
+                f"substitute.{name} names ${{cluster.{found[1]}}}, which this cluster lacks",
+                object=cluster.metadata.name,
+                hint="Add the label or value to its registry entry.",
+            )
+        found_value = table[key]
+        return str(found_value).lower() if isinstance(found_value, bool) else str(found_value)
 
     return _REFERENCE.sub(value, text)

@@ -1,7 +1,8 @@
 """Flat names in manifests: ``${NAME}``, ``${NAME:=default}``, ``$${NAME}`` for a literal.
 
-Owns the replacement in parsed objects (never in YAML text, so a value cannot add structure). A scalar that is exactly
-one reference keeps the type of its value. It is only called for bundles that ask for substitution.
+Owns the replacement in parsed objects (never in YAML text, so a value cannot add structure). A scalar that
+is exactly one reference keeps the type of its value. It is only called for bundles that ask for
+substitution.
 """
 
 from __future__ import annotations
@@ -16,19 +17,44 @@ from muster_core.select import Value
 _NAME = re.compile(r"\$(\$)?\{([A-Za-z_][A-Za-z0-9_]*)(?::([=-])([^}]*))?\}")
 
 
-def substitute(value: Any, values: Mapping[str, Value]) -> Any:  # noqa: ANN401 - a JSON value in, a JSON value out
-    """The same object with every reference replaced; ``MUSTER-V024`` for a name without value and default."""
+_STRING_MAPS = frozenset({"labels", "annotations", "matchLabels", "nodeSelector"})
+_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
+
+
+def substitute(value: Any, values: Mapping[str, Value]) -> Any:
+    """The same object with every reference replaced; ``MUSTER-V024`` for a name without value and default.
+
+    Where Kubernetes wants text (labels, annotations, data of a ConfigMap or Secret, the value of an environment
+    variable) the result is text, whatever the type of the value.
+    """
+    return _replaced(value, values, text=False)
+
+
+def _replaced(value: Any, values: Mapping[str, Value], *, text: bool) -> Any:
     if isinstance(value, str):
-        return _text(value, values)
+        found = _text(value, values)
+        return _plain(found) if text else found
     if isinstance(value, list):
-        return [substitute(item, values) for item in value]
+        return [_replaced(item, values, text=text) for item in value]
     if isinstance(value, dict):
-        return {_key(key, values): substitute(item, values) for key, item in value.items()}
+        holds_data = value.get("kind") in ("ConfigMap", "Secret")
+        named = "name" in value
+        return {
+            _key(key, values): _replaced(
+                item,
+                values,
+                text=text
+                or key in _STRING_MAPS
+                or (holds_data and key in ("data", "stringData"))
+                or (named and key == "value"),
+            )
+            for key, item in value.items()
+        }
     return value
 
 
-def _key(key: Any, values: Mapping[str, Value]) -> Any:  # noqa: ANN401
-    return str(_text(key, values)) if isinstance(key, str) else key
+def _key(key: Any, values: Mapping[str, Value]) -> Any:
+    return _plain(_text(key, values)) if isinstance(key, str) else key
 
 
 def _text(text: str, values: Mapping[str, Value]) -> Value:
@@ -49,5 +75,16 @@ def _lookup(found: re.Match[str], values: Mapping[str, Value]) -> Value:
     if name in values and not (found[3] and values[name] == ""):
         return values[name]
     if found[3]:
-        return str(default)
-    raise ValidationError("V024", f"no value for ${{{name}}}", hint="Set it in targets[].values or substitute, or write a default: ${NAME:=x}.")
+        return _typed(default)
+    raise ValidationError(
+        "V024",
+        f"no value for ${{{name}}}",
+        hint="Set it in targets[].values or substitute, or write a default: ${NAME:=x}.",
+    )
+
+
+def _typed(text: str) -> Value:
+    """A default has the type that it would have in YAML."""
+    if text in ("true", "false"):
+        return text == "true"
+    return int(text) if _INTEGER.fullmatch(text) else text

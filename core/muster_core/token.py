@@ -1,7 +1,7 @@
 """The join token: what a new agent must know before it trusts anybody.
 
-Owns the encoding (a versioned PAE, base64url). The secret inside is made and checked by the coordinator; everything
-else comes from the operator's own checkout. It never makes randomness.
+Owns the encoding (a versioned PAE, base64url). The secret inside is made and checked by the coordinator;
+everything else comes from the operator's own checkout. It never makes randomness.
 """
 
 from __future__ import annotations
@@ -43,8 +43,18 @@ class JoinToken:
 
     def encode(self) -> str:
         """Base64url text without padding, safe in a file, a flag or an environment variable."""
-        repositories = (pae(*(text.encode() for text in (r.name, r.url, r.branch, r.anchor))) for r in self.repositories)
-        texts = (self.edge_address, self.link_address, self.secret, self.cluster, self.mode, self.trust_digest, self.fleet_id)
+        repositories = (
+            pae(*(text.encode() for text in (r.name, r.url, r.branch, r.anchor))) for r in self.repositories
+        )
+        texts = (
+            self.edge_address,
+            self.link_address,
+            self.secret,
+            self.cluster,
+            self.mode,
+            self.trust_digest,
+            self.fleet_id,
+        )
         data = pae(VERSION, self.ca_pem, pae(*(text.encode() for text in texts)), pae(*repositories))
         return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
@@ -60,11 +70,17 @@ class JoinToken:
             if version != VERSION:
                 raise _broken("it is of another version")
             edge, link, secret, cluster, mode, trust, fleet = (part.decode() for part in unpae(texts))
-            parsed = tuple(Repository(*(part.decode() for part in unpae(item))) for item in unpae(repositories))
+            parsed = tuple(
+                Repository(*(part.decode() for part in unpae(item))) for item in unpae(repositories)
+            )
         except (binascii.Error, ValueError, TypeError, ValidationError) as error:
             raise _broken("it is cut or changed") from error
         return cls(edge, link, ca_pem, secret, cluster, mode, trust, fleet, parsed)
 
 
 def _broken(why: str) -> JoinError:
-    return JoinError("J001", f"this is not a join token: {why}", hint="Copy it whole, or make a new one: muster token create.")
+    return JoinError(
+        "J001",
+        f"this is not a join token: {why}",
+        hint="Copy it whole, or make a new one: muster token create.",
+    )

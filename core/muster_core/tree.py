@@ -1,7 +1,7 @@
 """A tree of files at one commit, whoever stores it.
 
-Owns the port through which pure code reads a repository, path arithmetic inside it, and the refusal of whatever could
-lead out of it. It never touches a disk.
+Owns the port through which pure code reads a repository, path arithmetic inside it, and the refusal of
+whatever could lead out of it. It never touches a disk.
 """
 
 from __future__ import annotations
@@ -69,8 +69,14 @@ def within(path: str, prefixes: Iterable[str]) -> bool:
 
 
 def join(folder: str, relative: str) -> str:
-    """``relative`` as seen from ``folder``, from the root of the tree; ``MUSTER-V022`` when it leads out of it."""
+    """``relative`` to ``folder``, as seen from the root; ``MUSTER-V022`` when it leads out of the tree."""
     path = posixpath.normpath(posixpath.join(folder, relative))
-    if relative.startswith("/") or "\\" in relative or "\x00" in relative or path == ".." or path.startswith("../"):
+    if (
+        relative.startswith("/")
+        or "\\" in relative
+        or "\x00" in relative
+        or path == ".."
+        or path.startswith("../")
+    ):
         raise ValidationError("V022", "the path leads out of the repository", object=relative)
     return "" if path == "." else path

@@ -1,7 +1,7 @@
 """Joining, from the operator's side: tokens and approvals.
 
-What the coordinator must not choose (CA certificate, repositories, anchors, registry entries) comes from the operator's
-own checkout and context.
+What the coordinator must not choose (CA certificate, repositories, anchors, registry entries) comes from
+the operator's own checkout and context.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-
-from muster_cli.main import CHECKOUT, OUTPUT, client
 from muster_core.durations import format_duration, parse_duration
 from muster_core.errors import JoinError, ValidationError
 
+from muster_cli.main import CHECKOUT, OUTPUT, client
+
 if TYPE_CHECKING:
-    from muster_cli.checkout import Checkout, CommitTree
     from muster_core.kinds.model import Fleet
     from muster_proto.v1 import operator_pb2 as op
+
+    from muster_cli.checkout import Checkout, CommitTree
 
 ISSUE_DEADLINE = 30.0
 
@@ -39,26 +40,39 @@ def token() -> None:
 @CHECKOUT
 @OUTPUT
 @click.pass_context
-def create(ctx: click.Context, cluster: str, ttl: str, edge_address: str | None, link_address: str | None, checkout: Path, style: str) -> None:
+def create(
+    ctx: click.Context,
+    cluster: str,
+    ttl: str,
+    edge_address: str | None,
+    link_address: str | None,
+    checkout: Path,
+    style: str,
+) -> None:
     """Make a join token for one cluster and print it.
 
     Give it to the agent: muster-agent run --cluster NAME --token-file FILE. The coordinator makes the secret part; the
     CA certificate comes from your context, repositories and anchors from your checkout.
     """
+    from muster_core.token import JoinToken, Repository
+
     from muster_cli.checkout import open_checkout
     from muster_cli.context import load
     from muster_cli.output import write_value
-    from muster_core.token import JoinToken, Repository
 
     seconds = int(parse_duration(ttl))
     with open_checkout(checkout) as clone, client(ctx) as operator:
         fleet, branch = _fleet(clone), clone.branch()
         anchor = clone.fetch(branch)
         if not anchor:
-            raise JoinError("J010", f"the branch {branch} is not at the remote yet", object=clone.url, hint="git push")
+            raise JoinError(
+                "J010", f"the branch {branch} is not at the remote yet", object=clone.url, hint="git push"
+            )
         info = operator.info()
         if info.fleet_id and info.fleet_id != fleet.spec.id:
-            raise JoinError("J011", "your checkout is of another fleet than the coordinator's", object=info.fleet_name)
+            raise JoinError(
+                "J011", "your checkout is of another fleet than the coordinator's", object=info.fleet_name
+            )
         made = operator.create_token(cluster, seconds)
         text = JoinToken(
             edge_address=edge_address or info.edge_address,
@@ -72,11 +86,16 @@ def create(ctx: click.Context, cluster: str, ttl: str, edge_address: str | None,
             repositories=(Repository("fleet", clone.url, branch, anchor),),
         ).encode()
     if style in {"json", "yaml"}:
-        write_value({"id": made.id, "cluster": cluster, "expiresUnix": made.expires_unix, "token": text}, style)
+        write_value(
+            {"id": made.id, "cluster": cluster, "expiresUnix": made.expires_unix, "token": text}, style
+        )
         return
     click.echo(text)
-    click.echo(f"works once, for {cluster}, for {format_duration(seconds)}. "
-               f"Next: muster-agent run --cluster {cluster} --token-file FILE; then: muster cluster approve {cluster}", err=True)
+    click.echo(
+        f"works once, for {cluster}, for {format_duration(seconds)}. "
+        f"Next: muster-agent run --cluster {cluster} --token-file FILE; then: muster cluster approve {cluster}",
+        err=True,
+    )
 
 
 def _fleet(clone: Checkout) -> Fleet:
@@ -84,7 +103,12 @@ def _fleet(clone: Checkout) -> Fleet:
 
     contents = read_fleet(clone.tree(str(clone.repo.head.commit.hexsha)))
     if contents.fleet is None:
-        raise ValidationError("V006", "the checkout has no valid fleet.yaml", object=str(clone.repo.working_dir), hint="muster validate .")
+        raise ValidationError(
+            "V006",
+            "the checkout has no valid fleet.yaml",
+            object=str(clone.repo.working_dir),
+            hint="muster validate .",
+        )
     return contents.fleet
 
 
@@ -106,48 +130,81 @@ def _pairs(texts: tuple[str, ...], flag: str) -> dict[str, str]:
 @cluster.command("approve")
 @click.argument("name")
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="A label that selectors see.")
-@click.option("--protected-label", "protected", multiple=True, metavar="K=V", help="A label that secrets may be sealed by.")
-@click.option("--value", "values", multiple=True, metavar="K=V", help="A value that this cluster's manifests see.")
+@click.option(
+    "--protected-label",
+    "protected",
+    multiple=True,
+    metavar="K=V",
+    help="A label that secrets may be sealed by.",
+)
+@click.option(
+    "--value", "values", multiple=True, metavar="K=V", help="A value that this cluster's manifests see."
+)
 @click.option("--site-class", default="connected", show_default=True, help="One of fleet.yaml's siteClasses.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @CHECKOUT
 @click.pass_context
-def approve(ctx: click.Context, name: str, labels: tuple[str, ...], protected: tuple[str, ...], values: tuple[str, ...],
-            site_class: str, yes: bool, checkout: Path) -> None:
+def approve(
+    ctx: click.Context,
+    name: str,
+    labels: tuple[str, ...],
+    protected: tuple[str, ...],
+    values: tuple[str, ...],
+    site_class: str,
+    yes: bool,
+    checkout: Path,
+) -> None:
     """Approve the pending join of NAME: write its registry entry from your checkout and push it.
 
     Compare the fingerprints with those in the agent's log before you say yes.
     """
-    from muster_cli.checkout import open_checkout
     from muster_core.sealing.keys import fingerprint
+
+    from muster_cli.checkout import open_checkout
 
     with open_checkout(checkout) as clone, client(ctx) as operator:
         fleet = _fleet(clone)
         if site_class not in {"connected", *fleet.spec.site_classes}:
-            raise ValidationError("V007", f"fleet.yaml has no site class {site_class}",
-                                  hint=f"Known: {', '.join(sorted({'connected', *fleet.spec.site_classes}))}.")
+            raise ValidationError(
+                "V007",
+                f"fleet.yaml has no site class {site_class}",
+                hint=f"Known: {', '.join(sorted({'connected', *fleet.spec.site_classes}))}.",
+            )
         join = _pending(operator, name)
         click.echo(f"cluster        {name} (uid {join.uid})", err=True)
         click.echo(f"identity key   {fingerprint(join.identity_key)}", err=True)
         click.echo(f"sealing key    {fingerprint(join.sealing_key)}", err=True)
         if not yes:
             click.confirm("Are these the fingerprints that the agent logged?", abort=True, err=True)
-        entry = _entry(fleet.spec.id, name, join, _pairs(labels, "--label"), _pairs(protected, "--protected-label"),
-                       _pairs(values, "--value"), site_class)
-        commit = clone.add_to_registry(f"clusters/{name}.yaml", lambda tree: _checked(tree, name, join, entry), f"Approve {name}")
+        entry = _entry(
+            fleet.spec.id,
+            name,
+            join,
+            _pairs(labels, "--label"),
+            _pairs(protected, "--protected-label"),
+            _pairs(values, "--value"),
+            site_class,
+        )
+        commit = clone.add_to_registry(
+            f"clusters/{name}.yaml", lambda tree: _checked(tree, name, join, entry), f"Approve {name}"
+        )
         operator.refresh()
         _wait_issued(operator, name)
     click.echo(f"approved {name} (registry {commit[:7]})")
 
 
-def _pending(operator: Any, name: str) -> op.Join:  # noqa: ANN401
+def _pending(operator: Any, name: str) -> op.Join:
     for join in operator.list_joins().joins:
         if join.cluster == name:
             return join  # type: ignore[no-any-return]
     from muster_cli.client import NotFoundError
 
-    raise NotFoundError("J012", "nobody asked to join under this name", object=name,
-                        hint="Start its agent with a token first: muster token create.")
+    raise NotFoundError(
+        "J012",
+        "nobody asked to join under this name",
+        object=name,
+        hint="Start its agent with a token first: muster token create.",
+    )
 
 
 def _checked(tree: CommitTree, name: str, join: op.Join, entry: bytes) -> bytes:
@@ -159,44 +216,67 @@ def _checked(tree: CommitTree, name: str, join: op.Join, entry: bytes) -> bytes:
     identity = encode_identity(join.identity_key)
     old = clusters.get(name)
     if old and (old.spec.uid != join.uid or old.spec.identity_key != identity):
-        raise JoinError("J013", "the registry has this name with another identity", object=name,
-                        hint=f"If the cluster was rebuilt, remove clusters/{name}.yaml from the registry first.")
+        raise JoinError(
+            "J013",
+            "the registry has this name with another identity",
+            object=name,
+            hint=f"If the cluster was rebuilt, remove clusters/{name}.yaml from the registry first.",
+        )
     for other, known in clusters.items():
         if other != name and (known.spec.uid == join.uid or known.spec.identity_key == identity):
             raise JoinError("J014", f"this cluster is already registered as {other}", object=name)
     return entry
 
 
-def _entry(fleet_id: str, name: str, join: op.Join, labels: dict[str, str], protected: dict[str, str],
-           values: dict[str, str], site_class: str) -> bytes:
+def _entry(
+    fleet_id: str,
+    name: str,
+    join: op.Join,
+    labels: dict[str, str],
+    protected: dict[str, str],
+    values: dict[str, str],
+    site_class: str,
+) -> bytes:
     import yaml
-
-    from muster_core.kinds.parse import parse
     from muster_core.kinds.model import Cluster
+    from muster_core.kinds.parse import parse
     from muster_core.manifest.load import load_documents
     from muster_core.sealing.keys import encode_identity, encode_sealing, sealing_key_statement, verify
 
     statement = sealing_key_statement(fleet_id, join.uid, join.sealing_key, join.sealing_generation)
     if not verify(join.identity_key, statement, join.sealing_signature):
-        raise JoinError("J015", "the sealing key is not signed by the identity key", object=name,
-                        hint="Somebody between you and the agent may have changed it. Do not approve; look at the coordinator.")
+        raise JoinError(
+            "J015",
+            "the sealing key is not signed by the identity key",
+            object=name,
+            hint="Somebody between you and the agent may have changed it. Do not approve; look at the coordinator.",
+        )
     spec = {
         "uid": join.uid,
         "protectedLabels": protected,
         "values": values,
         "siteClass": site_class,
         "identityKey": encode_identity(join.identity_key),
-        "sealingKeys": [{"generation": join.sealing_generation, "key": encode_sealing(join.sealing_key),
-                         "signature": join.sealing_signature.hex()}],
+        "sealingKeys": [
+            {
+                "generation": join.sealing_generation,
+                "key": encode_sealing(join.sealing_key),
+                "signature": join.sealing_signature.hex(),
+            }
+        ],
     }
-    value = {"apiVersion": "muster.dev/v1alpha1", "kind": "Cluster", "metadata": {"name": name, "labels": labels},
-             "spec": {key: part for key, part in spec.items() if part != {}}}
+    value = {
+        "apiVersion": "muster.dev/v1alpha1",
+        "kind": "Cluster",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {key: part for key, part in spec.items() if part != {}},
+    }
     data = yaml.safe_dump(value, sort_keys=False).encode()
     parse(load_documents(data, f"clusters/{name}.yaml")[0], Cluster)
     return data
 
 
-def _wait_issued(operator: Any, name: str) -> None:  # noqa: ANN401
+def _wait_issued(operator: Any, name: str) -> None:
     """Until the coordinator has seen the entry; it takes one poll of the agent more until it is Online."""
     deadline = time.monotonic() + ISSUE_DEADLINE
     while any(join.cluster == name for join in operator.list_joins().joins):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import click
+from muster_proto.v1 import operator_pb2 as op
 
 from muster_cli.commands.see import ROLLOUTS, short, wave
 from muster_cli.main import OUTPUT, client
 from muster_cli.output import show, warn
-from muster_proto.v1 import operator_pb2 as op
 
 ENDED = {"Succeeded", "Failed", "Aborted", "RolledBack", "Superseded"}
 
@@ -19,17 +19,30 @@ def rollout() -> None:
 
 @rollout.command("start")
 @click.argument("bundle")
-@click.option("--commit", default="", help="The commit to roll out (default: the newest on the tracked branch).")
+@click.option(
+    "--commit", default="", help="The commit to roll out (default: the newest on the tracked branch)."
+)
 @click.option("--plan", default="", help="Another plan than the bundle's.")
 @click.option("--again", is_flag=True, help="Also when the newest rollout was of this very release.")
 @click.option("--reason", default="", help="Kept in the rollout's log.")
 @click.option("-w", "--watch", "follow", is_flag=True, help="Stay until it ends.")
 @OUTPUT
 @click.pass_context
-def start(ctx: click.Context, bundle: str, commit: str, plan: str, again: bool, reason: str, follow: bool, style: str) -> None:
+def start(
+    ctx: click.Context,
+    bundle: str,
+    commit: str,
+    plan: str,
+    again: bool,
+    reason: str,
+    follow: bool,
+    style: str,
+) -> None:
     """Roll BUNDLE out now. New commits start by themselves; this is for doing it again or by hand."""
     with client(ctx) as operator:
-        view = operator.start_rollout(op.StartRolloutRequest(bundle=bundle, commit=commit, plan=plan, again=again, reason=reason))
+        view = operator.start_rollout(
+            op.StartRolloutRequest(bundle=bundle, commit=commit, plan=plan, again=again, reason=reason)
+        )
     show([view], ROLLOUTS, "rollout", style, one=True)
     if follow:
         ctx.invoke(watch, name=view.name)
@@ -49,8 +62,10 @@ def watch(ctx: click.Context, name: str) -> None:
             if not event.HasField("rollout") or event.rollout.name != name:
                 continue
             view = event.rollout
-            line = (f"{view.name} {view.state} wave {wave(view)} release {short(view.release)}: {view.done}/{view.total} done, "
-                    f"{view.in_flight} in flight, {view.failed} failed, {view.lost} lost, {view.owed} owed. {view.why}").rstrip()
+            line = (
+                f"{view.name} {view.state} wave {wave(view)} release {short(view.release)}: {view.done}/{view.total} done, "
+                f"{view.in_flight} in flight, {view.failed} failed, {view.lost} lost, {view.owed} owed. {view.why}"
+            ).rstrip()
             if line != last:
                 click.echo(line)
                 last = line
@@ -77,7 +92,12 @@ def _action(name: str, action: op.ActOnRolloutRequest.Action.ValueType, text: st
 
 _action("pause", op.ActOnRolloutRequest.PAUSE, "No new offers; what runs goes on. Needs no key.", asks=False)
 _action("resume", op.ActOnRolloutRequest.RESUME, "Go on after a pause.", asks=False)
-_action("abort", op.ActOnRolloutRequest.ABORT, "End it for good: nothing is offered again, nobody is caught up to it.", asks=True)
+_action(
+    "abort",
+    op.ActOnRolloutRequest.ABORT,
+    "End it for good: nothing is offered again, nobody is caught up to it.",
+    asks=True,
+)
 
 
 @rollout.command("explain")

@@ -8,15 +8,17 @@ from typing import Any
 
 import click
 from google.protobuf.message import Message
-
-from muster_cli.main import OUTPUT, client
-from muster_cli.output import Column, age, show
 from muster_core.durations import format_duration
 from muster_core.select import parse_selector
 from muster_proto.v1 import link_pb2 as wire
 from muster_proto.v1 import operator_pb2 as op
 
-SELECTOR = click.option("-l", "--selector", default="", help="Only what these labels match, like tier=store,region in (eu).")
+from muster_cli.main import OUTPUT, client
+from muster_cli.output import Column, age, show
+
+SELECTOR = click.option(
+    "-l", "--selector", default="", help="Only what these labels match, like tier=store,region in (eu)."
+)
 WATCH = click.option("-w", "--watch", is_flag=True, help="Stay and print changes.")
 
 
@@ -67,7 +69,10 @@ TOKENS: Sequence[Column[op.Token]] = (
     Column("TOKEN", lambda t: t.id),
     Column("CLUSTER", lambda t: t.cluster),
     Column("STATE", lambda t: t.state),
-    Column("EXPIRES", lambda t: f"in {format_duration(t.expires_unix - time.time())}" if t.state == "Valid" else "-"),
+    Column(
+        "EXPIRES",
+        lambda t: f"in {format_duration(t.expires_unix - time.time())}" if t.state == "Valid" else "-",
+    ),
     Column("AGE", lambda t: age(t.created_unix * 1000)),
 )
 
@@ -83,7 +88,10 @@ def spread(bundle: op.BundleView) -> str:
     counts: dict[str, int] = {}
     for place in bundle.places:
         counts[short(place.release)] = counts.get(short(place.release), 0) + 1
-    return " ".join(f"{commit}×{count}" for commit, count in sorted(counts.items(), key=lambda item: -item[1])) or "-"
+    return (
+        " ".join(f"{commit}×{count}" for commit, count in sorted(counts.items(), key=lambda item: -item[1]))
+        or "-"
+    )
 
 
 def wave(rollout: op.RolloutView) -> str:
@@ -99,7 +107,10 @@ def get() -> None:
 
 
 def _listing(
-    name: str, columns: Sequence[Column[Any]], fetch: Callable[[Any, str], Sequence[Message]], watched: str | None
+    name: str,
+    columns: Sequence[Column[Any]],
+    fetch: Callable[[Any, str], Sequence[Message]],
+    watched: str | None,
 ) -> None:
     kind = name.removesuffix("s")
 
@@ -122,7 +133,9 @@ def _listing(
                     show([getattr(event, watched)], columns, kind, style)
 
 
-_listing("clusters", CLUSTERS, lambda operator, selector: operator.list_clusters(selector).clusters, "cluster")
+_listing(
+    "clusters", CLUSTERS, lambda operator, selector: operator.list_clusters(selector).clusters, "cluster"
+)
 _listing("bundles", BUNDLES, lambda operator, selector: operator.list_bundles(selector).bundles, "bundle")
 _listing("rollouts", ROLLOUTS, lambda operator, _: operator.list_rollouts().rollouts, "rollout")
 
@@ -158,13 +171,22 @@ def describe_cluster(ctx: click.Context, name: str, style: str) -> None:
         show([view], CLUSTERS, "cluster", style, one=True)
         return
     _lines(
-        ("Name", view.name), ("UID", view.uid), ("State", view.state), ("Seen", f"{age(view.last_seen_unix_ms)} ago"),
-        ("Identity", view.identity_fingerprint), ("Site class", view.site_class), ("Agent", view.agent_version),
-        ("Kubernetes", view.kubernetes_version), ("Owed", ", ".join(view.owed)),
-        ("Labels", ", ".join(f"{k}={v}" for k, v in sorted(view.labels.items()))), ("Message", view.message),
+        ("Name", view.name),
+        ("UID", view.uid),
+        ("State", view.state),
+        ("Seen", f"{age(view.last_seen_unix_ms)} ago"),
+        ("Identity", view.identity_fingerprint),
+        ("Site class", view.site_class),
+        ("Agent", view.agent_version),
+        ("Kubernetes", view.kubernetes_version),
+        ("Owed", ", ".join(view.owed)),
+        ("Labels", ", ".join(f"{k}={v}" for k, v in sorted(view.labels.items()))),
+        ("Message", view.message),
     )
     for report in view.bundles:
-        click.echo(f"\n{report.bundle}: {report.phase} {short(report.release)} ({report.ready_count}/{report.object_count} objects ready)")
+        click.echo(
+            f"\n{report.bundle}: {report.phase} {short(report.release)} ({report.ready_count}/{report.object_count} objects ready)"
+        )
         if report.message:
             click.echo(f"  {report.code} {report.message}".rstrip())
         if report.healed_count:
@@ -172,7 +194,9 @@ def describe_cluster(ctx: click.Context, name: str, style: str) -> None:
         for item in report.objects:
             click.echo(f"  {item.object}: {item.health}: {item.message}")
         for violation in report.violations:
-            click.echo(f"  {violation.action} {violation.policy}/{violation.rule}: {violation.object} at {violation.path}: {violation.message}")
+            click.echo(
+                f"  {violation.action} {violation.policy}/{violation.rule}: {violation.object} at {violation.path}: {violation.message}"
+            )
 
 
 @describe.command("bundle")
@@ -187,9 +211,14 @@ def describe_bundle(ctx: click.Context, name: str, style: str) -> None:
         show([view], BUNDLES, "bundle", style, one=True)
         return
     _lines(
-        ("Name", view.name), ("Release", view.current.commit), ("Tree digest", view.current.tree_digest), ("Plan", view.plan),
-        ("Rollout", view.active_rollout), ("Last succeeded", view.last_succeeded.commit),
-        ("Ready", f"{view.ready}/{view.matched}"), ("Error", view.error),
+        ("Name", view.name),
+        ("Release", view.current.commit),
+        ("Tree digest", view.current.tree_digest),
+        ("Plan", view.plan),
+        ("Rollout", view.active_rollout),
+        ("Last succeeded", view.last_succeeded.commit),
+        ("Ready", f"{view.ready}/{view.matched}"),
+        ("Error", view.error),
     )
     for place in sorted(view.places, key=lambda p: (p.phase == "Ready", p.cluster)):
         click.echo(f"  {place.cluster}: {place.phase} {short(place.release)} {place.message}".rstrip())
@@ -207,20 +236,41 @@ def describe_rollout(ctx: click.Context, name: str, style: str) -> None:
         show([view], ROLLOUTS, "rollout", style, one=True)
         return
     _lines(
-        ("Name", view.name), ("Bundle", view.bundle), ("Release", view.release.commit), ("Plan", view.plan),
-        ("State", view.state), ("Why", view.why), ("Started", f"{age(view.started_unix_ms)} ago by {view.started_by}"),
+        ("Name", view.name),
+        ("Bundle", view.bundle),
+        ("Release", view.release.commit),
+        ("Plan", view.plan),
+        ("State", view.state),
+        ("Why", view.why),
+        ("Started", f"{age(view.started_unix_ms)} ago by {view.started_by}"),
     )
     for item in view.waves:
-        click.echo(f"\nwave {item.name} ({item.state}): {item.done}/{item.total} done, {item.in_flight} in flight, "
-                   f"{item.failed} failed, {item.lost} lost, {item.owed} owed, {item.waiting} waiting; "
-                   f"at most {item.max_in_flight} in flight and {item.max_failed} failed, quorum {item.quorum}")
-        for target in sorted((t for t in view.targets if t.wave == item.name), key=lambda t: (rank(t.state), t.cluster)):
+        click.echo(
+            f"\nwave {item.name} ({item.state}): {item.done}/{item.total} done, {item.in_flight} in flight, "
+            f"{item.failed} failed, {item.lost} lost, {item.owed} owed, {item.waiting} waiting; "
+            f"at most {item.max_in_flight} in flight and {item.max_failed} failed, quorum {item.quorum}"
+        )
+        for target in sorted(
+            (t for t in view.targets if t.wave == item.name), key=lambda t: (rank(t.state), t.cluster)
+        ):
             click.echo(f"  {target.cluster}: {target.state} {target.code} {target.message}".rstrip())
 
 
 def rank(state: str) -> int:
     """The worst first."""
-    order = ("failed", "lost", "returned", "owed", "applying", "soaking", "acknowledged", "offered", "waiting", "skipped", "done")
+    order = (
+        "failed",
+        "lost",
+        "returned",
+        "owed",
+        "applying",
+        "soaking",
+        "acknowledged",
+        "offered",
+        "waiting",
+        "skipped",
+        "done",
+    )
     return order.index(state) if state in order else len(order)
 
 

@@ -8,10 +8,10 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 
 import click
+from muster_core.errors import MusterError, ValidationError
 
 from muster_cli import skeleton
 from muster_cli.main import client
-from muster_core.errors import MusterError, ValidationError
 
 
 @click.command()
@@ -32,7 +32,10 @@ def init(path: Path, name: str | None) -> None:
             target.write_text(text)
     create_repository(path)
     click.echo(f"made fleet {fleet} in {path}")
-    click.echo(f"next: cd {path} && git add . && git commit -m 'A fleet' && git push; then: muster serve --help", err=True)
+    click.echo(
+        f"next: cd {path} && git add . && git commit -m 'A fleet' && git push; then: muster serve --help",
+        err=True,
+    )
 
 
 @click.command()
@@ -41,9 +44,10 @@ def init(path: Path, name: str | None) -> None:
 @click.pass_context
 def validate(ctx: click.Context, path: Path, style: str) -> None:
     """Check a fleet repository: every file, every reference, every policy. Exit code 1 when something is wrong."""
+    from muster_core.fleet import Problem, read_fleet
+
     from muster_cli.folder import FolderTree
     from muster_cli.output import write_value
-    from muster_core.fleet import Problem, read_fleet
 
     contents = read_fleet(FolderTree(path))
     problems = list(contents.problems)
@@ -52,12 +56,17 @@ def validate(ctx: click.Context, path: Path, style: str) -> None:
     except MusterError as error:
         problems.append(Problem("policies", 1, str(error)))
     if style != "table":
-        write_value([{"file": p.file, "line": p.line, "text": p.text, "bundle": p.bundle} for p in problems], style)
+        write_value(
+            [{"file": p.file, "line": p.line, "text": p.text, "bundle": p.bundle} for p in problems], style
+        )
     else:
         for problem in problems:
             click.echo(str(problem))
-        click.echo(f"{len(contents.bundles)} bundles, {len(contents.plans)} plans, "
-                   f"{len(contents.policy_documents)} policies: {len(problems) or 'no'} problems", err=True)
+        click.echo(
+            f"{len(contents.bundles)} bundles, {len(contents.plans)} plans, "
+            f"{len(contents.policy_documents)} policies: {len(problems) or 'no'} problems",
+            err=True,
+        )
     ctx.exit(1 if problems else 0)
 
 

@@ -14,28 +14,39 @@ from msgspec import UNSET, Meta, UnsetType
 API_VERSION = "muster.dev/v1alpha1"
 
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
+ObjectName = Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")]
 Duration = Annotated[str, Meta(pattern=r"^([0-9]+(ms|s|m|h|d))+$")]
 CountOrPercent = int | Annotated[str, Meta(pattern=r"^(100|[0-9]{1,2})%$")]
 Labels = dict[str, str]
 
 
-class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True, omit_defaults=True):
+class Model(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True, omit_defaults=True
+):
     """Frozen, strict, camelCase."""
 
 
-class Metadata(Model, kw_only=True):
+class Metadata(Model, frozen=True, kw_only=True):
+    """Names and labels; of a plan and a fleet only the name is used."""
+
     name: Name
-    namespace: str = ""
     labels: Labels = {}
 
 
-class Requirement(Model, kw_only=True):
+class SecretMetadata(Model, frozen=True, kw_only=True):
+    """The Kubernetes Secret that the file becomes; both names are bound into what is sealed."""
+
+    name: ObjectName
+    namespace: Name
+
+
+class Requirement(Model, frozen=True, kw_only=True):
     key: str
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
     values: list[str] = []
 
 
-class Selector(Model, kw_only=True):
+class Selector(Model, frozen=True, kw_only=True):
     """Kubernetes label selector. An empty one matches everything."""
 
     match_labels: Labels = {}
@@ -45,27 +56,27 @@ class Selector(Model, kw_only=True):
 # --- Fleet -------------------------------------------------------------------------------------------------
 
 
-class PodSecurity(Model, kw_only=True):
+class PodSecurity(Model, frozen=True, kw_only=True):
     enforce: Literal["privileged", "baseline", "restricted"] = "privileged"
     warn: Literal["privileged", "baseline", "restricted"] = "privileged"
     version: str = "latest"
 
 
-class Policies(Model, kw_only=True):
+class Policies(Model, frozen=True, kw_only=True):
     paths: list[str] = msgspec.field(default_factory=lambda: ["policies"])
     pod_security: PodSecurity | None = None
 
 
-class Defaults(Model, kw_only=True):
+class Defaults(Model, frozen=True, kw_only=True):
     plan: Name | UnsetType = UNSET
     prune: bool = True
 
 
-class SiteClass(Model, kw_only=True):
+class SiteClass(Model, frozen=True, kw_only=True):
     contact_interval: Duration = "1m"
 
 
-class FleetSpec(Model, kw_only=True):
+class FleetSpec(Model, frozen=True, kw_only=True):
     id: Annotated[str, Meta(min_length=16)]
     mode: Literal["open"] = "open"
     policies: Policies = msgspec.field(default_factory=Policies)
@@ -73,7 +84,7 @@ class FleetSpec(Model, kw_only=True):
     site_classes: dict[str, SiteClass] = {}
 
 
-class Fleet(Model, kw_only=True):
+class Fleet(Model, frozen=True, kw_only=True):
     api_version: Literal["muster.dev/v1alpha1"]
     kind: Literal["Fleet"]
     metadata: Metadata
@@ -83,22 +94,22 @@ class Fleet(Model, kw_only=True):
 # --- Bundle ------------------------------------------------------------------------------------------------
 
 
-class Source(Model, kw_only=True):
-    """``path`` is relative to the bundle file's folder; ``include`` names shared bases, relative to the same."""
+class Source(Model, frozen=True, kw_only=True):
+    """``path`` is relative to the bundle file's folder; so are the shared bases in ``include``."""
 
     path: str = "."
     include: list[str] = []
 
 
-class Manifests(Model, kw_only=True):
+class Manifests(Model, frozen=True, kw_only=True):
     path: str = "."
 
 
-class Kustomize(Model, kw_only=True):
+class Kustomize(Model, frozen=True, kw_only=True):
     path: str = "."
 
 
-class Render(Model, kw_only=True):
+class Render(Model, frozen=True, kw_only=True):
     """Exactly one of manifests and kustomize; absent means detected (a kustomization file decides)."""
 
     manifests: Manifests | None = None
@@ -106,16 +117,16 @@ class Render(Model, kw_only=True):
     substitute: dict[str, str] = {}
 
 
-class Target(Model, kw_only=True):
+class Target(Model, frozen=True, kw_only=True):
     selector: Selector
     values: dict[str, str | int | float | bool] = {}
 
 
-class BundleHealth(Model, kw_only=True):
+class BundleHealth(Model, frozen=True, kw_only=True):
     deadline: Duration = "5m"
 
 
-class BundleSpec(Model, kw_only=True):
+class BundleSpec(Model, frozen=True, kw_only=True):
     source: Source = msgspec.field(default_factory=Source)
     render: Render = msgspec.field(default_factory=Render)
     targets: Annotated[list[Target], Meta(min_length=1)]
@@ -126,7 +137,7 @@ class BundleSpec(Model, kw_only=True):
     rollback: Literal["previous", "none"] = "previous"
 
 
-class Bundle(Model, kw_only=True):
+class Bundle(Model, frozen=True, kw_only=True):
     api_version: Literal["muster.dev/v1alpha1"]
     kind: Literal["Bundle"]
     metadata: Metadata
@@ -136,11 +147,11 @@ class Bundle(Model, kw_only=True):
 # --- RolloutPlan -------------------------------------------------------------------------------------------
 
 
-class Offline(Model, kw_only=True):
+class Offline(Model, frozen=True, kw_only=True):
     after: Duration | UnsetType = UNSET
 
 
-class Wave(Model, kw_only=True):
+class Wave(Model, frozen=True, kw_only=True):
     """Exactly one of selector and rest. Percentages are of the wave."""
 
     name: Name
@@ -153,25 +164,25 @@ class Wave(Model, kw_only=True):
     offline: Offline = msgspec.field(default_factory=Offline)
 
 
-class OnFailure(Model, kw_only=True):
+class OnFailure(Model, frozen=True, kw_only=True):
     """``rollback`` here is scope target: a failed cluster returns by itself to its last healthy release."""
 
     action: Literal["pause", "abort", "rollback"] = "pause"
     scope: Literal["target"] = "target"
 
 
-class CatchUp(Model, kw_only=True):
+class CatchUp(Model, frozen=True, kw_only=True):
     max_in_flight: CountOrPercent = "10%"
 
 
-class RolloutPlanSpec(Model, kw_only=True):
+class RolloutPlanSpec(Model, frozen=True, kw_only=True):
     waves: Annotated[list[Wave], Meta(min_length=1)]
     deadline: Duration = "15m"
     on_failure: OnFailure = msgspec.field(default_factory=OnFailure)
     catch_up: CatchUp = msgspec.field(default_factory=CatchUp)
 
 
-class RolloutPlan(Model, kw_only=True):
+class RolloutPlan(Model, frozen=True, kw_only=True):
     api_version: Literal["muster.dev/v1alpha1"]
     kind: Literal["RolloutPlan"]
     metadata: Metadata
@@ -181,15 +192,15 @@ class RolloutPlan(Model, kw_only=True):
 # --- Cluster (registry branch) -----------------------------------------------------------------------------
 
 
-class SealingKey(Model, kw_only=True):
-    """``key`` is ``x25519:<hex>``; ``signature`` is the identity key's over (fleet id, cluster UID, key, generation)."""
+class SealingKey(Model, frozen=True, kw_only=True):
+    """``key`` is ``x25519:<hex>``; ``signature`` the identity key's, hex."""
 
     generation: int
     key: str
     signature: str
 
 
-class ClusterSpec(Model, kw_only=True):
+class ClusterSpec(Model, frozen=True, kw_only=True):
     uid: str
     protected_labels: Labels = {}
     values: dict[str, str | int | float | bool] = {}
@@ -198,7 +209,7 @@ class ClusterSpec(Model, kw_only=True):
     sealing_keys: list[SealingKey] = []
 
 
-class Cluster(Model, kw_only=True):
+class Cluster(Model, frozen=True, kw_only=True):
     api_version: Literal["muster.dev/v1alpha1"]
     kind: Literal["Cluster"]
     metadata: Metadata
@@ -213,18 +224,18 @@ class Cluster(Model, kw_only=True):
 # --- FleetSecret -------------------------------------------------------------------------------------------
 
 
-class SecretEntry(Model, kw_only=True):
+class SecretEntry(Model, frozen=True, kw_only=True):
     revision: int
     nonce: str
     data: str
 
 
-class SecretTemplate(Model, kw_only=True):
+class SecretTemplate(Model, frozen=True, kw_only=True):
     labels: Labels = {}
     annotations: Labels = {}
 
 
-class FleetSecretSpec(Model, kw_only=True):
+class FleetSecretSpec(Model, frozen=True, kw_only=True):
     format: Literal[1]
     file_id: str
     type: str = "Opaque"
@@ -239,10 +250,10 @@ class FleetSecretSpec(Model, kw_only=True):
     mac: str
 
 
-class FleetSecret(Model, kw_only=True):
+class FleetSecret(Model, frozen=True, kw_only=True):
     api_version: Literal["muster.dev/v1alpha1"]
     kind: Literal["FleetSecret"]
-    metadata: Metadata
+    metadata: SecretMetadata
     spec: FleetSecretSpec
 
 

@@ -7,13 +7,23 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from muster_core.durations import parse_duration
 from muster_core.errors import ValidationError
-from muster_core.kinds.model import API_VERSION, KINDS, Bundle, Kind, RolloutPlan, Wave
+from muster_core.kinds.model import (
+    API_VERSION,
+    KINDS,
+    Bundle,
+    Fleet,
+    FleetSecret,
+    Kind,
+    RolloutPlan,
+    Selector,
+    Wave,
+)
 from muster_core.manifest.load import Document, Path
 
 K = TypeVar("K")
@@ -27,7 +37,12 @@ class KindError(ValidationError):
     """A document that is no valid kind: ``file:line: path: what, allowed`` (SURFACE)."""
 
     def __init__(self, document: Document, path: Path, what: str) -> None:
-        self.file, self.line, self.path, self.what = document.file, document.line_of(path), render_path(path), what
+        self.file, self.line, self.path, self.what = (
+            document.file,
+            document.line_of(path),
+            render_path(path),
+            what,
+        )
         where = f"{self.path}: " if self.path else ""
         super().__init__("V002", f"{self.file}:{self.line}: {where}{what}", object=self.file)
 
@@ -47,9 +62,13 @@ def parse(document: Document, expected: type[K]) -> K:
         raise KindError(document, (), "a mapping with apiVersion and kind is expected")
     name = expected.__name__
     if value.get("kind") != name:
-        raise KindError(document, ("kind",), f"{value.get('kind')!r} is not the kind expected here; write {name}")
+        raise KindError(
+            document, ("kind",), f"{value.get('kind')!r} is not the kind expected here; write {name}"
+        )
     if value.get("apiVersion") != API_VERSION:
-        raise KindError(document, ("apiVersion",), f"{value.get('apiVersion')!r} is not known; write {API_VERSION}")
+        raise KindError(
+            document, ("apiVersion",), f"{value.get('apiVersion')!r} is not known; write {API_VERSION}"
+        )
     try:
         parsed = msgspec.convert(value, expected)
     except msgspec.ValidationError as error:
@@ -66,7 +85,7 @@ def parse_any(document: Document) -> Kind:
     return parse(document, KINDS[kind])
 
 
-def _explained(document: Document, expected: Any, text: str) -> KindError:  # noqa: ANN401
+def _explained(document: Document, expected: Any, text: str) -> KindError:
     found = _WHERE.match(text)
     what, where = (found["what"], found["path"] or "") if found else (text, "")
     path: Path = tuple(name or int(index or 0) for name, index in _STEP.findall(where.removeprefix("$")))
@@ -75,14 +94,43 @@ def _explained(document: Document, expected: Any, text: str) -> KindError:  # no
     if unknown:
         fields = _fields(expected, path)
         close = difflib.get_close_matches(unknown[1], fields, 1, 0.6)
-        what = "unknown field" + (f"; did you mean {close[0]}?" if close else f"; allowed: {', '.join(sorted(fields))}")
+        what = "unknown field" + (
+            f"; did you mean {close[0]}?" if close else f"; allowed: {', '.join(sorted(fields))}"
+        )
         path = (*path, unknown[1])
     else:
-        what = what[:1].lower() + what[1:].replace("`", "")
+        what = _allowed(expected, path, what)
     return KindError(document, path, what)
 
 
-def _existing(value: Any, path: Path) -> Path:  # noqa: ANN401
+_SHAPES = {
+    r"^([0-9]+(ms|s|m|h|d))+$": "write a duration like 30s, 10m or 1h30m",
+    r"^(100|[0-9]{1,2})%$": "write a percentage like 25%",
+    r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$": "write a name of lower-case letters, digits and '-', at most 63",
+    r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$": "write a name of lower-case letters, digits, '-' and '.'",
+}
+_SHAPE = re.compile(r"Expected `str` matching regex '(.*)'", re.DOTALL)
+_ENUM = re.compile(r"Invalid enum value '?(.*?)'?$", re.DOTALL)
+
+
+def _allowed(expected: Any, path: Path, what: str) -> str:
+    """The decoder's words, with what is allowed instead."""
+    shape, value = _SHAPE.match(what), _ENUM.match(what)
+    if shape:
+        return f"not the right form; {_SHAPES.get(shape[1], shape[1])}"
+    if value:
+        return f"{value[1][:60]!r} is not known; allowed: {', '.join(_choices(_model_at(expected, path)))}"
+    return what[:1].lower() + what[1:].replace("`", "")
+
+
+def _choices(model: Any) -> list[str]:
+    """The values of a ``Literal``, wherever it stands inside a union."""
+    if get_origin(model) is Literal:
+        return [str(choice) for choice in get_args(model)]
+    return [choice for part in get_args(model) for choice in _choices(part)]
+
+
+def _existing(value: Any, path: Path) -> Path:
     """The decoder writes ``[...]`` for a mapping's key; only steps that exist are kept."""
     kept: list[str | int] = []
     for step in path:
@@ -94,14 +142,19 @@ def _existing(value: Any, path: Path) -> Path:  # noqa: ANN401
     return tuple(kept)
 
 
-def _fields(model: Any, path: Path) -> list[str]:  # noqa: ANN401
+def _fields(model: Any, path: Path) -> list[str]:
     """The field names that the model allows at ``path``."""
-    for step in path:
-        model = _inner(model, step)
+    model = _model_at(model, path)
     return [field.encode_name for field in msgspec.structs.fields(model)] if _is_struct(model) else []
 
 
-def _inner(model: Any, step: str | int) -> Any:  # noqa: ANN401
+def _model_at(model: Any, path: Path) -> Any:
+    for step in path:
+        model = _inner(model, step)
+    return model
+
+
+def _inner(model: Any, step: str | int) -> Any:
     if _is_struct(model):
         hints = get_type_hints(model)
         for field in msgspec.structs.fields(model):
@@ -112,13 +165,13 @@ def _inner(model: Any, step: str | int) -> Any:  # noqa: ANN401
     return _unwrapped(arguments[-1]) if arguments else None
 
 
-def _unwrapped(model: Any) -> Any:  # noqa: ANN401
+def _unwrapped(model: Any) -> Any:
     if get_origin(model) in (list, dict) or _is_struct(model):
         return model
     return next((arg for arg in get_args(model) if _is_struct(arg) or get_origin(arg) in (list, dict)), model)
 
 
-def _is_struct(model: Any) -> bool:  # noqa: ANN401
+def _is_struct(model: Any) -> bool:
     return isinstance(model, type) and issubclass(model, msgspec.Struct)
 
 
@@ -128,21 +181,41 @@ def _check(document: Document, parsed: object) -> None:
         render = parsed.spec.render
         if render.manifests is not None and render.kustomize is not None:
             raise KindError(document, ("spec", "render"), "exactly one of manifests and kustomize")
-        parse_duration(parsed.spec.health.deadline)
+        for index, target in enumerate(parsed.spec.targets):
+            _check_selector(document, target.selector, ("spec", "targets", index, "selector"))
+    elif isinstance(parsed, FleetSecret):
+        _check_selector(document, parsed.spec.selector, ("spec", "selector"))
+    elif isinstance(parsed, Fleet):
+        for name, site in parsed.spec.site_classes.items():
+            if parse_duration(site.contact_interval) < 1:
+                raise KindError(document, ("spec", "siteClasses", name, "contactInterval"), "at least 1s")
     elif isinstance(parsed, RolloutPlan):
         names = [wave.name for wave in parsed.spec.waves]
         for index, wave in enumerate(parsed.spec.waves):
             _check_wave(document, wave, ("spec", "waves", index), names[:index])
         if any(wave.rest for wave in parsed.spec.waves[:-1]):
-            raise KindError(document, ("spec", "waves"), "rest: true takes what is left, so it can only be the last wave")
+            raise KindError(
+                document, ("spec", "waves"), "rest: true takes what is left, so it can only be the last wave"
+            )
 
 
 def _check_wave(document: Document, wave: Wave, path: Path, earlier: list[str]) -> None:
     if wave.rest == (wave.selector is not None):
         raise KindError(document, path, "exactly one of selector and rest: true")
+    if wave.selector is not None:
+        _check_selector(document, wave.selector, (*path, "selector"))
     if wave.name in earlier:
         raise KindError(document, (*path, "name"), f"two waves are named {wave.name}")
     if isinstance(wave.max_in_flight, int) and wave.max_in_flight < 1:
         raise KindError(document, (*path, "maxInFlight"), "at least 1")
     if isinstance(wave.max_failed, int) and wave.max_failed < 0:
         raise KindError(document, (*path, "maxFailed"), "at least 0")
+
+
+def _check_selector(document: Document, selector: Selector, path: Path) -> None:
+    for index, term in enumerate(selector.match_expressions):
+        wants = term.operator in ("In", "NotIn")
+        if wants != bool(term.values):
+            where = (*path, "matchExpressions", index)
+            what = f"{term.operator} takes {'at least one of' if wants else 'no'} values"
+            raise KindError(document, where, what)

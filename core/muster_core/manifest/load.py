@@ -1,13 +1,14 @@
 """YAML documents from outside, read safely and with the meaning that kubectl gives them.
 
-Owns limits (bytes, depth, aliases, nodes, documents), duplicate keys as errors, line numbers, and scalars that match
-kubectl: no dates, no sexagesimal numbers, ``1e3`` is a number. It never reads a file.
+Owns limits (bytes, depth, aliases, nodes, documents), duplicate keys as errors, line numbers, and scalars
+that match kubectl: no dates, no sexagesimal numbers, ``1e3`` is a number. It never reads a file.
 
 The C loader of PyYAML overflows the stack on deep nesting, so depth is bounded on its event stream first.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ Path = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is accepted from one file. ``nodes`` counts scalars and collections before aliases are followed."""
+    """What is accepted from one file. ``nodes`` counts values before aliases are followed."""
 
     bytes: int = 4 << 20
     depth: int = 100
@@ -47,16 +48,30 @@ class Document:
         return self.lines.get(path, self.line)
 
 
+class DocumentError(ValidationError):
+    """A file that is refused: ``file:line: what``."""
+
+    def __init__(self, file: str, line: int, what: str) -> None:
+        self.file, self.line, self.what = file, line, what
+        super().__init__("V001", f"{file}:{line}: {what}", object=file)
+
+
 class _Loader(yaml.CSafeLoader):
     """Builds values with kubectl's scalars; collections are built by :func:`_value`, which knows paths."""
 
 
-_FLOAT = re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?|\.[0-9]+(?:[eE][-+]?[0-9]+)?)$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$")
+_FLOAT = re.compile(
+    r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?|\.[0-9]+(?:[eE][-+]?[0-9]+)?)$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
+)
 _INT = re.compile(r"^[-+]?(?:0b[01_]+|0o[0-7_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)$")
 _BOOL = re.compile(r"^(?:yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF)$")
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in resolvers if tag in {"tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"}]
+    first: [
+        (tag, regexp)
+        for tag, regexp in resolvers
+        if tag in {"tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"}
+    ]
     for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", _BOOL, list("yYnNtTfFoO"))
@@ -64,15 +79,30 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INT, list("-+0123456789"
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 
-def _integer(text: str) -> int:
+def _boolean(text: str) -> bool:
+    if not _BOOL.match(text):
+        raise ValueError(text)
+    return text.lower() in {"yes", "true", "on"}
+
+
+def _integer(text: str) -> int | float:
+    """Past 64 bits a number becomes a float, as it does for the API server."""
     sign = -1 if text.startswith("-") else 1
     digits = text.lstrip("+-").replace("_", "")
-    for prefix, base in (("0b", 2), ("0o", 8), ("0x", 16)):
-        if digits.startswith(prefix):
-            return sign * int(digits[2:], base)
-    if len(digits) > 1 and digits.startswith("0"):
-        return sign * int(digits, 8)
-    return sign * int(digits)
+    if len(digits) > 100:
+        raise ValueError(text)
+    prefix, rest = digits[:2], digits[2:]
+    base = {"0b": 2, "0o": 8, "0x": 16}.get(prefix)
+    octal = len(digits) > 1 and digits.startswith("0")
+    number = int(rest, base) if base else int(digits, 8 if octal else 10)
+    return sign * number if number < 1 << 64 else float(sign * number)
+
+
+def _float(text: str) -> int | float:
+    value = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return int(value) if value.is_integer() and abs(value) < 1 << 53 and "." not in text else value
 
 
 def load_documents(data: bytes, file: str, limits: Limits = Limits()) -> tuple[Document, ...]:
@@ -84,14 +114,15 @@ def load_documents(data: bytes, file: str, limits: Limits = Limits()) -> tuple[D
         _scan(text, file, limits)
         loader = _Loader(text)
         try:
-            return tuple(_documents(loader, file))
+            return tuple(_documents(loader, file, limits))
         finally:
             loader.dispose()
     except UnicodeDecodeError as error:
         raise _refused(file, data.count(b"\n", 0, error.start) + 1, "the file is not UTF-8 text") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise _refused(file, mark.line + 1 if mark else 1, error.problem or "this is not YAML") from error
+        line = mark.line + 1 if mark else 1
+        raise _refused(file, line, error.problem or "this is not YAML") from error
     except yaml.YAMLError as error:
         raise _refused(file, 1, str(error).splitlines()[0]) from error
 
@@ -100,7 +131,7 @@ def _scan(text: str, file: str, limits: Limits) -> None:
     """Bounds depth, aliases, nodes and documents without building anything."""
     depth = aliases = nodes = documents = 0
     for event in yaml.parse(text, Loader=yaml.CSafeLoader):
-        line = event.start_mark.line + 1
+        line = event.start_mark.line + 1 if event.start_mark else 1
         if isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
             depth += 1
             nodes += 1
@@ -122,35 +153,44 @@ def _scan(text: str, file: str, limits: Limits) -> None:
             raise _refused(file, line, f"more than {limits.nodes:,} values")
 
 
-def _documents(loader: _Loader, file: str) -> Iterator[Document]:
+def _documents(loader: _Loader, file: str, limits: Limits) -> Iterator[Document]:
     while loader.check_node():
         node = loader.get_node()
+        if node is None:
+            return
         lines: dict[Path, int] = {}
-        budget = _Budget(file)
+        budget = _Budget(file, limits.depth)
         value = _value(node, (), lines, budget)
         if value is not None:
             yield Document(file, node.start_mark.line + 1, value, lines)
 
 
 class _Budget:
-    """Bounds what aliases may expand to: a small file must not become a large value."""
+    """Bounds what aliases may expand to: a small file must not become a large value, or one without end."""
 
-    def __init__(self, file: str) -> None:
-        self.file, self.left = file, 1_000_000
+    def __init__(self, file: str, depth: int) -> None:
+        self.file, self.left, self.depth = file, 1_000_000, depth
 
-    def spend(self, node: yaml.Node) -> None:
+    def spend(self, node: yaml.Node, depth: int) -> None:
         self.left -= 1
+        if depth > self.depth:
+            line = node.start_mark.line + 1
+            raise _refused(self.file, line, f"aliases nest more than {self.depth} deep")
         if self.left < 0:
-            raise _refused(self.file, node.start_mark.line + 1, "aliases expand to more than 1,000,000 values")
+            raise _refused(
+                self.file, node.start_mark.line + 1, "aliases expand to more than 1,000,000 values"
+            )
 
 
-def _value(node: yaml.Node, path: Path, lines: dict[Path, int], budget: _Budget) -> Any:  # noqa: ANN401
-    budget.spend(node)
+def _value(node: yaml.Node, path: Path, lines: dict[Path, int], budget: _Budget, depth: int = 0) -> Any:
+    budget.spend(node, depth)
     lines[path] = node.start_mark.line + 1
     if isinstance(node, yaml.ScalarNode):
         return _scalar(node, budget.file)
     if isinstance(node, yaml.SequenceNode):
-        return [_value(item, (*path, index), lines, budget) for index, item in enumerate(node.value)]
+        return [
+            _value(item, (*path, index), lines, budget, depth + 1) for index, item in enumerate(node.value)
+        ]
     result: dict[str, Any] = {}
     merged: dict[str, Any] = {}
     for key_node, value_node in node.value:
@@ -160,38 +200,38 @@ def _value(node: yaml.Node, path: Path, lines: dict[Path, int], budget: _Budget)
         if key_node.tag == "tag:yaml.org,2002:merge":
             parts = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
             for part in parts:
-                other = _value(part, path, lines, budget)
+                other = _value(part, path, lines, budget, depth + 1)
                 if not isinstance(other, dict):
                     raise _refused(budget.file, line, "only a mapping can be merged with <<")
                 merged = {**other, **merged}
             continue
         key = key_node.value
         if key in result:
-            raise _refused(budget.file, line, f"the key {key!r} stands twice in one mapping")
-        result[key] = _value(value_node, (*path, key), lines, budget)
+            raise _refused(budget.file, line, f"the key {key[:80]!r} stands twice in one mapping")
+        result[key] = _value(value_node, (*path, key), lines, budget, depth + 1)
         lines[(*path, key)] = line
     return {**merged, **result}
 
 
-def _scalar(node: yaml.ScalarNode, file: str) -> Any:  # noqa: ANN401
+def _scalar(node: yaml.ScalarNode, file: str) -> Any:
     tag, text = node.tag.removeprefix("tag:yaml.org,2002:"), node.value
-    match tag:
-        case "str" | "binary" | "timestamp":
-            return text
-        case "null":
-            return None
-        case "bool":
-            return text.lower() in {"yes", "true", "on"}
-        case "int":
-            return _integer(text)
-        case "float":
-            value = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
-            if value in (float("inf"), float("-inf")) or value != value:
-                raise _refused(file, node.start_mark.line + 1, f"{text} has no place in a Kubernetes object")
-            return int(value) if value.is_integer() and abs(value) < 1 << 53 and "." not in text else value
-        case _:
-            raise _refused(file, node.start_mark.line + 1, f"the tag {node.tag} is not accepted")
+    try:
+        match tag:
+            case "str" | "binary" | "timestamp":
+                return text
+            case "null":
+                return None
+            case "bool":
+                return _boolean(text)
+            case "int":
+                return _integer(text)
+            case "float":
+                return _float(text)
+    except (ValueError, OverflowError):
+        what = f"{text[:40]!r} is no {tag} that a Kubernetes object can hold"
+        raise _refused(file, node.start_mark.line + 1, what) from None
+    raise _refused(file, node.start_mark.line + 1, f"the tag {node.tag} is not accepted")
 
 
-def _refused(file: str, line: int, what: str) -> ValidationError:
-    return ValidationError("V001", f"{file}:{line}: {what}", object=file)
+def _refused(file: str, line: int, what: str) -> DocumentError:
+    return DocumentError(file, line, what)

@@ -1,7 +1,7 @@
 """What names a Kubernetes object, and the one canonical form from which digests are made.
 
-Owns :class:`ObjectRef`, the canonical JSON and the digest. Objects stay plain dicts: nothing here knows their fields
-beyond ``apiVersion``, ``kind`` and ``metadata``.
+Owns :class:`ObjectRef`, the canonical JSON and the digest. Objects stay plain dicts: nothing here knows
+their fields beyond ``apiVersion``, ``kind`` and ``metadata``.
 """
 
 from __future__ import annotations
@@ -37,16 +37,23 @@ def ref_of(manifest: Mapping[str, Any]) -> ObjectRef:
     """The name of an object; ``MUSTER-V020`` when a part of it is missing or no text."""
     metadata = manifest.get("metadata")
     metadata = metadata if isinstance(metadata, Mapping) else {}
-    parts = (manifest.get("apiVersion"), manifest.get("kind"), metadata.get("namespace") or "", metadata.get("name"))
+    parts = (
+        manifest.get("apiVersion"),
+        manifest.get("kind"),
+        metadata.get("namespace") or "",
+        metadata.get("name"),
+    )
     for field, part in zip(("apiVersion", "kind", "metadata.namespace", "metadata.name"), parts, strict=True):
         if not isinstance(part, str) or (not part and field != "metadata.namespace"):
             raise ValidationError("V020", f"an object without {field}", hint="Every object needs it.")
-    return ObjectRef(*parts)
+    return ObjectRef(*(str(part) for part in parts))
 
 
 def canonical_json(value: object) -> bytes:
     """UTF-8 JSON with sorted keys and no spaces; equal values give equal bytes."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
 
 
 def digest(value: object) -> str:

@@ -1,8 +1,8 @@
 """FleetSecret, format 1: one file for N clusters (DESIGN §7 exactly; vectors in tests/vectors).
 
-Owns sealing and opening. A data key per key generation encrypts each entry; each recipient has one line that wraps it;
-recipients stand outside the MAC, so that a cluster that joins adds a line and nothing else. It never stores plaintext
-and hands it out only masked.
+Owns sealing and opening. A data key per key generation encrypts each entry; each recipient has one line
+that wraps it; recipients stand outside the MAC, so that a cluster that joins adds a line and nothing else.
+It never stores plaintext and hands it out only masked.
 """
 
 from __future__ import annotations
@@ -20,7 +20,14 @@ import nacl.bindings
 import nacl.exceptions
 
 from muster_core.errors import SecretError
-from muster_core.kinds.model import FleetSecret, FleetSecretSpec, Metadata, SecretEntry, SecretTemplate, Selector
+from muster_core.kinds.model import (
+    FleetSecret,
+    FleetSecretSpec,
+    SecretEntry,
+    SecretMetadata,
+    SecretTemplate,
+    Selector,
+)
 from muster_core.pae import pae, u64, unpae
 from muster_core.sealing.keys import SealingKey, fingerprint, wrap
 from muster_core.sealing.masked import Masked
@@ -80,39 +87,76 @@ def commitment(dek: bytes, file_id: str, key_generation: int) -> bytes:
     ).digest()
 
 
-def _entry_data(fleet_id: str, metadata: Metadata, spec_type: str, file_id: str, name: str, entry_revision: int, generation: int) -> bytes:
+def _entry_data(
+    fleet_id: str,
+    metadata: SecretMetadata,
+    spec_type: str,
+    file_id: str,
+    name: str,
+    entry_revision: int,
+    generation: int,
+) -> bytes:
     return pae(
-        b"muster.fs.entry.v1", fleet_id.encode(), file_id.encode(), metadata.namespace.encode(), metadata.name.encode(),
-        spec_type.encode(), name.encode(), u64(entry_revision), u64(generation),
+        b"muster.fs.entry.v1",
+        fleet_id.encode(),
+        file_id.encode(),
+        metadata.namespace.encode(),
+        metadata.name.encode(),
+        spec_type.encode(),
+        name.encode(),
+        u64(entry_revision),
+        u64(generation),
     )
 
 
 def _template_parts(template: SecretTemplate) -> bytes:
-    triples = sorted(
-        pae(kind.encode(), key.encode(), text.encode())
-        for kind, table in (("annotation", template.annotations), ("label", template.labels))
-        for key, text in table.items()
-    )
-    return pae(*triples)
+    """Sorted by (kind, key), as text bytes."""
+    triples = [("annotation", *pair) for pair in template.annotations.items()]
+    triples += [("label", *pair) for pair in template.labels.items()]
+    encoded = sorted((kind.encode(), key.encode(), text.encode()) for kind, key, text in triples)
+    return pae(*(pae(*triple) for triple in encoded))
 
 
 def file_mac(mac_key: bytes, fleet_id: str, secret: FleetSecret) -> bytes:
     """Keyed BLAKE2b-256 over everything but the recipients."""
     spec = secret.spec
     entries = sorted(
-        pae(name.encode(), u64(entry.revision), _bytes(entry.nonce), hashlib.sha256(_bytes(entry.data)).digest())
-        for name, entry in spec.entries.items()
+        ((name.encode(), entry) for name, entry in spec.entries.items()), key=lambda pair: pair[0]
     )
     message = pae(
-        b"muster.fs.file.v1", SUITE, fleet_id.encode(), spec.file_id.encode(), secret.metadata.namespace.encode(),
-        secret.metadata.name.encode(), spec.type.encode(), u64(spec.key_generation), u64(spec.revision),
-        b"\x01" if spec.immutable else b"\x00", _template_parts(spec.template), pae(*entries),
+        b"muster.fs.file.v1",
+        SUITE,
+        fleet_id.encode(),
+        spec.file_id.encode(),
+        secret.metadata.namespace.encode(),
+        secret.metadata.name.encode(),
+        spec.type.encode(),
+        u64(spec.key_generation),
+        u64(spec.revision),
+        u64(int(spec.immutable)),
+        _template_parts(spec.template),
+        pae(*(_entry_digest(name, entry) for name, entry in entries)),
     )
     return hashlib.blake2b(message, digest_size=KEY_BYTES, key=mac_key).digest()
 
 
-def _wrapped(fleet_id: str, file_id: str, uid: str, public: bytes, generation: int, commit: bytes, dek: bytes) -> bytes:
-    return pae(b"muster.fs.wrap.v1", fleet_id.encode(), file_id.encode(), uid.encode(), public, u64(generation), commit, dek)
+def _entry_digest(name: bytes, entry: SecretEntry) -> bytes:
+    return pae(name, u64(entry.revision), _bytes(entry.nonce), hashlib.sha256(_bytes(entry.data)).digest())
+
+
+def _wrapped(
+    fleet_id: str, file_id: str, uid: str, public: bytes, generation: int, commit: bytes, dek: bytes
+) -> bytes:
+    return pae(
+        b"muster.fs.wrap.v1",
+        fleet_id.encode(),
+        file_id.encode(),
+        uid.encode(),
+        public,
+        u64(generation),
+        commit,
+        dek,
+    )
 
 
 def _bytes(text: str) -> bytes:
@@ -135,7 +179,7 @@ def seal(
     recipients: Sequence[Recipient],
     selector: Selector,
     random: Callable[[int], bytes],
-    secret_type: str = "Opaque",
+    secret_type: str = "Opaque",  # noqa: S107
     immutable: bool = False,
     template: SecretTemplate | None = None,
 ) -> FleetSecret:
@@ -145,11 +189,21 @@ def seal(
     """
     for entry in data:
         if not _ENTRY_NAME.fullmatch(entry):
-            raise SecretError("S014", "an entry's name may have letters, digits, '-', '_' and '.'", object=entry)
+            raise SecretError(
+                "S014", "an entry's name may have letters, digits, '-', '_' and '.'", object=entry
+            )
     if not recipients:
-        raise SecretError("S015", "nobody could open this secret", object=f"{namespace}/{name}",
-                          hint="The selector matches no cluster's protectedLabels in the registry.")
-    metadata, dek, file_id = Metadata(name=name, namespace=namespace), random(KEY_BYTES), random(16).hex()
+        raise SecretError(
+            "S015",
+            "nobody could open this secret",
+            object=f"{namespace}/{name}",
+            hint="The selector matches no cluster's protectedLabels in the registry.",
+        )
+    metadata, dek, file_id = (
+        SecretMetadata(name=name, namespace=namespace),
+        random(KEY_BYTES),
+        random(16).hex(),
+    )
     template = template or SecretTemplate()
     commit, enc = commitment(dek, file_id, 1), subkey(dek, b"enc")
     entries = {}
@@ -159,19 +213,41 @@ def seal(
         sealed = nacl.bindings.crypto_aead_xchacha20poly1305_ietf_encrypt(plain.reveal(), bound, nonce, enc)
         entries[entry] = SecretEntry(revision=1, nonce=_text(nonce), data=_text(sealed))
     lines = sorted(
-        str(RecipientLine(r.kind, r.name, r.uid, 1, "sealedbox",
-                          wrap(r.public, _wrapped(fleet_id, file_id, r.uid, r.public, 1, commit, dek))))
+        str(
+            RecipientLine(
+                r.kind,
+                r.name,
+                r.uid,
+                1,
+                "sealedbox",
+                wrap(r.public, _wrapped(fleet_id, file_id, r.uid, r.public, 1, commit, dek)),
+            )
+        )
         for r in recipients
     )
     spec = FleetSecretSpec(
-        format=1, file_id=file_id, type=secret_type, immutable=immutable, template=template, key_generation=1,
-        revision=1, selector=selector, commitment=_text(commit), entries=entries, recipients=lines, mac="",
+        format=1,
+        file_id=file_id,
+        type=secret_type,
+        immutable=immutable,
+        template=template,
+        key_generation=1,
+        revision=1,
+        selector=selector,
+        commitment=_text(commit),
+        entries=entries,
+        recipients=lines,
+        mac="",
     )
-    unsigned = FleetSecret(api_version="muster.dev/v1alpha1", kind="FleetSecret", metadata=metadata, spec=spec)
+    unsigned = FleetSecret(
+        api_version="muster.dev/v1alpha1", kind="FleetSecret", metadata=metadata, spec=spec
+    )
     mac = file_mac(subkey(dek, b"mac"), fleet_id, unsigned)
     fields = {field: getattr(spec, field) for field in spec.__struct_fields__}
     return FleetSecret(
-        api_version=unsigned.api_version, kind=unsigned.kind, metadata=metadata,
+        api_version=unsigned.api_version,
+        kind=unsigned.kind,
+        metadata=metadata,
         spec=FleetSecretSpec(**{**fields, "mac": _text(mac)}),
     )
 
@@ -180,7 +256,9 @@ def parse_line(line: str) -> RecipientLine:
     """``MUSTER-S016`` for a line of another shape."""
     parts = line.split(" ")
     if len(parts) != 6 or parts[0] not in {"cluster", "operator", "recovery"} or not parts[3].isdigit():
-        raise SecretError("S016", "a recipient line is not `kind name uid keyGeneration wrapType base64`", object=line[:60])
+        raise SecretError(
+            "S016", "a recipient line is not `kind name uid keyGeneration wrapType base64`", object=line[:60]
+        )
     return RecipientLine(parts[0], parts[1], parts[2], int(parts[3]), parts[4], _bytes(parts[5]))
 
 
@@ -190,26 +268,52 @@ def open_secret(secret: FleetSecret, *, fleet_id: str, uid: str, keys: Sequence[
     ``MUSTER-S001`` not sealed to this cluster; ``MUSTER-S002`` the file was changed or belongs elsewhere.
     """
     spec, name = secret.spec, f"{secret.metadata.namespace}/{secret.metadata.name}"
-    mine = [line for text in spec.recipients if (line := parse_line(text)).uid == uid and line.kind == "cluster"]
+    mine = [
+        line for text in spec.recipients if (line := parse_line(text)).uid == uid and line.kind == "cluster"
+    ]
     if not mine:
-        raise SecretError("S001", "the secret is not sealed to this cluster", object=name,
-                          hint="Whoever can open it re-wraps it for the clusters of its selector, or seals it anew: muster secret seal.")
+        raise SecretError(
+            "S001",
+            "the secret is not sealed to this cluster",
+            object=name,
+            hint="Seal it anew for the clusters of its selector: muster secret seal.",
+        )
     dek = _data_key(secret, fleet_id, uid, mine, keys, name)
     if not hmac.compare_digest(file_mac(subkey(dek, b"mac"), fleet_id, secret), _bytes(spec.mac)):
         raise SecretError("S002", "the secret file was changed after it was sealed", object=name)
     enc, opened = subkey(dek, b"enc"), {}
     for entry, sealed in spec.entries.items():
-        bound = _entry_data(fleet_id, secret.metadata, spec.type, spec.file_id, entry, sealed.revision, spec.key_generation)
+        bound = _entry_data(
+            fleet_id, secret.metadata, spec.type, spec.file_id, entry, sealed.revision, spec.key_generation
+        )
         try:
-            plain = nacl.bindings.crypto_aead_xchacha20poly1305_ietf_decrypt(_bytes(sealed.data), bound, _bytes(sealed.nonce), enc)
+            plain = nacl.bindings.crypto_aead_xchacha20poly1305_ietf_decrypt(
+                _bytes(sealed.data), bound, _bytes(sealed.nonce), enc
+            )
         except (nacl.exceptions.CryptoError, ValueError, TypeError) as error:
-            raise SecretError("S002", "an entry of the secret file was changed or moved", object=f"{name} {entry}") from error
+            raise SecretError(
+                "S002", "an entry of the secret file was changed or moved", object=f"{name} {entry}"
+            ) from error
         opened[entry] = Masked(bytes(plain))
-    return OpenedSecret(secret.metadata.name, secret.metadata.namespace, spec.type, spec.immutable,
-                        spec.template.labels, spec.template.annotations, opened)
+    return OpenedSecret(
+        secret.metadata.name,
+        secret.metadata.namespace,
+        spec.type,
+        spec.immutable,
+        spec.template.labels,
+        spec.template.annotations,
+        opened,
+    )
 
 
-def _data_key(secret: FleetSecret, fleet_id: str, uid: str, lines: Sequence[RecipientLine], keys: Sequence[SealingKey], name: str) -> bytes:
+def _data_key(
+    secret: FleetSecret,
+    fleet_id: str,
+    uid: str,
+    lines: Sequence[RecipientLine],
+    keys: Sequence[SealingKey],
+    name: str,
+) -> bytes:
     spec = secret.spec
     for line in lines:
         if line.wrap_type != "sealedbox" or line.key_generation != spec.key_generation:
@@ -220,12 +324,22 @@ def _data_key(secret: FleetSecret, fleet_id: str, uid: str, lines: Sequence[Reci
             except SecretError:
                 continue
             dek = parts[-1]
-            expected = _wrapped(fleet_id, spec.file_id, uid, key.public, spec.key_generation, _bytes(spec.commitment), dek)
+            expected = _wrapped(
+                fleet_id, spec.file_id, uid, key.public, spec.key_generation, _bytes(spec.commitment), dek
+            )
             if len(dek) != KEY_BYTES or not hmac.compare_digest(pae(*parts), expected):
-                raise SecretError("S002", "the recipient line belongs to another file, fleet or generation", object=name)
-            if not hmac.compare_digest(commitment(dek, spec.file_id, spec.key_generation), _bytes(spec.commitment)):
+                raise SecretError(
+                    "S002", "the recipient line belongs to another file, fleet or generation", object=name
+                )
+            if not hmac.compare_digest(
+                commitment(dek, spec.file_id, spec.key_generation), _bytes(spec.commitment)
+            ):
                 raise SecretError("S002", "the data key is not the one that the file commits to", object=name)
             return dek
     keys_known = ", ".join(fingerprint(key.public) for key in keys)
-    raise SecretError("S001", "no recipient line opens with a sealing key of this cluster", object=name,
-                      hint=f"This cluster's keys: {keys_known}.")
+    raise SecretError(
+        "S001",
+        "no recipient line opens with a sealing key of this cluster",
+        object=name,
+        hint=f"This cluster's keys: {keys_known}.",
+    )

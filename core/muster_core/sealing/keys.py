@@ -1,7 +1,8 @@
 """A cluster's two keys, and what they sign.
 
-Owns Ed25519 identity keys and X25519 sealing keys as values, their text forms, fingerprints, and the statements that
-are signed with domain strings. It never stores a key and never makes randomness but through the library's generator.
+Owns Ed25519 identity keys and X25519 sealing keys as values, their text forms, fingerprints, and the
+statements that are signed with domain strings. It never stores a key and never makes randomness but through
+the library's generator.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ class SealingKey:
         try:
             return bytes(nacl.public.SealedBox(self._key).decrypt(sealed))
         except (nacl.exceptions.CryptoError, ValueError, TypeError) as error:
-            raise SecretError("S010", "the recipient line does not open with this cluster's sealing key") from error
+            raise SecretError(
+                "S010", "the recipient line does not open with this cluster's sealing key"
+            ) from error
 
 
 def wrap(public: bytes, plain: bytes) -> bytes:
@@ -83,7 +86,9 @@ def wrap(public: bytes, plain: bytes) -> bytes:
     try:
         return bytes(nacl.public.SealedBox(nacl.public.PublicKey(public)).encrypt(plain))
     except (RuntimeError, ValueError, TypeError, nacl.exceptions.CryptoError) as error:
-        raise SecretError("S011", "this is no usable X25519 public key", object=fingerprint(public)) from error
+        raise SecretError(
+            "S011", "this is no usable X25519 public key", object=fingerprint(public)
+        ) from error
 
 
 def verify(public: bytes, statement: bytes, signature: bytes) -> bool:
@@ -126,5 +131,7 @@ def decode_public(text: str) -> bytes:
     except ValueError:
         data = b""
     if kind not in {"ed25519", "x25519"} or len(data) != KEY_BYTES:
-        raise SecretError("S012", "this is no public key", object=text[:80], hint="Write ed25519:<hex> or x25519:<hex>.")
+        raise SecretError(
+            "S012", "this is no public key", object=text[:80], hint="Write ed25519:<hex> or x25519:<hex>."
+        )
     return data

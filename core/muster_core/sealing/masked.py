@@ -1,7 +1,7 @@
 """Secret bytes that do not show themselves.
 
-Owns masking by type: what is printed, logged, formatted or encoded is stars. Only :meth:`Masked.reveal` gives the
-bytes, so every place that does is found by its name.
+Owns masking by type: what is printed, logged, formatted or encoded is stars. Only :meth:`Masked.reveal`
+gives the bytes, so every place that does is found by its name.
 """
 
 from __future__ import annotations
