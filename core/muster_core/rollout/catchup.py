@@ -1,19 +1,35 @@
 """Catching up: clusters that are owed a release after its rollout ended.
 
-Owns one ledger per bundle, as a machine of its own log: who is owed which release, how many are caught up at a time, and
-when too many failures stop it. It never offers a release that did not succeed.
+Owns one ledger per bundle, as a machine of its own log: who is owed which release, how many are caught up
+at a time, and when too many failures stop it. It is told only releases that succeeded (:func:`debts_after`
+says which), so an aborted release is never caught up. It never reads a clock and never offers to a cluster
+that is out of contact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import heapq
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
 from muster_core.durations import resolve_count
+from muster_core.rollout.machine import RolloutMachine
 
 FAILED_SHARE = "5%"
+BUSY = frozenset({"offered", "acknowledged"})
+HARMED = frozenset({"failed", "lost"})
+ATTEMPT = 1
+
+
+class Succeeded(NamedTuple):
+    """A release that a rollout brought to its end; ``origin`` is that rollout."""
+
+    origin: str
+    commit: str
+    tree_digest: str
 
 
 class CatchUpEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
@@ -21,7 +37,7 @@ class CatchUpEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event")
     cluster: str
 
 
-class Owed(CatchUpEvent, tag="owed"):
+class Owed(CatchUpEvent, frozen=True, kw_only=True, tag="owed"):
     """``origin`` is the rollout whose success made it so."""
 
     origin: str
@@ -29,28 +45,38 @@ class Owed(CatchUpEvent, tag="owed"):
     tree_digest: str
 
 
-class Offered(CatchUpEvent, tag="offered"): ...
+class Offered(CatchUpEvent, frozen=True, kw_only=True, tag="offered"):
+    """To be sent; it is withdrawn at ``until`` if nothing acknowledges it."""
+
+    until: float
 
 
-class Withdrawn(CatchUpEvent, tag="withdrawn"):
-    """Out of contact before it acknowledged: owed as before."""
+class Withdrawn(CatchUpEvent, frozen=True, kw_only=True, tag="withdrawn"):
+    """Not acknowledged in time, or out of contact before: owed as before, its slot free."""
 
 
-class Acknowledged(CatchUpEvent, tag="acknowledged"): ...
+class Acknowledged(CatchUpEvent, frozen=True, kw_only=True, tag="acknowledged"):
+    """It has until ``until`` to become healthy."""
+
+    until: float
 
 
-class Done(CatchUpEvent, tag="done"): ...
+class Done(CatchUpEvent, frozen=True, kw_only=True, tag="done"): ...
 
 
-class Failed(CatchUpEvent, tag="failed"):
+class Failed(CatchUpEvent, frozen=True, kw_only=True, tag="failed"):
     message: str
 
 
-class Dropped(CatchUpEvent, tag="dropped"):
-    """No longer owed: the cluster left, or a rollout took it over."""
+class Lost(CatchUpEvent, frozen=True, kw_only=True, tag="lost"):
+    """Acknowledged, then silent past its deadline: harm, until it reports."""
 
 
-AnyCatchUpEvent = Owed | Offered | Withdrawn | Acknowledged | Done | Failed | Dropped
+class Dropped(CatchUpEvent, frozen=True, kw_only=True, tag="dropped"):
+    """No longer owed: the cluster left, or a newer rollout reached it."""
+
+
+AnyCatchUpEvent = Owed | Offered | Withdrawn | Acknowledged | Done | Failed | Lost | Dropped
 _DECODER = msgspec.json.Decoder(AnyCatchUpEvent)
 
 
@@ -59,12 +85,37 @@ def encode(event: CatchUpEvent) -> bytes:
 
 
 def decode(data: bytes) -> AnyCatchUpEvent:
-    return _DECODER.decode(data)
+    """``msgspec.DecodeError`` for what is no event of a ledger."""
+    event: AnyCatchUpEvent = _DECODER.decode(data)
+    return event
+
+
+class Settlement(NamedTuple):
+    """What the end of a rollout means for its bundle's ledger."""
+
+    owe: tuple[tuple[str, Succeeded], ...]
+    drop: tuple[str, ...]
+
+
+def debts_after(machine: RolloutMachine, last_succeeded: Succeeded | None) -> Settlement:
+    """For a rollout that has ended.
+
+    Succeeded: its owed targets are owed this release. Ended otherwise: they are owed the last one that succeeded, if
+    there is one. Older debts of clusters that it never reached stand; those of the others are gone.
+    """
+    started = machine.started
+    if machine.state == "Succeeded":
+        last_succeeded = Succeeded(started.rollout, started.commit, started.tree_digest)
+    owed = [cluster for cluster, target in machine.targets.items() if target.state == "owed"]
+    reached = [c for c, target in machine.targets.items() if target.state not in {"owed", "waiting"}]
+    if last_succeeded is None:
+        return Settlement((), tuple(reached))
+    return Settlement(tuple((cluster, last_succeeded) for cluster in owed), tuple(reached))
 
 
 @dataclass(slots=True)
 class Debt:
-    """What one cluster is owed."""
+    """What one cluster is owed. ``until`` is when its clock fires."""
 
     cluster: str
     origin: str
@@ -72,40 +123,80 @@ class Debt:
     tree_digest: str
     state: str = "owed"
     since: float = 0.0
+    until: float | None = None
     message: str = ""
 
 
 class CatchUp:
-    """The ledger of one bundle."""
+    """The ledger of one bundle. ``deadline`` and ``offer_for`` (seconds) are those of the bundle's plan."""
 
-    def __init__(self, bundle: str) -> None:
+    def __init__(self, bundle: str, *, deadline: float = 900.0, offer_for: float = 900.0) -> None:
         self.bundle = bundle
+        self.deadline = deadline
+        self.offer_for = offer_for
         self.debts: dict[str, Debt] = {}
         self.busy = 0
-        self.failed = 0
+        self.harmed = 0
+        self.base = 0  # debts of this round, settled ones included: what the share of failures is of
+        self._timers: list[tuple[float, str]] = []
+        self._ready: dict[str, None] = {}  # owed, in order of becoming so
         self._online: set[str] = set()
 
     @classmethod
-    def replay(cls, bundle: str, log: Iterable[AnyCatchUpEvent]) -> CatchUp:
-        ledger = cls(bundle)
+    def replay(
+        cls, bundle: str, log: Iterable[AnyCatchUpEvent], *, deadline: float = 900.0, offer_for: float = 900.0
+    ) -> CatchUp:
+        ledger = cls(bundle, deadline=deadline, offer_for=offer_for)
         for event in log:
             ledger.apply(event)
         return ledger
 
+    # --- questions -------------------------------------------------------------------------------
+
     def max_failed(self) -> int:
-        return max(1, resolve_count(FAILED_SHARE, len(self.debts), rounding="down"))
+        return max(1, resolve_count(FAILED_SHARE, self.base, rounding="down"))
 
     @property
     def stopped(self) -> bool:
-        """Too many caught-up clusters failed; nothing more is offered."""
-        return self.failed > self.max_failed()
+        """Too many failed or fell silent: nothing more is offered until a newer release reaches them."""
+        return self.harmed > self.max_failed()
 
-    def owe(self, cluster: str, origin: str, commit: str, tree_digest: str, now: float) -> list[AnyCatchUpEvent]:
+    def owed(self) -> list[Debt]:
+        """Everybody who is not settled."""
+        return [debt for debt in self.debts.values() if debt.state not in HARMED]
+
+    def offer_to(self, cluster: str) -> Debt | None:
+        """Its offer, if one stands: what is sent again when it connects."""
+        debt = self.debts.get(cluster)
+        return debt if debt and debt.state in BUSY else None
+
+    def next_wake(self) -> float | None:
+        while self._timers:
+            at, cluster = self._timers[0]
+            debt = self.debts.get(cluster)
+            if debt and debt.until == at:
+                return at
+            heapq.heappop(self._timers)
+        return None
+
+    # --- inputs ----------------------------------------------------------------------------------
+
+    def owe(self, cluster: str, release: Succeeded, now: float) -> list[AnyCatchUpEvent]:
         """The newest succeeded release wins over an older debt; an equal one changes nothing."""
         debt = self.debts.get(cluster)
-        if debt and debt.tree_digest == tree_digest:
+        if debt and debt.tree_digest == release.tree_digest:
             return []
-        return self._emit(Owed(at=now, cluster=cluster, origin=origin, commit=commit, tree_digest=tree_digest))
+        origin, commit, tree_digest = release
+        return self._emit(
+            Owed(at=now, cluster=cluster, origin=origin, commit=commit, tree_digest=tree_digest)
+        )
+
+    def settle(self, settlement: Settlement, now: float) -> list[AnyCatchUpEvent]:
+        """Takes over what :func:`debts_after` found."""
+        out = [event for cluster in settlement.drop for event in self.drop(cluster, now)]
+        for cluster, release in settlement.owe:
+            out += self.owe(cluster, release, now)
+        return out
 
     def drop(self, cluster: str, now: float) -> list[AnyCatchUpEvent]:
         return self._emit(Dropped(at=now, cluster=cluster)) if cluster in self.debts else []
@@ -117,14 +208,25 @@ class CatchUp:
             return self._emit(Withdrawn(at=now, cluster=cluster))
         return []
 
-    def acknowledged(self, cluster: str, now: float) -> list[AnyCatchUpEvent]:
+    def acknowledged(self, cluster: str, origin: str, now: float) -> list[AnyCatchUpEvent]:
+        """``origin`` is the rollout that the offer named. A late answer to a withdrawn offer counts."""
         debt = self.debts.get(cluster)
-        return self._emit(Acknowledged(at=now, cluster=cluster)) if debt and debt.state == "offered" else []
+        if not debt or debt.origin != origin or debt.state not in {"offered", "owed"}:
+            return []
+        return self._emit(Acknowledged(at=now, cluster=cluster, until=now + self.deadline))
 
-    def reported(self, cluster: str, tree_digest: str, outcome: str, message: str, now: float) -> list[AnyCatchUpEvent]:
-        """``outcome`` as in a rollout: only healthy and failed or returned settle a debt."""
+    def refused(self, cluster: str, origin: str, message: str, now: float) -> list[AnyCatchUpEvent]:
         debt = self.debts.get(cluster)
-        if not debt or debt.tree_digest != tree_digest or debt.state not in {"offered", "acknowledged", "owed"}:
+        if not debt or debt.origin != origin or debt.state in HARMED:
+            return []
+        return self._emit(Failed(at=now, cluster=cluster, message=message))
+
+    def reported(
+        self, cluster: str, tree_digest: str, outcome: str, message: str, now: float
+    ) -> list[AnyCatchUpEvent]:
+        """``outcome`` as in a rollout: only healthy, failed and returned settle a debt."""
+        debt = self.debts.get(cluster)
+        if not debt or debt.tree_digest != tree_digest or debt.state == "failed":
             return []
         if outcome == "healthy":
             return self._emit(Done(at=now, cluster=cluster))
@@ -132,34 +234,55 @@ class CatchUp:
             return self._emit(Failed(at=now, cluster=cluster, message=message))
         return []
 
-    def offers(self, max_in_flight: int, now: float) -> list[AnyCatchUpEvent]:
-        """As many offers to clusters in contact as the limit allows, in name order."""
+    def tick(self, now: float) -> list[AnyCatchUpEvent]:
+        """What is past its time: offers are withdrawn, the acknowledged are failed or lost."""
+        out: list[AnyCatchUpEvent] = []
+        while (at := self.next_wake()) is not None and at <= now:
+            cluster = heapq.heappop(self._timers)[1]
+            if self.debts[cluster].state == "offered":
+                out += self._emit(Withdrawn(at=now, cluster=cluster))
+            elif cluster in self._online:
+                out += self._emit(Failed(at=now, cluster=cluster, message="not healthy in time"))
+            else:
+                out += self._emit(Lost(at=now, cluster=cluster))
+        return out
+
+    def offers(self, max_in_flight: int, now: float, taken: Container[str] = ()) -> list[AnyCatchUpEvent]:
+        """As many offers to clusters in contact as the limit allows, the longest owed first.
+
+        ``taken`` are members of the bundle's running rollout: one release changes at a time on one cluster.
+        """
         out: list[AnyCatchUpEvent] = []
         if self.stopped:
             return out
-        for cluster in sorted(self._online & self.debts.keys()):
-            if self.busy >= max_in_flight:
-                break
-            if self.debts[cluster].state == "owed":
-                out += self._emit(Offered(at=now, cluster=cluster))
+        small, large = (
+            (self._ready, self._online)
+            if len(self._ready) < len(self._online)
+            else (self._online, self._ready)
+        )
+        able = [cluster for cluster in small if cluster in large and cluster not in taken]
+        able.sort(key=lambda cluster: (self.debts[cluster].since, cluster))
+        for cluster in able[: max(0, max_in_flight - self.busy)]:
+            out += self._emit(Offered(at=now, cluster=cluster, until=now + self.offer_for))
         return out
 
-    def owed(self) -> list[Debt]:
-        """Everybody who is not settled."""
-        return [debt for debt in self.debts.values() if debt.state != "failed"]
+    # --- the one function of live path and replay ------------------------------------------------
 
     def _emit(self, event: AnyCatchUpEvent) -> list[AnyCatchUpEvent]:
         self.apply(event)
         return [event]
 
     def apply(self, event: AnyCatchUpEvent) -> None:
-        """The one function of live path and replay; O(1)."""
+        """O(log n)."""
         debt = self.debts.get(event.cluster)
         if debt:
-            self.busy -= debt.state in {"offered", "acknowledged"}
-            self.failed -= debt.state == "failed"
+            self.busy -= debt.state in BUSY
+            self.harmed -= debt.state in HARMED
+            self._ready.pop(event.cluster, None)
+            debt.until = None
         match event:
             case Owed():
+                self.base = self.base + (debt is None) if self.debts else 1
                 debt = Debt(event.cluster, event.origin, event.commit, event.tree_digest)
                 self.debts[event.cluster] = debt
             case Done() | Dropped():
@@ -167,15 +290,18 @@ class CatchUp:
                 return
             case Failed() if debt:
                 debt.state, debt.message = "failed", event.message
-            case Offered() if debt:
-                debt.state = "offered"
-            case Acknowledged() if debt:
-                debt.state = "acknowledged"
+            case Lost() if debt:
+                debt.state, debt.message = "lost", "acknowledged, then silent"
+            case Offered() | Acknowledged() if debt:
+                debt.state = "offered" if isinstance(event, Offered) else "acknowledged"
+                debt.until = event.until
+                heapq.heappush(self._timers, (event.until, event.cluster))
             case Withdrawn() if debt:
                 debt.state = "owed"
             case _:
                 return
-        if debt:
-            debt.since = event.at
-            self.busy += debt.state in {"offered", "acknowledged"}
-            self.failed += debt.state == "failed"
+        debt.since = event.at
+        self.busy += debt.state in BUSY
+        self.harmed += debt.state in HARMED
+        if debt.state == "owed":
+            self._ready[event.cluster] = None

@@ -1,7 +1,7 @@
 """What happened in a rollout, and what may be told to it.
 
-Owns the append-only vocabulary: events are facts with a time (unix seconds) and a stable tag in JSON; inputs are what the
-world says. The log of events is the truth; replaying it gives the same state.
+Owns the append-only vocabulary: events are facts with a time (unix seconds) and a stable tag in JSON;
+inputs are what the world says. The log of events is the truth; replaying it gives the same state.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
     at: float
 
 
-class Started(Event, tag="started"):
+class Started(Event, frozen=True, kw_only=True, tag="started"):
     rollout: str
     bundle: str
     commit: str
@@ -29,110 +29,131 @@ class Started(Event, tag="started"):
     reason: str = ""
 
 
-class WaveOpened(Event, tag="wave-opened"):
+class WaveOpened(Event, frozen=True, kw_only=True, tag="wave-opened"):
     wave: int
 
 
-class WavePassed(Event, tag="wave-passed"):
+class WavePassed(Event, frozen=True, kw_only=True, tag="wave-passed"):
     wave: int
 
 
-class TargetEvent(Event):
+class TargetEvent(Event, frozen=True, kw_only=True):
     cluster: str
 
 
-class OfferMade(TargetEvent, tag="offered"):
+class OfferMade(TargetEvent, frozen=True, kw_only=True, tag="offered"):
     attempt: int
 
 
-class OfferWithdrawn(TargetEvent, tag="withdrawn"):
+class OfferWithdrawn(TargetEvent, frozen=True, kw_only=True, tag="withdrawn"):
     attempt: int
     why: str
 
 
-class TargetAcknowledged(TargetEvent, tag="acknowledged"): ...
+class TargetAcknowledged(TargetEvent, frozen=True, kw_only=True, tag="acknowledged"): ...
 
 
-class TargetApplying(TargetEvent, tag="applying"): ...
+class TargetApplying(TargetEvent, frozen=True, kw_only=True, tag="applying"): ...
 
 
-class SoakStarted(TargetEvent, tag="soaking"):
+class SoakStarted(TargetEvent, frozen=True, kw_only=True, tag="soaking"):
     """Healthy: the soak runs from here, anew after a flap."""
 
 
-class SoakSuspended(TargetEvent, tag="soak-suspended"):
+class SoakSuspended(TargetEvent, frozen=True, kw_only=True, tag="soak-suspended"):
     """Contact was lost: unknown is not healthy, so the soak stands still."""
 
 
-class SoakResumed(TargetEvent, tag="soak-resumed"): ...
+class SoakResumed(TargetEvent, frozen=True, kw_only=True, tag="soak-resumed"): ...
 
 
-class SoakBroken(TargetEvent, tag="soak-broken"):
+class SoakBroken(TargetEvent, frozen=True, kw_only=True, tag="soak-broken"):
     """A flap: unhealthy while soaking. The soak starts anew when it is healthy again."""
 
 
-class TargetDone(TargetEvent, tag="done"): ...
+class TargetDone(TargetEvent, frozen=True, kw_only=True, tag="done"): ...
 
 
-class TargetFailed(TargetEvent, tag="failed"):
+class TargetFailed(TargetEvent, frozen=True, kw_only=True, tag="failed"):
     code: str
     message: str
 
 
-class TargetReturned(TargetEvent, tag="returned"):
+class TargetReturned(TargetEvent, frozen=True, kw_only=True, tag="returned"):
     """Failed, and back on its last healthy release by itself."""
 
     code: str
     message: str
 
 
-class TargetLost(TargetEvent, tag="lost"): ...
+class TargetLost(TargetEvent, frozen=True, kw_only=True, tag="lost"): ...
 
 
-class TargetOwed(TargetEvent, tag="owed"): ...
+class TargetOwed(TargetEvent, frozen=True, kw_only=True, tag="owed"): ...
 
 
-class TargetBack(TargetEvent, tag="back"):
+class TargetBack(TargetEvent, frozen=True, kw_only=True, tag="back"):
     """An owed member is in contact again while the rollout runs: an ordinary target from here."""
 
 
-class TargetSkipped(TargetEvent, tag="skipped"):
+class TargetSkipped(TargetEvent, frozen=True, kw_only=True, tag="skipped"):
     why: str
 
 
-class Held(Event, tag="held"):
+class Held(Event, frozen=True, kw_only=True, tag="held"):
     why: str
 
 
-class Released(Event, tag="released"):
+class Released(Event, frozen=True, kw_only=True, tag="released"):
     """No longer held."""
 
 
-class Paused(Event, tag="paused"):
+class Paused(Event, frozen=True, kw_only=True, tag="paused"):
     by: str
     reason: str
 
 
-class Resumed(Event, tag="resumed"):
+class Resumed(Event, frozen=True, kw_only=True, tag="resumed"):
     by: str
     reason: str
 
 
-class Stopping(Event, tag="stopping"):
+class Stopping(Event, frozen=True, kw_only=True, tag="stopping"):
     """Rolling back: nothing is offered any more; what runs is waited for."""
 
     why: str
 
 
-class Ended(Event, tag="ended"):
+class Ended(Event, frozen=True, kw_only=True, tag="ended"):
     state: Literal["Succeeded", "Failed", "Aborted", "RolledBack"]
     why: str
 
 
 AnyEvent = (
-    Started | WaveOpened | WavePassed | OfferMade | OfferWithdrawn | TargetAcknowledged | TargetApplying | SoakStarted
-    | SoakSuspended | SoakResumed | SoakBroken | TargetDone | TargetFailed | TargetReturned | TargetLost | TargetOwed
-    | TargetBack | TargetSkipped | Held | Released | Paused | Resumed | Stopping | Ended
+    Started
+    | WaveOpened
+    | WavePassed
+    | OfferMade
+    | OfferWithdrawn
+    | TargetAcknowledged
+    | TargetApplying
+    | SoakStarted
+    | SoakSuspended
+    | SoakResumed
+    | SoakBroken
+    | TargetDone
+    | TargetFailed
+    | TargetReturned
+    | TargetLost
+    | TargetOwed
+    | TargetBack
+    | TargetSkipped
+    | Held
+    | Released
+    | Paused
+    | Resumed
+    | Stopping
+    | Ended
 )
 
 _DECODER = msgspec.json.Decoder(AnyEvent)
@@ -145,10 +166,11 @@ def encode(event: Event) -> bytes:
 
 def decode(data: bytes) -> AnyEvent:
     """``msgspec.DecodeError`` for what is no event of this version."""
-    return _DECODER.decode(data)
+    event: AnyEvent = _DECODER.decode(data)
+    return event
 
 
-# --- inputs --------------------------------------------------------------------------------------------------
+# --- inputs -------------------------------------------------------------------------------------
 
 
 class Tick(NamedTuple):
@@ -160,8 +182,20 @@ class Acknowledged(NamedTuple):
     attempt: int
 
 
+class Refused(NamedTuple):
+    """The offer was turned down: failed, with nothing applied."""
+
+    cluster: str
+    attempt: int
+    code: str
+    message: str
+
+
 class Reported(NamedTuple):
-    """A report that names this rollout. ``outcome``: applying, healthy, failed, returned."""
+    """A report that names this rollout (others are not told).
+
+    Being named by the report is what makes it newer than the offer: clocks of agents are not compared.
+    """
 
     cluster: str
     attempt: int
@@ -172,7 +206,7 @@ class Reported(NamedTuple):
 
 
 class Contact(NamedTuple):
-    """Contact with a cluster began or ended. Knowledge of the moment: never in the log, told again after a replay."""
+    """Contact with a cluster began or ended: knowledge of the moment, never logged, told again after a replay."""
 
     cluster: str
     online: bool
@@ -198,4 +232,4 @@ class MemberRemoved(NamedTuple):
     why: str
 
 
-Input = Tick | Acknowledged | Reported | Contact | Pause | Resume | Abort | MemberRemoved
+Input = Tick | Acknowledged | Refused | Reported | Contact | Pause | Resume | Abort | MemberRemoved

@@ -1,77 +1,31 @@
 """One rollout as a machine: inputs and now in, events out; the log of events is its whole memory.
 
-Owns every rule of DESIGN §10 that is built: budgets, three clocks, owed and lost, quorum, soak, pause, and what a spent
-budget does. Counters are incremental and timers lie in a heap, so that deciding does not scan the fleet. It never reads a
-clock, never logs, and never raises for what the world says; only an operator's command that does not apply is an error.
+Owns every rule of a rollout that is built: budgets, three clocks, owed and lost, quorum, soak, pause, and
+what a spent budget does. Counting is the board's, so that deciding does not scan the fleet. It never reads
+a clock, never logs, and never raises for what the world says; only an operator's command that does not
+apply is an error.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from muster_core.durations import format_duration
 from muster_core.errors import RolloutError
 from muster_core.rollout import events as ev
-from muster_core.rollout.plan import ResolvedWave, quorum_count
+from muster_core.rollout.board import HARMED, IN_FLIGHT, Board, Target, WaveBoard
 
-IN_FLIGHT = frozenset({"offered", "acknowledged", "applying", "soaking"})
-HARMED = frozenset({"failed", "returned", "lost"})
 ENDED = frozenset({"Succeeded", "Failed", "Aborted", "RolledBack"})
 MAX_FLAPS = 3
-
-
-@dataclass(slots=True)
-class Target:
-    """One cluster's place. ``deadline`` is the time at which its timer fires, if it has one."""
-
-    cluster: str
-    wave: int
-    state: str = "waiting"
-    attempt: int = 1
-    since: float = 0.0
-    deadline: float | None = None
-    code: str = ""
-    message: str = ""
-    flaps: int = 0
-    soak_left: float | None = None  # set while the soak stands still
-    soak_broken: bool = False
-
-
-@dataclass(slots=True)
-class WaveCount:
-    """A wave's counters, kept as targets move."""
-
-    spec: ResolvedWave
-    states: dict[str, int] = field(default_factory=dict)
-    waiting: deque[str] = field(default_factory=deque)
-    passed: bool = False
-
-    def count(self, *states: str) -> int:
-        return sum(self.states.get(state, 0) for state in states)
-
-    @property
-    def in_flight(self) -> int:
-        return self.count(*IN_FLIGHT)
-
-    @property
-    def harmed(self) -> int:
-        return self.count(*HARMED)
-
-    @property
-    def quorum(self) -> int:
-        return quorum_count(self.spec.quorum_percent, len(self.spec.members) - self.count("skipped"))
-
-    @property
-    def spent(self) -> bool:
-        """The failure budget is used up: maxLost defaults to maxFailed."""
-        return self.harmed > self.spec.max_failed
+ACKNOWLEDGED = frozenset({"acknowledged", "applying", "soaking", "lost"})
 
 
 class RolloutMachine:
-    """The state of one rollout. Build it from its log with :meth:`replay`, or from a :class:`Started` event."""
+    """The state of one rollout. Build it from its log with :meth:`replay`, or from a :class:`Started` event.
+
+    An executor tells it ``Contact`` before anything else from a cluster, and again for every connected cluster after a
+    replay (see :meth:`reconnecting`): who is in contact is knowledge of the moment and never in the log.
+    """
 
     def __init__(self, started: ev.Started) -> None:
         self.started = started
@@ -80,15 +34,7 @@ class RolloutMachine:
         self.wave = -1
         self.stopping = ""
         self.ended_at: float | None = None
-        self.paused_at: float | None = None
-        self.waves = [WaveCount(spec) for spec in started.plan.waves]
-        self.targets: dict[str, Target] = {}
-        for index, wave in enumerate(self.waves):
-            wave.states["waiting"] = len(wave.spec.members)
-            wave.waiting.extend(wave.spec.members)
-            for cluster in wave.spec.members:
-                self.targets[cluster] = Target(cluster, index, since=started.at)
-        self._timers: list[tuple[float, str]] = []
+        self.board = Board(started.plan, started.at)
         self._online: set[str] = set()
 
     @classmethod
@@ -103,11 +49,19 @@ class RolloutMachine:
             machine.apply(event)
         return machine
 
-    # --- questions ---------------------------------------------------------------------------------------------
+    # --- questions -------------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
         return self.started.rollout
+
+    @property
+    def targets(self) -> dict[str, Target]:
+        return self.board.targets
+
+    @property
+    def waves(self) -> list[WaveBoard]:
+        return self.board.waves
 
     @property
     def has_ended(self) -> bool:
@@ -117,46 +71,58 @@ class RolloutMachine:
         return sum(wave.count(*states) for wave in self.waves)
 
     def outstanding(self) -> list[Target]:
-        """Targets whose offer stands, to be sent again to whoever connects."""
-        return [] if self.has_ended else [t for t in self.targets.values() if t.state in IN_FLIGHT]
+        """Targets whose offer stands. O(in flight)."""
+        return [] if self.has_ended else list(self.board.in_flight())
+
+    def offer_for(self, cluster: str) -> Target | None:
+        """Its offer, if one stands: what is sent again when it connects. O(1)."""
+        target = self.targets.get(cluster)
+        return target if target and not self.has_ended and target.state in IN_FLIGHT else None
 
     def next_wake(self) -> float | None:
         """When a :class:`Tick` will have something to do, if nothing else happens."""
-        while self._timers:
-            at, cluster = self._timers[0]
-            if not self.has_ended and self.targets[cluster].deadline == at:
-                return at
-            heapq.heappop(self._timers)
-        return None
+        return None if self.has_ended else self.board.next_due()
+
+    def meet(self, clusters: Iterable[str]) -> None:
+        """Who is in contact as the rollout starts."""
+        self._online.update(clusters)
 
     def is_online(self, cluster: str) -> bool:
         return cluster in self._online
 
-    # --- inputs ------------------------------------------------------------------------------------------------
+    # --- inputs ----------------------------------------------------------------------------------
 
     def handle(self, given: ev.Input, now: float) -> list[ev.AnyEvent]:
-        """Takes one input and returns what follows from it, already applied. Store the events before acting on them."""
+        """Takes one input; returns what follows, already applied. Store the events before acting on them.
+
+        If they cannot be stored, this machine is ahead of its log: drop it and replay.
+        """
         if isinstance(given, ev.Contact):
             (self._online.add if given.online else self._online.discard)(given.cluster)
         if self.has_ended:
             if isinstance(given, (ev.Pause, ev.Resume, ev.Abort)):
-                raise RolloutError("R010", f"the rollout has ended ({self.state})", object=self.name,
-                                   hint="Start another one: muster rollout start.")
+                raise RolloutError(
+                    "R010",
+                    f"the rollout has ended ({self.state})",
+                    object=self.name,
+                    hint="Start another one: muster rollout start.",
+                )
             return []
         out: list[ev.AnyEvent] = []
+        self._timeouts(now, out)  # what was due before this input comes first
         match given:
             case ev.Tick():
                 pass
             case ev.Acknowledged():
-                self._acknowledged(given, now, out)
+                self._acknowledged(given.cluster, given.attempt, now, out)
+            case ev.Refused():
+                self._refused(given, now, out)
             case ev.Reported():
                 self._reported(given, now, out)
             case ev.Contact():
                 self._contact(given, now, out)
             case ev.MemberRemoved():
-                target = self.targets.get(given.cluster)
-                if target and target.state not in {"done", "skipped", *HARMED}:
-                    self._emit(ev.TargetSkipped(at=now, cluster=given.cluster, why=given.why), out)
+                self._removed(given, now, out)
             case ev.Pause():
                 self._pause(given.by, given.reason, now, out)
             case ev.Resume():
@@ -164,7 +130,7 @@ class RolloutMachine:
             case ev.Abort():
                 self._withdraw_offers("the rollout was aborted", now, out)
                 self._emit(ev.Ended(at=now, state="Aborted", why=_by(given.by, given.reason)), out)
-        self._timeouts(now, out)
+        self._timeouts(now, out)  # a soak of nothing is over at once
         self._advance(now, out)
         return out
 
@@ -172,41 +138,66 @@ class RolloutMachine:
         """The first offers, after :class:`Started` is stored."""
         return self.handle(ev.Tick(), now)
 
+    def reconnecting(self, now: float) -> list[ev.AnyEvent]:
+        """After a replay nobody is in contact until told: running soaks stand still. O(in flight)."""
+        out: list[ev.AnyEvent] = []
+        if not self.has_ended:
+            for target in list(self.board.in_flight()):
+                if target.soak_runs and target.cluster not in self._online:
+                    self._emit(ev.SoakSuspended(at=now, cluster=target.cluster), out)
+        return out
+
     def _emit(self, event: ev.AnyEvent, out: list[ev.AnyEvent]) -> None:
         self.apply(event)
         out.append(event)
 
-    def _acknowledged(self, given: ev.Acknowledged, now: float, out: list[ev.AnyEvent]) -> None:
-        target = self.targets.get(given.cluster)
-        # "waiting" too: the withdrawal of an offer may cross its acknowledgement, and what an agent took it runs.
-        if target and target.attempt == given.attempt and target.state in {"offered", "waiting", "owed"}:
-            if target.state != "offered" and target.since == self.started.at:
-                return
-            self._emit(ev.TargetAcknowledged(at=now, cluster=given.cluster), out)
+    def _answers(self, cluster: str, attempt: int) -> Target | None:
+        """The target, if this answers an offer that was made to it.
+
+        Its offer may be withdrawn since, or it may be owed: messages cross, and what an agent took, it runs.
+        """
+        target = self.targets.get(cluster)
+        return target if target and target.was_offered and target.attempt == attempt else None
+
+    def _acknowledged(self, cluster: str, attempt: int, now: float, out: list[ev.AnyEvent]) -> None:
+        target = self._answers(cluster, attempt)
+        if target and target.state in {"offered", "waiting", "owed"}:
+            self._emit(ev.TargetAcknowledged(at=now, cluster=cluster), out)
+
+    def _refused(self, given: ev.Refused, now: float, out: list[ev.AnyEvent]) -> None:
+        target = self._answers(given.cluster, given.attempt)
+        if target and target.state in {"offered", "waiting", "owed", *ACKNOWLEDGED}:
+            failed = ev.TargetFailed(at=now, cluster=given.cluster, code=given.code, message=given.message)
+            self._emit(failed, out)
 
     def _reported(self, given: ev.Reported, now: float, out: list[ev.AnyEvent]) -> None:
-        target = self.targets.get(given.cluster)
-        if not target or given.attempt != target.attempt or given.tree_digest != self.started.tree_digest:
+        """Only a report that names this release and attempt counts: it cannot be older than the offer it names."""
+        if given.tree_digest != self.started.tree_digest:
             return
-        self._acknowledged(ev.Acknowledged(given.cluster, given.attempt), now, out)
-        cluster, state = given.cluster, target.state
+        self._acknowledged(given.cluster, given.attempt, now, out)
+        target = self._answers(given.cluster, given.attempt)
+        if not target:
+            return
+        cluster, state, code, message = given.cluster, target.state, given.code, given.message
         match given.outcome:
             case "applying" if state == "acknowledged":
                 self._emit(ev.TargetApplying(at=now, cluster=cluster), out)
             case "applying" if state == "soaking" and not target.soak_broken:
-                if target.flaps >= MAX_FLAPS:
-                    message = f"unhealthy {MAX_FLAPS + 1} times while soaking: {given.message}"
-                    self._emit(ev.TargetFailed(at=now, cluster=cluster, code=given.code or "R021", message=message), out)
-                else:
+                if target.flaps < MAX_FLAPS:
                     self._emit(ev.SoakBroken(at=now, cluster=cluster), out)
-            case "healthy" if state in {"acknowledged", "applying"} or (state == "soaking" and target.soak_broken):
+                else:
+                    text = f"unhealthy {MAX_FLAPS + 1} times while soaking: {message}".removesuffix(": ")
+                    self._emit(
+                        ev.TargetFailed(at=now, cluster=cluster, code=code or "R021", message=text), out
+                    )
+            case "healthy" if state in ACKNOWLEDGED and (state != "soaking" or target.soak_broken):
                 self._emit(ev.SoakStarted(at=now, cluster=cluster), out)
-            case "healthy" if state == "lost":
-                self._emit(ev.TargetDone(at=now, cluster=cluster), out)
-            case "failed" if state in {"acknowledged", "applying", "soaking", "lost"}:
-                self._emit(ev.TargetFailed(at=now, cluster=cluster, code=given.code, message=given.message), out)
-            case "returned" if state in {"acknowledged", "applying", "soaking", "lost", "failed"}:
-                self._emit(ev.TargetReturned(at=now, cluster=cluster, code=given.code, message=given.message), out)
+                if cluster not in self._online:
+                    self._emit(ev.SoakSuspended(at=now, cluster=cluster), out)
+            case "failed" if state in ACKNOWLEDGED:
+                self._emit(ev.TargetFailed(at=now, cluster=cluster, code=code, message=message), out)
+            case "returned" if state in ACKNOWLEDGED or state == "failed":
+                self._emit(ev.TargetReturned(at=now, cluster=cluster, code=code, message=message), out)
             case _:
                 pass
 
@@ -216,74 +207,78 @@ class RolloutMachine:
             return
         if given.online and target.state == "owed" and not self.stopping:
             self._emit(ev.TargetBack(at=now, cluster=given.cluster), out)
-        elif target.state == "soaking" and not target.soak_broken:
-            if not given.online and target.soak_left is None:
-                self._emit(ev.SoakSuspended(at=now, cluster=given.cluster), out)
-            elif given.online and target.soak_left is not None:
-                self._emit(ev.SoakResumed(at=now, cluster=given.cluster), out)
+        elif target.soak_runs and not given.online:
+            self._emit(ev.SoakSuspended(at=now, cluster=given.cluster), out)
+        elif target.state == "soaking" and target.soak_left is not None and given.online:
+            self._emit(ev.SoakResumed(at=now, cluster=given.cluster), out)
+
+    def _removed(self, given: ev.MemberRemoved, now: float, out: list[ev.AnyEvent]) -> None:
+        """Leaving shrinks the quorum's base; what is done or harmed stays counted."""
+        target = self.targets.get(given.cluster)
+        if target and target.state not in {"done", "skipped", *HARMED}:
+            self._emit(ev.TargetSkipped(at=now, cluster=given.cluster, why=given.why), out)
 
     def _pause(self, by: str, reason: str, now: float, out: list[ev.AnyEvent]) -> None:
         if self.state == "Paused":
             raise RolloutError("R011", "the rollout is paused already", object=self.name)
+        if self.stopping:
+            raise RolloutError("R014", "the rollout is stopping and offers nothing", object=self.name)
         self._withdraw_offers("the rollout is paused", now, out)
         self._emit(ev.Paused(at=now, by=by, reason=reason), out)
 
     def _resume(self, given: ev.Resume, now: float, out: list[ev.AnyEvent]) -> None:
         if self.state != "Paused":
             raise RolloutError("R012", "the rollout is not paused", object=self.name)
-        spent = next((wave for wave in self.waves if wave.spent), None)
+        spent = self._spent()
         if spent:
+            harmed, name = len(spent.harmed), spent.spec.name
             raise RolloutError(
-                "R013", f"wave {spent.spec.name} has {spent.harmed} failed or lost and allows {spent.spec.max_failed}", object=self.name,
+                "R013",
+                f"wave {name} has {harmed} failed or lost and allows {spent.spec.max_failed}",
+                object=self.name,
                 hint=f"Mend it with a new commit: muster rollout abort {self.name} lets the next one start.",
             )
         self._emit(ev.Resumed(at=now, by=given.by, reason=given.reason), out)
 
     def _withdraw_offers(self, why: str, now: float, out: list[ev.AnyEvent]) -> None:
-        for target in self.targets.values():
-            if target.state == "offered":
-                self._emit(ev.OfferWithdrawn(at=now, cluster=target.cluster, attempt=target.attempt, why=why), out)
+        """The last one first, so that the queue is as it was: whoever saw an offer is first to get it again."""
+        for target in reversed(self.board.offered()):
+            self._emit(
+                ev.OfferWithdrawn(at=now, cluster=target.cluster, attempt=target.attempt, why=why), out
+            )
 
-    # --- time --------------------------------------------------------------------------------------------------
+    # --- time ------------------------------------------------------------------------------------
 
     def _timeouts(self, now: float, out: list[ev.AnyEvent]) -> None:
-        frozen: list[tuple[float, str]] = []
-        while not self.has_ended and self._timers and self._timers[0][0] <= now:
-            at, cluster = heapq.heappop(self._timers)
-            target = self.targets[cluster]
-            if target.deadline != at:
-                continue
-            if self.state == "Paused" and not (target.state == "soaking" and self._soak_runs(target)):
-                frozen.append((at, cluster))  # deadlines stand still; Resumed moves them
-                continue
+        while not self.has_ended and (target := self.board.take_due(now)):
             self._timeout(target, now, out)
-        for timer in frozen:
-            heapq.heappush(self._timers, timer)
-
-    def _soak_runs(self, target: Target) -> bool:
-        return target.soak_left is None and not target.soak_broken
 
     def _timeout(self, target: Target, now: float, out: list[ev.AnyEvent]) -> None:
-        cluster = target.cluster
+        cluster, online = target.cluster, target.cluster in self._online
         if target.state == "offered":
             self._emit(ev.TargetOwed(at=now, cluster=cluster), out)
-        elif target.state == "soaking" and self._soak_runs(target):
-            if cluster in self._online:
-                self._emit(ev.TargetDone(at=now, cluster=cluster), out)
-            else:
-                self._emit(ev.SoakSuspended(at=now, cluster=cluster), out)
-        elif cluster in self._online:
-            limit = format_duration(self.started.plan.deadline)
-            self._emit(ev.TargetFailed(at=now, cluster=cluster, code="R020", message=f"not healthy within {limit}"), out)
+        elif target.soak_runs and online:
+            self._emit(ev.TargetDone(at=now, cluster=cluster), out)
+        elif target.soak_runs:
+            self._emit(ev.SoakSuspended(at=now, cluster=cluster), out)
+        elif online:
+            text = f"not healthy within {format_duration(self.started.plan.deadline)}"
+            self._emit(ev.TargetFailed(at=now, cluster=cluster, code="R020", message=text), out)
         else:
             self._emit(ev.TargetLost(at=now, cluster=cluster), out)
 
-    # --- progress ----------------------------------------------------------------------------------------------
+    # --- progress --------------------------------------------------------------------------------
 
     def _advance(self, now: float, out: list[ev.AnyEvent]) -> None:
         """Everything that follows without a further input: breach, drain, offers, wave ends."""
         while not self.has_ended and self._step(now, out):
             pass
+
+    def _spent(self) -> WaveBoard | None:
+        for index in range(self.wave + 1):
+            if self.waves[index].spent:
+                return self.waves[index]
+        return None
 
     def _step(self, now: float, out: list[ev.AnyEvent]) -> bool:
         if self.wave < 0:
@@ -291,113 +286,79 @@ class RolloutMachine:
             return True
         if self.stopping:
             return self._drain(now, out)
-        spent = next((wave for wave in self.waves[: self.wave + 1] if wave.spent), None)
+        spent = self._spent()
         if spent:
             return self._breach(spent, now, out)
         if self.state == "Paused":
             return False
-        offered = False
-        for wave in self.waves[: self.wave + 1]:
-            while wave.waiting and wave.in_flight < wave.spec.max_in_flight:
-                self._emit(ev.OfferMade(at=now, cluster=wave.waiting[0], attempt=1), out)
-                offered = True
+        for index in range(self.wave + 1):
+            self._offer(self.waves[index], now, out)
         current = self.waves[self.wave]
-        if current.waiting or current.in_flight:
-            if self.state == "Held":
-                self._emit(ev.Released(at=now), out)
-            return offered
-        if current.count("done") >= current.quorum:
+        if current.waiting or current.flying:
+            return self._unhold(now, out)
+        if not current.reached_quorum:
+            if self.state != "Held":
+                why = f"quorum: wave {current.spec.name} has {current.done} of {current.quorum} done"
+                self._emit(ev.Held(at=now, why=why), out)
+            return False
+        if not current.passed:
             self._emit(ev.WavePassed(at=now, wave=self.wave), out)
-            if self.wave + 1 < len(self.waves):
-                self._emit(ev.WaveOpened(at=now, wave=self.wave + 1), out)
-            elif not any(wave.waiting or wave.in_flight for wave in self.waves):
-                self._emit(ev.Ended(at=now, state="Succeeded", why=self._success()), out)
+        if self.wave + 1 < len(self.waves):
+            self._emit(ev.WaveOpened(at=now, wave=self.wave + 1), out)
             return True
-        if self.state != "Held":
-            why = f"quorum: wave {current.spec.name} has {current.count('done')} of {current.quorum} done"
-            self._emit(ev.Held(at=now, why=why), out)
+        if any(wave.waiting or wave.flying for wave in self.waves):  # members of earlier waves that came back
+            return self._unhold(now, out)
+        self._emit(ev.Ended(at=now, state="Succeeded", why=self._success()), out)
+        return True
+
+    def _offer(self, wave: WaveBoard, now: float, out: list[ev.AnyEvent]) -> None:
+        while wave.waiting and wave.in_flight < wave.spec.max_in_flight:
+            cluster = next(iter(wave.waiting))
+            self._emit(ev.OfferMade(at=now, cluster=cluster, attempt=self.targets[cluster].attempt), out)
+
+    def _unhold(self, now: float, out: list[ev.AnyEvent]) -> bool:
+        if self.state == "Held":
+            self._emit(ev.Released(at=now), out)
         return False
 
     def _success(self) -> str:
         owed = self.count("owed")
         return f"{owed} owed, to be caught up when they return" if owed else ""
 
-    def _breach(self, wave: WaveCount, now: float, out: list[ev.AnyEvent]) -> bool:
-        first = next((t for c in wave.spec.members if (t := self.targets[c]).state in HARMED), None)
-        what = f" ({first.cluster}: {first.message or first.state})" if first else ""
-        why = f"wave {wave.spec.name}: {wave.harmed} failed or lost, {wave.spec.max_failed} allowed{what}"
+    def _breach(self, wave: WaveBoard, now: float, out: list[ev.AnyEvent]) -> bool:
         action = self.started.plan.action
-        if action == "pause":
-            if self.state == "Paused":
-                return False
-            self._withdraw_offers(why, now, out)
-            self._emit(ev.Paused(at=now, by="plan", reason=why), out)
+        if action == "pause" and self.state == "Paused":
             return False
+        first = self.targets[next(iter(wave.harmed))]
+        harmed, allowed = len(wave.harmed), wave.spec.max_failed
+        why = (
+            f"wave {wave.spec.name}: {harmed} failed or lost, {allowed} allowed"
+            f" ({first.cluster}: {first.message or first.state})"
+        )
         self._withdraw_offers(why, now, out)
-        if action == "abort":
-            self._emit(ev.Ended(at=now, state="Failed", why=why), out)
-        else:
-            self._emit(ev.Stopping(at=now, why=why), out)
+        match action:
+            case "pause":
+                self._emit(ev.Paused(at=now, by="plan", reason=why), out)
+            case "abort":
+                self._emit(ev.Ended(at=now, state="Failed", why=why), out)
+            case _:
+                self._emit(ev.Stopping(at=now, why=why), out)
         return True
 
     def _drain(self, now: float, out: list[ev.AnyEvent]) -> bool:
         """Rolling back: it ends when nothing that acknowledged is still on its way."""
-        self._withdraw_offers(self.stopping, now, out)
-        if any(wave.in_flight for wave in self.waves):
+        if any(wave.flying for wave in self.waves):
             return False
         self._emit(ev.Ended(at=now, state="RolledBack", why=self.stopping), out)
         return True
 
-    # --- the one function of live path and replay ----------------------------------------------------------------
+    # --- the one function of live path and replay ------------------------------------------------
 
     def apply(self, event: ev.AnyEvent) -> None:
-        """O(1), but for Paused, Resumed and Ended, which touch what is in flight."""
-        match event:
-            case ev.OfferMade():
-                target = self._move(event, "offered")
-                self._arm(target, event.at + self.waves[target.wave].spec.offline_after[target.cluster])
-            case ev.OfferWithdrawn():
-                self._move(event, "waiting")
-            case ev.TargetAcknowledged():
-                self._arm(self._move(event, "acknowledged"), event.at + self.started.plan.deadline)
-            case ev.TargetApplying():
-                target = self.targets[event.cluster]
-                deadline = target.deadline
-                self._move(event, "applying").deadline = deadline
-            case ev.SoakStarted():
-                target = self._move(event, "soaking")
-                target.soak_broken, target.soak_left = False, None
-                self._arm(target, event.at + self.waves[target.wave].spec.soak)
-            case ev.SoakSuspended():
-                target = self.targets[event.cluster]
-                target.soak_left = max(0.0, (target.deadline or event.at) - event.at)
-                self._arm(target, event.at + self.started.plan.deadline)
-            case ev.SoakResumed():
-                target = self.targets[event.cluster]
-                self._arm(target, event.at + (target.soak_left or 0.0))
-                target.soak_left = None
-            case ev.SoakBroken():
-                target = self.targets[event.cluster]
-                target.flaps += 1
-                target.soak_broken, target.soak_left = True, None
-                self._arm(target, event.at + self.started.plan.deadline)
-            case ev.TargetFailed() | ev.TargetReturned():
-                target = self._move(event, "failed" if isinstance(event, ev.TargetFailed) else "returned")
-                target.code, target.message = event.code or target.code, event.message or target.message
-            case ev.TargetDone():
-                self._move(event, "done")
-            case ev.TargetLost():
-                self._move(event, "lost").message = "acknowledged, then silent"
-            case ev.TargetOwed():
-                self._move(event, "owed")
-            case ev.TargetBack():
-                self._move(event, "waiting")
-            case ev.TargetSkipped():
-                self._move(event, "skipped").message = event.why
-            case _:
-                self._apply_to_rollout(event)
-
-    def _apply_to_rollout(self, event: ev.AnyEvent) -> None:
+        """O(log n), but for Paused, Resumed and Stopping, which touch what is in flight."""
+        if isinstance(event, ev.TargetEvent):
+            self._apply_to_target(event, self.targets[event.cluster], event.at)
+            return
         match event:
             case ev.WaveOpened():
                 self.wave, self.state, self.why = event.wave, "Running", ""
@@ -408,43 +369,61 @@ class RolloutMachine:
             case ev.Released():
                 self.state, self.why = "Running", ""
             case ev.Paused():
-                self.state, self.why, self.paused_at = "Paused", _by(event.by, event.reason), event.at
+                self.state, self.why = "Paused", _by(event.by, event.reason)
+                self.board.stop_clocks(event.at)
             case ev.Resumed():
-                self._shift_deadlines(event.at - (self.paused_at or event.at))
-                self.state, self.why, self.paused_at = "Running", "", None
+                self.state, self.why = "Running", ""
+                self.board.start_clocks(event.at)
             case ev.Stopping():
-                self.stopping = self.why = event.why
-                if self.paused_at is not None:
-                    self._shift_deadlines(event.at - self.paused_at)
-                self.state, self.paused_at = "Running", None
+                self.state, self.why, self.stopping = "Running", event.why, event.why
+                self.board.start_clocks(event.at)
             case ev.Ended():
                 self.state, self.why, self.ended_at = event.state, event.why, event.at
             case _:
                 pass
 
-    def _shift_deadlines(self, seconds: float) -> None:
-        for target in self.targets.values():
-            if target.deadline is not None and not (target.state == "soaking" and self._soak_runs(target)):
-                self._arm(target, target.deadline + seconds)
-
-    def _move(self, event: ev.TargetEvent, state: str) -> Target:
-        target = self.targets[event.cluster]
-        wave = self.waves[target.wave]
-        if target.state == "waiting":
-            if wave.waiting and wave.waiting[0] == target.cluster:
-                wave.waiting.popleft()
-            else:
-                wave.waiting.remove(target.cluster)
-        wave.states[target.state] -= 1
-        wave.states[state] = wave.states.get(state, 0) + 1
-        if state == "waiting":
-            wave.waiting.append(target.cluster)
-        target.state, target.since, target.deadline = state, event.at, None
-        return target
-
-    def _arm(self, target: Target, at: float) -> None:
-        target.deadline = at
-        heapq.heappush(self._timers, (at, target.cluster))
+    def _apply_to_target(self, event: ev.TargetEvent, target: Target, at: float) -> None:
+        board, deadline = self.board, self.started.plan.deadline
+        match event:
+            case ev.OfferMade():
+                board.move(target, "offered", at).was_offered = True
+                board.arm(target, at, self.waves[target.wave].spec.offline_after[target.cluster])
+            case ev.OfferWithdrawn():
+                board.move(target, "waiting", at, first=True)
+            case ev.TargetAcknowledged():
+                board.arm(board.move(target, "acknowledged", at), at, deadline)
+            case ev.TargetApplying():  # the clock of the acknowledgement runs on
+                left, stopped = target.deadline, target.stopped
+                board.move(target, "applying", at)
+                target.deadline, target.stopped = left, stopped
+            case ev.SoakStarted():
+                target.soak_broken, target.soak_left, target.message, target.code = False, None, "", ""
+                board.arm(board.move(target, "soaking", at), at, self.waves[target.wave].spec.soak)
+            case ev.SoakSuspended():
+                target.soak_left = max(0.0, (target.deadline or at) - at)
+                board.arm(target, at, deadline)
+            case ev.SoakResumed():
+                left, target.soak_left = target.soak_left or 0.0, None
+                board.arm(target, at, left)
+            case ev.SoakBroken():
+                target.flaps += 1
+                target.soak_broken, target.soak_left = True, None
+                board.arm(target, at, deadline)
+            case ev.TargetFailed() | ev.TargetReturned():
+                board.move(target, "failed" if isinstance(event, ev.TargetFailed) else "returned", at)
+                target.code, target.message = event.code or target.code, event.message or target.message
+            case ev.TargetDone():
+                board.move(target, "done", at)
+            case ev.TargetLost():
+                board.move(target, "lost", at).message = "acknowledged, then silent"
+            case ev.TargetOwed():
+                board.move(target, "owed", at)
+            case ev.TargetBack():
+                board.move(target, "waiting", at)
+            case ev.TargetSkipped():
+                board.move(target, "skipped", at).message = event.why
+            case _:
+                pass
 
 
 def _by(by: str, reason: str) -> str:

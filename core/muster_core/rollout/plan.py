@@ -1,7 +1,7 @@
 """From a plan and a fleet to frozen waves with whole numbers.
 
-Owns the resolution at the start of a rollout: who is in which wave, and what each limit is as a count (DESIGN §10:
-in-flight rounds down but at least 1, failures round down). It never changes after the start.
+Owns the resolution at the start of a rollout: who is in which wave, and what each limit is as a count
+(DESIGN §10: in-flight rounds down but at least 1, failures round down). It never changes after the start.
 """
 
 from __future__ import annotations
@@ -57,7 +57,12 @@ def resolve(plan: RolloutPlan, members: Sequence[Member]) -> ResolvedPlan:
     """
     name, spec = plan.metadata.name, plan.spec
     if not members:
-        raise RolloutError("R001", "the bundle targets no cluster", object=name, hint="Check spec.targets against the registry.")
+        raise RolloutError(
+            "R001",
+            "the bundle targets no cluster",
+            object=name,
+            hint="Check spec.targets against the registry.",
+        )
     left = sorted(members)
     deadline = parse_duration(spec.deadline)
     waves = []
@@ -69,9 +74,17 @@ def resolve(plan: RolloutPlan, members: Sequence[Member]) -> ResolvedPlan:
             waves.append(_resolved(wave, chosen, deadline))
     if left:
         names = ", ".join(member.name for member in left[:5]) + (" …" if len(left) > 5 else "")
-        raise RolloutError("R002", f"{len(left)} clusters match no wave of plan {name}", object=names, hint="Add a wave with rest: true.")
+        raise RolloutError(
+            "R002",
+            f"{len(left)} clusters match no wave of plan {name}",
+            object=names,
+            hint="Add a wave with rest: true.",
+        )
     return ResolvedPlan(
-        name=name, waves=tuple(waves), deadline=deadline, action=spec.on_failure.action,
+        name=name,
+        waves=tuple(waves),
+        deadline=deadline,
+        action=spec.on_failure.action,
         catch_up_in_flight=spec.catch_up.max_in_flight,
     )
 
@@ -86,7 +99,8 @@ def _resolved(wave: Wave, chosen: Sequence[Member], deadline: float) -> Resolved
         quorum_percent=int(wave.quorum.removesuffix("%")),
         soak=parse_duration(wave.soak),
         offline_after={
-            m.name: parse_duration(after) if isinstance(after, str)
+            m.name: parse_duration(after)
+            if isinstance(after, str)
             else max(deadline, CONTACT_INTERVALS_UNTIL_AWAY * m.contact_interval)
             for m in chosen
         },

@@ -1,1 +1,1 @@
-"""The session between one agent and the coordinator, without any I/O: numbering, acknowledging, coming back."""
+"""The session between one agent and the hub, without any I/O: numbering, acknowledging, coming back."""

@@ -1,7 +1,7 @@
 """How long to wait before dialling again.
 
-Owns full jitter between zero and a doubling bound, within limits that the server sends; a connection that stayed up long
-enough starts it anew. Randomness is given.
+Owns full jitter between zero and a doubling bound, within limits that the server sends; a connection that
+stayed up long enough starts it anew. Randomness is given.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the hub has taken from one agent.
 
-Owns de-duplication by (epoch, number): delivery is at least once, taking is exactly once. Gaps are normal, since a newer
-report replaces an older one before it is sent.
+Owns de-duplication by (epoch, number): delivery is at least once, taking is exactly once. Gaps are normal,
+since a newer report replaces an older one before it is sent.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What an agent has to say and has not seen acknowledged.
 
-Owns coalescing (the newest report of a bundle replaces an unsent or unacknowledged older one), numbering, and what is sent
-again after a break. The size is bounded by the number of bundles. It never drops the last state of a bundle.
+Owns coalescing (the newest message of a key replaces an older one that is not acknowledged), numbering, and
+what is sent again after a break. The size is bounded by the number of keys: bundles, and offers in the air.
+It never drops the last state of a bundle.
 """
 
 from __future__ import annotations
@@ -23,29 +24,31 @@ class OutboxState(msgspec.Struct, frozen=True):
     epoch: str
     next_seq: int = 1
     entries: tuple[Entry, ...] = ()
+    version: int = 1
 
 
 class Outbox:
-    """Messages in order of their numbers. Numbers rise for ever within an epoch."""
+    """Messages in order of their numbers. Numbers rise for ever within an epoch; gaps are normal."""
 
     def __init__(self, state: OutboxState) -> None:
         self.epoch = state.epoch
         self._next = state.next_seq
-        self._entries = {entry.key: entry for entry in state.entries}
+        self._entries = {entry.key: entry for entry in sorted(state.entries, key=lambda entry: entry.seq)}
         self._sent = 0
 
     def snapshot(self) -> OutboxState:
-        return OutboxState(self.epoch, self._next, tuple(sorted(self._entries.values(), key=lambda e: e.seq)))
+        return OutboxState(self.epoch, self._next, tuple(self._entries.values()))
 
     def put(self, key: str, data: bytes) -> int:
         """Queues a message and returns its number; store :meth:`snapshot` before it is sent."""
         seq, self._next = self._next, self._next + 1
+        self._entries.pop(key, None)
         self._entries[key] = Entry(key, seq, data)
         return seq
 
     def unsent(self) -> list[Entry]:
         """What this connection has not been given yet, in order; marks it as sent."""
-        due = sorted((entry for entry in self._entries.values() if entry.seq > self._sent), key=lambda e: e.seq)
+        due = [entry for entry in self._entries.values() if entry.seq > self._sent]
         if due:
             self._sent = due[-1].seq
         return due
@@ -57,11 +60,21 @@ class Outbox:
             del self._entries[key]
         return bool(done)
 
-    def reconnected(self, last_seen: int) -> None:
-        """The hub made everything up to ``last_seen`` durable; the rest goes again. Numbers never fall behind the hub."""
-        self.acknowledged(last_seen)
-        self._next = max(self._next, last_seen + 1)
+    def reconnected(self, last_seen: int) -> bool:
+        """A new connection: the hub made everything up to ``last_seen`` durable, the rest goes again.
+
+        A hub that has seen more than was ever numbered here means that this state was restored from an older copy: what
+        waits is numbered anew, past the hub's, so that nothing is taken for old. True when :meth:`snapshot` changed.
+        """
+        if last_seen < self._next:
+            changed = self.acknowledged(last_seen)
+        else:
+            waiting, self._entries, self._next = list(self._entries.values()), {}, last_seen + 1
+            for entry in waiting:
+                self.put(entry.key, entry.data)
+            changed = True
         self._sent = last_seen
+        return changed
 
     def __len__(self) -> int:
         return len(self._entries)

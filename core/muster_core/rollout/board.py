@@ -1,0 +1,162 @@
+"""Where every target of one rollout stands, counted as it moves.
+
+Owns the targets, each wave's counters and queues, and the heap of their clocks; each change is O(log n) at
+most, so that deciding never scans the fleet. It never decides anything: the machine does, and replay moves
+it through the same calls.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from muster_core.rollout.plan import ResolvedPlan, ResolvedWave, quorum_count
+
+IN_FLIGHT = frozenset({"offered", "acknowledged", "applying", "soaking"})
+HARMED = frozenset({"failed", "returned", "lost"})
+
+
+@dataclass(slots=True)
+class Target:
+    """Its clock: ``deadline`` is when it fires, ``stopped`` what a stopped one has left."""
+
+    cluster: str
+    wave: int
+    state: str = "waiting"
+    attempt: int = 1
+    since: float = 0.0
+    deadline: float | None = None
+    stopped: float | None = None
+    was_offered: bool = False
+    code: str = ""
+    message: str = ""
+    flaps: int = 0
+    soak_left: float | None = None  # set while the soak stands still
+    soak_broken: bool = False
+
+    @property
+    def soak_runs(self) -> bool:
+        return self.state == "soaking" and self.soak_left is None and not self.soak_broken
+
+
+@dataclass(slots=True)
+class WaveBoard:
+    """One wave. ``waiting`` is a queue; ``flying`` and ``harmed`` are sets in order of arrival."""
+
+    spec: ResolvedWave
+    states: dict[str, int] = field(default_factory=dict)
+    waiting: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    flying: dict[str, None] = field(default_factory=dict)
+    harmed: dict[str, None] = field(default_factory=dict)
+    quorum: int = 0
+    passed: bool = False
+
+    def count(self, *states: str) -> int:
+        return sum(self.states.get(state, 0) for state in states)
+
+    @property
+    def in_flight(self) -> int:
+        return len(self.flying)
+
+    @property
+    def done(self) -> int:
+        return self.states.get("done", 0)
+
+    @property
+    def spent(self) -> bool:
+        """The failure budget is used up; ``maxLost`` defaults to ``maxFailed``, so that one sum is judged."""
+        return len(self.harmed) > self.spec.max_failed
+
+    @property
+    def reached_quorum(self) -> bool:
+        return self.states.get("done", 0) >= self.quorum
+
+
+class Board:
+    """All waves of a rollout."""
+
+    def __init__(self, plan: ResolvedPlan, at: float) -> None:
+        self.waves = [WaveBoard(spec) for spec in plan.waves]
+        self.targets: dict[str, Target] = {}
+        self._timers: list[tuple[float, str]] = []
+        self._stopped = False
+        for index, wave in enumerate(self.waves):
+            wave.states["waiting"] = len(wave.spec.members)
+            wave.quorum = quorum_count(wave.spec.quorum_percent, len(wave.spec.members))
+            for cluster in wave.spec.members:
+                wave.waiting[cluster] = None
+                self.targets[cluster] = Target(cluster, index, since=at)
+
+    def in_flight(self) -> Iterator[Target]:
+        return (self.targets[cluster] for wave in self.waves for cluster in wave.flying)
+
+    def offered(self) -> list[Target]:
+        return [target for target in self.in_flight() if target.state == "offered"]
+
+    # --- moving ----------------------------------------------------------------------------------
+
+    def move(self, target: Target, state: str, at: float, *, first: bool = False) -> Target:
+        """Into another state, its clock cleared. ``first`` puts a waiting one at the head of the queue."""
+        wave, cluster, old = self.waves[target.wave], target.cluster, target.state
+        wave.states[old] -= 1
+        wave.states[state] = wave.states.get(state, 0) + 1
+        if old == "waiting":
+            wave.waiting.pop(cluster, None)
+        elif old in IN_FLIGHT and state not in IN_FLIGHT:
+            wave.flying.pop(cluster, None)
+        elif old in HARMED and state not in HARMED:
+            wave.harmed.pop(cluster, None)
+        if state == "waiting":
+            wave.waiting[cluster] = None
+            wave.waiting.move_to_end(cluster, last=not first)
+        elif state in IN_FLIGHT:
+            wave.flying[cluster] = None
+        elif state in HARMED:
+            wave.harmed[cluster] = None
+        elif state == "skipped":
+            members = len(wave.spec.members) - wave.count("skipped")
+            wave.quorum = quorum_count(wave.spec.quorum_percent, members)
+        target.state, target.since, target.deadline, target.stopped = state, at, None, None
+        return target
+
+    # --- clocks ----------------------------------------------------------------------------------
+
+    def arm(self, target: Target, at: float, seconds: float) -> None:
+        """Its clock runs ``seconds`` from ``at``; while clocks are stopped only a running soak does."""
+        if self._stopped and not target.soak_runs:
+            target.deadline, target.stopped = None, seconds
+            return
+        target.deadline, target.stopped = at + seconds, None
+        heapq.heappush(self._timers, (at + seconds, target.cluster))
+
+    def stop_clocks(self, at: float) -> None:
+        """Paused: deadlines stand still, soaks run on. O(in flight)."""
+        self._stopped = True
+        for target in self.in_flight():
+            deadline = target.deadline
+            if deadline is not None and not target.soak_runs:
+                target.deadline, target.stopped = None, max(0.0, deadline - at)
+
+    def start_clocks(self, at: float) -> None:
+        self._stopped = False
+        for target in self.in_flight():
+            if target.stopped is not None:
+                self.arm(target, at, target.stopped)
+
+    def next_due(self) -> float | None:
+        """When the next clock fires. Entries of clocks that were cleared since are dropped here."""
+        while self._timers:
+            at, cluster = self._timers[0]
+            if self.targets[cluster].deadline == at:
+                return at
+            heapq.heappop(self._timers)
+        return None
+
+    def take_due(self, now: float) -> Target | None:
+        """The next target whose clock has fired, taken from the heap."""
+        at = self.next_due()
+        if at is None or at > now:
+            return None
+        return self.targets[heapq.heappop(self._timers)[1]]
