@@ -1,1 +1,1 @@
-"""The ``muster`` command: what operators type. Reaches the coordinator by its operator API and by nothing else."""
+"""The ``muster`` command: what operators type. It reaches a coordinator by the operator API only."""

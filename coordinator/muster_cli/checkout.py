@@ -19,24 +19,24 @@ from muster_core.tree import SUBMODULE, TreeFile
 REGISTRY_BRANCH = "muster/registry"
 PUSH_TRIES = 5
 DEADLINE = 60
+# What git says when somebody else pushed in between.
+RACES = ("non-fast-forward", "fetch first", "cannot lock ref", "incorrect old value", "failed to update ref")
 
 
 class CommitTree:
-    """One commit of the checkout as a core ``Tree``."""
+    """One commit of the checkout as a core ``Tree``; no commit is an empty tree."""
 
     def __init__(self, repo: git.Repo, commit: str) -> None:
         self._repo, self.commit = repo, commit
         self._blobs: dict[str, str] = {}
         self._files: list[TreeFile] = []
-        if commit:
-            for line in repo.git.ls_tree(
-                "-r", "-z", "--full-tree", commit, kill_after_timeout=DEADLINE
-            ).split("\0"):
-                if line:
-                    head, path = line.split("\t", 1)
-                    mode, _, oid = head.split(" ")
-                    self._files.append(TreeFile(mode, path))
-                    self._blobs[path] = oid if mode != SUBMODULE else ""
+        listing = repo.git.ls_tree("-r", "-z", "--full-tree", commit) if commit else ""
+        for line in listing.split("\0"):
+            if line:
+                head, path = line.split("\t", 1)
+                mode, _, oid = head.split(" ")
+                self._files.append(TreeFile(mode, path))
+                self._blobs[path] = oid if mode != SUBMODULE else ""
 
     def files(self) -> list[TreeFile]:
         return self._files
@@ -44,10 +44,8 @@ class CommitTree:
     def read(self, path: str) -> bytes:
         if not self._blobs.get(path):
             raise GitError("G010", "no such file at this commit", object=path)
-        data: bytes = self._repo.git.cat_file(
-            "blob", self._blobs[path], stdout_as_string=False, strip_newline_in_stdout=False
-        )
-        return data
+        _, _, _, data = self._repo.git.get_object_data(self._blobs[path])
+        return bytes(data)
 
 
 class Checkout:
@@ -68,16 +66,40 @@ class Checkout:
                 hint="Clone the fleet repository, or: git remote add origin URL.",
             ) from error
 
+    @property
+    def root(self) -> Path:
+        return Path(str(self.repo.working_dir))
+
     def branch(self) -> str:
         """The branch that is checked out."""
         if self.repo.head.is_detached:
-            raise GitError(
-                "G012",
-                "the checkout is on no branch",
-                object=str(self.repo.working_dir),
-                hint="git switch main",
-            )
+            raise GitError("G012", "the checkout is on no branch", object=str(self.root), hint="git switch main")
         return self.repo.active_branch.name
+
+    def head(self) -> str:
+        """The commit that is checked out, which the operator has seen."""
+        try:
+            return str(self.repo.head.commit.hexsha)
+        except ValueError as error:
+            raise GitError("G016", "the checkout has no commit yet", object=str(self.root), hint="git commit") from error
+
+    def published_head(self) -> str:
+        """The commit that is checked out, once it is known to be part of the remote's branch."""
+        head, branch = self.head(), self.branch()
+        remote = self.fetch(branch)
+        if not remote or not self.repo.is_ancestor(head, remote):
+            raise GitError("G017", f"what is checked out is not on the remote's {branch} yet", object=self.url,
+                           hint="git push, and try again.")
+        return head
+
+    def known(self, branch: str) -> str:
+        """The newest commit of a branch that is here already, without asking the remote."""
+        for ref in (f"refs/remotes/origin/{branch}", f"refs/heads/{branch}"):
+            try:
+                return str(self.repo.commit(ref).hexsha)
+            except (git.BadName, ValueError):
+                continue
+        return ""
 
     def fetch(self, branch: str) -> str:
         """The newest commit of a remote branch, or an empty text where there is none."""
@@ -114,7 +136,7 @@ class Checkout:
                 )
             except GitCommandError as error:
                 text = str(error.stderr)
-                if "non-fast-forward" in text or "fetch first" in text or "cannot lock ref" in text:
+                if any(sign in text for sign in RACES):
                     continue
                 raise _git_error("the registry entry cannot be pushed", error, self.url) from error
             return commit
@@ -128,9 +150,8 @@ class Checkout:
 
     def _commit(self, parent: str, path: str, data: bytes, message: str) -> str:
         index = Path(self.repo.git_dir) / f"muster-index-{os.getpid()}"
-        environment = {"GIT_INDEX_FILE": str(index)}
         try:
-            with self.repo.git.custom_environment(**environment):
+            with self.repo.git.custom_environment(GIT_INDEX_FILE=str(index), **self._identity()):
                 self.repo.git.read_tree(parent) if parent else self.repo.git.read_tree("--empty")
                 blob = self._blob(data)
                 self.repo.git.update_index("--add", "--cacheinfo", f"100644,{blob},{path}")
@@ -139,8 +160,19 @@ class Checkout:
                     return parent
                 parents = ["-p", parent] if parent else []
                 return str(self.repo.git.commit_tree(tree, *parents, "-m", message))
+        except GitCommandError as error:
+            raise _git_error("the registry entry cannot be committed", error, str(self.root)) from error
         finally:
             index.unlink(missing_ok=True)
+
+    def _identity(self) -> dict[str, str]:
+        """Git's own idea of who commits; where it has none, a name that says so."""
+        try:
+            self.repo.git.var("GIT_COMMITTER_IDENT")
+        except GitCommandError:
+            names = {"NAME": "muster operator", "EMAIL": "operator@muster.invalid"}
+            return {f"GIT_{who}_{part}": text for who in ("AUTHOR", "COMMITTER") for part, text in names.items()}
+        return {}
 
     def _blob(self, data: bytes) -> str:
         source = Path(self.repo.git_dir) / f"muster-blob-{os.getpid()}"
@@ -168,6 +200,7 @@ def open_checkout(path: Path) -> Iterator[Checkout]:
             object=str(path),
             hint="Run it inside a clone of the fleet repository, or pass --checkout PATH.",
         ) from error
+    repo.git.update_environment(LC_ALL="C", GIT_NO_REPLACE_OBJECTS="1")
     try:
         yield Checkout(repo)
     finally:

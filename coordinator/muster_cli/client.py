@@ -1,7 +1,7 @@
 """The operator API as the CLI calls it.
 
-Owns the one gRPC channel of a command: TLS pinned to the context's CA, the bearer token, a deadline on
-every call, and the translation of statuses into errors with codes. It never retries an action.
+Owns the one gRPC channel of a command: TLS pinned to the context's CA, the bearer token, a deadline on every call, and
+the translation of statuses into errors with codes. It never retries an action.
 """
 
 from __future__ import annotations
@@ -10,40 +10,38 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import TypeVar
 
 import grpc
+
+from muster_cli.context import Context
+from muster_cli.errors import DeniedError, InvalidRequestError, NotFoundError, UnreachableError
 from muster_core.errors import LinkError, MusterError
 from muster_proto.v1 import operator_pb2 as op
 from muster_proto.v1.operator_pb2_grpc import OperatorStub
 
-from muster_cli.context import Context
+Q = TypeVar("Q")
+A = TypeVar("A")
 
 _CODED = re.compile(r"^MUSTER-([A-Z]\d+) (.*)$", re.DOTALL)
 MAX_MESSAGE = 64 << 20
-
-
-class NotFoundError(MusterError):
-    """Exit code 3."""
-
-
-class DeniedError(MusterError):
-    """Exit code 4."""
-
-
-class UnreachableError(LinkError):
-    """Exit code 5."""
+# A watch lives long: pings find a line that died without saying so. Servers refuse more than one in five minutes.
+KEEPALIVE_MS = 301_000
 
 
 class OperatorClient:
     """Calls of the operator API; use it in a ``with`` block."""
 
-    def __init__(self, context: Context, timeout: float = 30.0) -> None:
-        self._context, self._timeout = context, timeout
+    def __init__(self, context: Context, timeout: float) -> None:
+        self.context, self._timeout = context, timeout
         self._channel = grpc.secure_channel(
             context.edge,
             grpc.ssl_channel_credentials(root_certificates=context.ca_pem),
-            options=[("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.enable_http_proxy", 0)],
+            options=[
+                ("grpc.max_receive_message_length", MAX_MESSAGE),
+                ("grpc.enable_http_proxy", 0),
+                ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+            ],
         )
         self._stub = OperatorStub(self._channel)
         self._metadata = (("authorization", f"Bearer {context.token}"),)
@@ -56,88 +54,91 @@ class OperatorClient:
     ) -> None:
         self._channel.close()
 
-    def _call(self, name: str, request: Any) -> Any:
+    def _call(self, method: grpc.UnaryUnaryMultiCallable[Q, A], request: Q) -> A:
         with self._translated():
-            return getattr(self._stub, name)(request, timeout=self._timeout, metadata=self._metadata)
+            return method(request, timeout=self._timeout, metadata=self._metadata)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
             yield
         except grpc.RpcError as error:
-            raise translate(error, self._context.edge) from error
+            raise translate(error, self.context.edge) from error
 
     def info(self) -> op.Info:
-        return self._call("GetInfo", op.GetInfoRequest())
+        return self._call(self._stub.GetInfo, op.GetInfoRequest())
 
     def refresh(self) -> op.Info:
-        return self._call("Refresh", op.RefreshRequest())
+        return self._call(self._stub.Refresh, op.RefreshRequest())
 
     def create_token(self, cluster: str, ttl_seconds: int) -> op.CreateTokenResponse:
-        return self._call("CreateToken", op.CreateTokenRequest(cluster=cluster, ttl_seconds=ttl_seconds))
+        request = op.CreateTokenRequest(cluster=cluster, ttl_seconds=ttl_seconds)
+        return self._call(self._stub.CreateToken, request)
 
     def list_tokens(self) -> op.TokenList:
-        return self._call("ListTokens", op.ListTokensRequest())
+        return self._call(self._stub.ListTokens, op.ListTokensRequest())
 
     def list_joins(self) -> op.JoinList:
-        return self._call("ListJoins", op.ListJoinsRequest())
+        return self._call(self._stub.ListJoins, op.ListJoinsRequest())
 
     def list_clusters(self, selector: str = "") -> op.ClusterList:
-        return self._call("ListClusters", op.ListClustersRequest(selector=selector))
+        return self._call(self._stub.ListClusters, op.ListClustersRequest(selector=selector))
 
     def list_bundles(self, selector: str = "") -> op.BundleList:
-        return self._call("ListBundles", op.ListBundlesRequest(selector=selector))
+        return self._call(self._stub.ListBundles, op.ListBundlesRequest(selector=selector))
 
     def list_rollouts(self, bundle: str = "") -> op.RolloutList:
-        return self._call("ListRollouts", op.ListRolloutsRequest(bundle=bundle))
+        return self._call(self._stub.ListRollouts, op.ListRolloutsRequest(bundle=bundle))
 
     def get_cluster(self, name: str) -> op.ClusterView:
-        return self._call("GetCluster", op.GetRequest(name=name))
+        return self._call(self._stub.GetCluster, op.GetRequest(name=name))
 
     def get_bundle(self, name: str) -> op.BundleView:
-        return self._call("GetBundle", op.GetRequest(name=name))
+        return self._call(self._stub.GetBundle, op.GetRequest(name=name))
 
     def get_rollout(self, name: str) -> op.RolloutView:
-        return self._call("GetRollout", op.GetRequest(name=name))
+        return self._call(self._stub.GetRollout, op.GetRequest(name=name))
 
     def start_rollout(self, request: op.StartRolloutRequest) -> op.RolloutView:
-        return self._call("StartRollout", request)
+        return self._call(self._stub.StartRollout, request)
 
-    def act_on_rollout(
-        self, name: str, action: op.ActOnRolloutRequest.Action.ValueType, reason: str
-    ) -> op.RolloutView:
-        return self._call("ActOnRollout", op.ActOnRolloutRequest(rollout=name, action=action, reason=reason))
+    def act_on_rollout(self, name: str, action: op.ActOnRolloutRequest.Action.ValueType, reason: str) -> op.RolloutView:
+        return self._call(
+            self._stub.ActOnRollout, op.ActOnRolloutRequest(rollout=name, action=action, reason=reason)
+        )
 
     def explain(self, rollout: str, cluster: str) -> op.Explanation:
-        return self._call("Explain", op.ExplainRequest(rollout=rollout, cluster=cluster))
+        return self._call(self._stub.Explain, op.ExplainRequest(rollout=rollout, cluster=cluster))
 
     def watch(self, request: op.WatchRequest) -> Iterator[op.Event]:
-        """Events until the caller stops; each ends the wait of no longer than the stream lives."""
+        """The present state, one SYNCED, then changes until the caller stops. The one call without a deadline."""
         with self._translated():
             yield from self._stub.Watch(request, metadata=self._metadata)
 
 
 def translate(error: grpc.RpcError, address: str) -> MusterError:
-    """A status as an error with code and exit code."""
+    """A status as an error with code and exit code; the coordinator's own code is kept."""
     status, details = error.code(), error.details() or ""
     coded = _CODED.match(details)
     code, message = (coded[1], coded[2]) if coded else ("L011", details or status.name)
     match status:
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.DEADLINE_EXCEEDED:
+            late = status is grpc.StatusCode.DEADLINE_EXCEEDED
             return UnreachableError(
                 "L012",
-                "the coordinator does not answer",
+                "the coordinator does not answer in time" if late else "the coordinator cannot be reached",
                 object=address,
                 retryable=True,
-                hint="Check that `muster serve` runs and that the context's address is right.",
+                hint="Check that `muster serve` runs there and that the context is of this coordinator.",
             )
         case grpc.StatusCode.NOT_FOUND:
             return NotFoundError(code, message)
-        case (
-            grpc.StatusCode.PERMISSION_DENIED
-            | grpc.StatusCode.UNAUTHENTICATED
-            | grpc.StatusCode.FAILED_PRECONDITION
-        ):
+        case grpc.StatusCode.UNAUTHENTICATED if not coded:
+            return DeniedError("L013", "the coordinator does not know this credential", object=address,
+                               hint="Pass the context.json that this coordinator wrote: --context FILE.")
+        case grpc.StatusCode.PERMISSION_DENIED | grpc.StatusCode.UNAUTHENTICATED:
             return DeniedError(code, message)
+        case grpc.StatusCode.INVALID_ARGUMENT:
+            return InvalidRequestError(code, message)
         case _:
             return LinkError(code, message)

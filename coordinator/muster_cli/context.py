@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
-from muster_core.errors import LinkError
+from muster_cli.errors import InvalidRequestError
 
 
 class ContextFile(msgspec.Struct, frozen=True):
@@ -40,7 +40,7 @@ def folder() -> Path:
 
 
 def load(wanted: str | None) -> Context:
-    """The context named by flag or ``MUSTER_CONTEXT``; else the newest. ``MUSTER-L010`` when there is none."""
+    """The context of flag or ``MUSTER_CONTEXT``, else the newest; ``MUSTER-L010`` when there is none."""
     wanted = wanted or os.environ.get("MUSTER_CONTEXT")
     path = _find(wanted)
     try:
@@ -48,7 +48,7 @@ def load(wanted: str | None) -> Context:
         ca_pem = (path.parent / file.ca_pem_file).read_bytes()
         token = (path.parent / file.token_file).read_text().strip()
     except (OSError, msgspec.DecodeError) as error:
-        raise LinkError(
+        raise InvalidRequestError(
             "L010",
             f"the context cannot be read ({error})",
             object=str(path),
@@ -60,12 +60,12 @@ def load(wanted: str | None) -> Context:
 def _find(wanted: str | None) -> Path:
     if wanted:
         path = Path(wanted)
-        return path if path.exists() or "/" in wanted else folder() / f"{wanted}.json"
+        return path if path.is_file() or "/" in wanted else folder() / f"{wanted}.json"
     known = sorted(folder().glob("*.json"), key=lambda path: path.stat().st_mtime)
     if not known:
-        raise LinkError(
+        raise InvalidRequestError(
             "L010",
             "no coordinator is known here",
-            hint="Start one with `muster serve`, then pass --context DATA_DIR/context.json or set MUSTER_CONTEXT.",
+            hint="Start one with `muster serve`, then pass --context DATA_DIR/context.json.",
         )
     return known[-1]

@@ -1,52 +1,43 @@
 """The entry point: the command tree, and what becomes of errors.
 
-Owns lazy loading (a command imports its libraries when it runs, not before), global flags and exit codes
-(SURFACE).
+Owns lazy loading (a command imports its libraries when it runs, not before) and exit codes: 0 ok, 1 negative result,
+2 usage, 3 not found, 4 denied, 5 timeout or unreachable, 130 interrupted.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import os
 import sys
-from importlib.metadata import entry_points
-from pathlib import Path
-from typing import Any
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import NoReturn
 
 import click
-from muster_core.errors import (
-    GitError,
-    JoinError,
-    LinkError,
-    MusterError,
-    SecretError,
-    TrustError,
-    ValidationError,
-)
+
+from muster_cli.errors import DeniedError, InvalidRequestError, NotFoundError, UnreachableError
+from muster_cli.verbs import shared_options
+from muster_core.errors import GitError, JoinError, LinkError, MusterError, SecretError, TrustError, ValidationError
 
 # command -> (module, attribute, one line for the list)
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "init": ("muster_cli.commands.start", "init", "Make a fleet repository that validates."),
-    "validate": (
-        "muster_cli.commands.start",
-        "validate",
-        "Check a fleet repository: every file, every reference.",
-    ),
+    "validate": ("muster_cli.commands.start", "validate", "Check a fleet repository: every file, every reference."),
     "schema": ("muster_cli.commands.start", "schema", "Print the JSON Schema of a kind, for editors."),
-    "version": (
-        "muster_cli.commands.start",
-        "version",
-        "Print the versions of this program and its coordinator.",
-    ),
-    "token": ("muster_cli.commands.clusters", "token", "Make tokens with which clusters join."),
+    "version": ("muster_cli.commands.start", "version", "Print the versions of this program and its coordinator."),
+    "token": ("muster_cli.commands.tokens", "token", "Make tokens with which clusters join."),
     "cluster": ("muster_cli.commands.clusters", "cluster", "Approve clusters that asked to join."),
-    "get": ("muster_cli.commands.see", "get", "List clusters, bundles, rollouts or tokens."),
-    "describe": ("muster_cli.commands.see", "describe", "Show one cluster, bundle or rollout in full."),
-    "rollout": (
-        "muster_cli.commands.rollouts",
-        "rollout",
-        "Start, watch, pause, resume, abort and explain rollouts.",
-    ),
+    "get": ("muster_cli.commands.listings", "get", "List clusters, bundles, rollouts or tokens."),
+    "describe": ("muster_cli.commands.descriptions", "describe", "Show one cluster, bundle or rollout in full."),
+    "rollout": ("muster_cli.commands.rollouts", "rollout", "Start, watch, pause, resume, abort and explain rollouts."),
     "secret": ("muster_cli.commands.secrets", "secret", "Seal secrets for many clusters in one file."),
+}
+PLUGIN_GROUP = "muster.commands"
+PLUGIN_HELP = {
+    "serve": "Run a coordinator.",
+    "demo": "Show a whole fleet on this machine, with real programs.",
+    "lab": "Run an in-memory Kubernetes API server.",
 }
 
 HELP = """\
@@ -55,79 +46,81 @@ Roll changes out to many Kubernetes clusters from a hub that need not be trusted
 \b
 Start here:
   muster init my-fleet         make a fleet repository
-  muster serve ...             start a coordinator for it
-  muster token create ...      let a cluster join
+  muster serve --help          start a coordinator for it
+  muster token create --help   let a cluster join
   muster get clusters          see who is there
   muster demo                  or watch a whole fleet on this machine
 
-Exit codes: 0 ok, 1 negative result, 2 usage, 3 not found, 4 denied, 5 timeout or unreachable, 130 interrupted.
+\b
+Exit codes: 0 ok, 1 negative result, 2 usage, 3 not found, 4 denied,
+5 timeout or unreachable, 130 interrupted.
 """
 
 
-class LazyGroup(click.Group):
+class Commands(click.Group):
     """Lists every command and imports only the one that runs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*COMMANDS, *sorted(_plugins())]
+        return [*COMMANDS, *sorted(plugins())]
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name in COMMANDS:
-            module, attribute, _ = COMMANDS[name]
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in COMMANDS:
+            module, attribute, _ = COMMANDS[cmd_name]
             command: click.Command = getattr(importlib.import_module(module), attribute)
             return command
-        plugin = _plugins().get(name)
-        return plugin.load() if plugin else None
+        plugin = plugins().get(cmd_name)
+        if plugin is None:
+            return None
+        try:
+            loaded: click.Command = plugin.load()
+        except ImportError as error:
+            raise click.UsageError(f"{cmd_name} is not installed whole ({error}). Next: pip install 'muster-fleet[all]'") from error
+        return loaded
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(name, text) for name, (_, _, text) in COMMANDS.items()]
-        rows += [(name, PLUGIN_HELP.get(name, "")) for name in sorted(_plugins())]
+        rows += [(name, PLUGIN_HELP.get(name, f"From {plugins()[name].module}.")) for name in sorted(plugins())]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
 
-PLUGIN_HELP = {
-    "serve": "Run a coordinator.",
-    "demo": "A whole fleet on this machine, with its story.",
-}
+@cache
+def plugins() -> dict[str, EntryPoint]:
+    """Commands of other packages whose module is there; none of them is imported."""
+    return {point.name: point for point in entry_points(group=PLUGIN_GROUP) if _is_there(point.module)}
 
 
-def _plugins() -> dict[str, Any]:
-    return {point.name: point for point in entry_points(group="muster.commands")}
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:
+        return False
 
 
-@click.group(cls=LazyGroup, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--context",
-    metavar="FILE|NAME",
-    help="Which coordinator (default: MUSTER_CONTEXT, else the newest known).",
+cli = Commands(
+    "muster",
+    help=HELP,
+    params=shared_options(),
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-@click.option(
-    "--timeout", type=float, default=30.0, show_default=True, help="Seconds that one call may take."
-)
-@click.option("--no-color", is_flag=True, help="Plain text (NO_COLOR does the same).")
-@click.pass_context
-def cli(ctx: click.Context, context: str | None, timeout: float, no_color: bool) -> None:
-    ctx.obj = {"context": context, "timeout": timeout}
-    if no_color:
-        ctx.color = False
 
 
 def exit_code(error: MusterError) -> int:
-    """SURFACE's exit codes."""
-    name = type(error).__name__
-    if name == "NotFoundError":
+    """The number that a script sees."""
+    if isinstance(error, NotFoundError):
         return 3
-    if name == "DeniedError" or isinstance(error, (TrustError, JoinError)):
+    if isinstance(error, (DeniedError, TrustError, JoinError)):
         return 4
-    if name == "UnreachableError" or (error.retryable and isinstance(error, (LinkError, GitError))):
+    if isinstance(error, UnreachableError) or (error.retryable and isinstance(error, (LinkError, GitError))):
         return 5
-    return 2 if isinstance(error, (ValidationError, SecretError, LinkError)) else 1
+    return 2 if isinstance(error, (InvalidRequestError, ValidationError, SecretError)) else 1
 
 
-def main() -> int:
+def main() -> NoReturn:
     """Runs a command; every error of ours is one clear message and an exit code."""
     try:
-        result = cli.main(standalone_mode=False)
+        result = cli.main(prog_name="muster", standalone_mode=False)
     except MusterError as error:
         click.echo(str(error), err=True)
         sys.exit(exit_code(error))
@@ -137,27 +130,15 @@ def main() -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        what = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+        click.echo(f"MUSTER-V009 {what}.", err=True)
+        sys.exit(2)
     sys.exit(result if isinstance(result, int) else 0)
 
-
-def client(ctx: click.Context) -> Any:
-    """The operator API of the chosen context."""
-    from muster_cli.client import OperatorClient
-    from muster_cli.context import load
-
-    return OperatorClient(load(ctx.obj["context"]), ctx.obj["timeout"])
-
-
-CHECKOUT = click.option(
-    "--checkout",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=".",
-    show_default=True,
-    help="Your clone of the fleet repository: what the coordinator must not choose comes from here.",
-)
-OUTPUT = click.option(
-    "-o", "--output", "style", type=click.Choice(["table", "wide", "json", "yaml", "name"]), default="table"
-)
 
 if __name__ == "__main__":
     main()

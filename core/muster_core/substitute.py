@@ -24,7 +24,7 @@ _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 def substitute(value: Any, values: Mapping[str, Value]) -> Any:
     """The same object with every reference replaced; ``MUSTER-V024`` for a name without value and default.
 
-    Where Kubernetes wants text (labels, annotations, data of a ConfigMap or Secret, the value of an environment
+    Where Kubernetes wants text (labels, annotations, ConfigMap and Secret data, the value of an environment
     variable) the result is text, whatever the type of the value.
     """
     return _replaced(value, values, text=False)
@@ -75,7 +75,7 @@ def _lookup(found: re.Match[str], values: Mapping[str, Value]) -> Value:
     if name in values and not (found[3] and values[name] == ""):
         return values[name]
     if found[3]:
-        return _typed(default)
+        return typed(default)
     raise ValidationError(
         "V024",
         f"no value for ${{{name}}}",
@@ -83,8 +83,8 @@ def _lookup(found: re.Match[str], values: Mapping[str, Value]) -> Value:
     )
 
 
-def _typed(text: str) -> Value:
-    """A default has the type that it would have in YAML."""
+def typed(text: str) -> Value:
+    """Text as the value that it would be in YAML: a default, or a value given on a command line."""
     if text in ("true", "false"):
         return text == "true"
     return int(text) if _INTEGER.fullmatch(text) else text

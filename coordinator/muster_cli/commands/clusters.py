@@ -1,118 +1,34 @@
-"""Joining, from the operator's side: tokens and approvals.
+"""Approving clusters: the operator's side of a join.
 
-What the coordinator must not choose (CA certificate, repositories, anchors, registry entries) comes from
-the operator's own checkout and context.
+The registry entry comes from the operator's own checkout; the coordinator only reads it. Before it is written, the
+sealing key is checked against the identity key, and both fingerprints are shown.
 """
 
 from __future__ import annotations
 
 import re
-import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
-from muster_core.durations import format_duration, parse_duration
+
+from muster_cli.errors import NotFoundError
+from muster_cli.verbs import CHECKOUT, Nouns, client
 from muster_core.errors import JoinError, ValidationError
 
-from muster_cli.main import CHECKOUT, OUTPUT, client
-
 if TYPE_CHECKING:
-    from muster_core.kinds.model import Fleet
+    from muster_cli.checkout import CommitTree
+    from muster_cli.client import OperatorClient
+    from muster_core.select import Value
     from muster_proto.v1 import operator_pb2 as op
 
-    from muster_cli.checkout import Checkout, CommitTree
-
 ISSUE_DEADLINE = 30.0
+ISSUE_POLL = 0.3
 
 
-@click.group()
-def token() -> None:
-    """Tokens with which clusters join. Each works once, for one name, for a short time."""
-
-
-@token.command("create")
-@click.option("--cluster", required=True, help="The one cluster that may use it.")
-@click.option("--ttl", default="1h", show_default=True, help="How long it works.")
-@click.option("--edge-address", help="How the site reaches the edge listener, where it differs (HOST:PORT).")
-@click.option("--link-address", help="How the site reaches the link listener, where it differs (HOST:PORT).")
-@CHECKOUT
-@OUTPUT
-@click.pass_context
-def create(
-    ctx: click.Context,
-    cluster: str,
-    ttl: str,
-    edge_address: str | None,
-    link_address: str | None,
-    checkout: Path,
-    style: str,
-) -> None:
-    """Make a join token for one cluster and print it.
-
-    Give it to the agent: muster-agent run --cluster NAME --token-file FILE. The coordinator makes the secret part; the
-    CA certificate comes from your context, repositories and anchors from your checkout.
-    """
-    from muster_core.token import JoinToken, Repository
-
-    from muster_cli.checkout import open_checkout
-    from muster_cli.context import load
-    from muster_cli.output import write_value
-
-    seconds = int(parse_duration(ttl))
-    with open_checkout(checkout) as clone, client(ctx) as operator:
-        fleet, branch = _fleet(clone), clone.branch()
-        anchor = clone.fetch(branch)
-        if not anchor:
-            raise JoinError(
-                "J010", f"the branch {branch} is not at the remote yet", object=clone.url, hint="git push"
-            )
-        info = operator.info()
-        if info.fleet_id and info.fleet_id != fleet.spec.id:
-            raise JoinError(
-                "J011", "your checkout is of another fleet than the coordinator's", object=info.fleet_name
-            )
-        made = operator.create_token(cluster, seconds)
-        text = JoinToken(
-            edge_address=edge_address or info.edge_address,
-            link_address=link_address or info.link_address,
-            ca_pem=load(ctx.obj["context"]).ca_pem,
-            secret=made.secret,
-            cluster=cluster,
-            mode=fleet.spec.mode,
-            trust_digest="",
-            fleet_id=fleet.spec.id,
-            repositories=(Repository("fleet", clone.url, branch, anchor),),
-        ).encode()
-    if style in {"json", "yaml"}:
-        write_value(
-            {"id": made.id, "cluster": cluster, "expiresUnix": made.expires_unix, "token": text}, style
-        )
-        return
-    click.echo(text)
-    click.echo(
-        f"works once, for {cluster}, for {format_duration(seconds)}. "
-        f"Next: muster-agent run --cluster {cluster} --token-file FILE; then: muster cluster approve {cluster}",
-        err=True,
-    )
-
-
-def _fleet(clone: Checkout) -> Fleet:
-    from muster_core.fleet import read_fleet
-
-    contents = read_fleet(clone.tree(str(clone.repo.head.commit.hexsha)))
-    if contents.fleet is None:
-        raise ValidationError(
-            "V006",
-            "the checkout has no valid fleet.yaml",
-            object=str(clone.repo.working_dir),
-            hint="muster validate .",
-        )
-    return contents.fleet
-
-
-@click.group()
+@click.group(cls=Nouns)
 def cluster() -> None:
     """Clusters: approve those that asked to join."""
 
@@ -158,52 +74,49 @@ def approve(
 
     Compare the fingerprints with those in the agent's log before you say yes.
     """
-    from muster_core.sealing.keys import fingerprint
-
     from muster_cli.checkout import open_checkout
+    from muster_core.fleet import read_settings
+    from muster_core.sealing.keys import fingerprint
+    from muster_core.substitute import typed
 
+    plain, kept = _pairs(labels, "--label"), _pairs(protected, "--protected-label")
+    own = {key: typed(text) for key, text in _pairs(values, "--value").items()}
     with open_checkout(checkout) as clone, client(ctx) as operator:
-        fleet = _fleet(clone)
-        if site_class not in {"connected", *fleet.spec.site_classes}:
+        fleet = read_settings(clone.tree(clone.head()))
+        known = sorted({"connected", *fleet.spec.site_classes})
+        if site_class not in known:
             raise ValidationError(
-                "V007",
-                f"fleet.yaml has no site class {site_class}",
-                hint=f"Known: {', '.join(sorted({'connected', *fleet.spec.site_classes}))}.",
+                "V007", f"fleet.yaml has no site class {site_class}", hint=f"Known: {', '.join(known)}."
             )
         join = _pending(operator, name)
+        entry = _entry(fleet.spec.id, name, join, plain, kept, own, site_class)
         click.echo(f"cluster        {name} (uid {join.uid})", err=True)
         click.echo(f"identity key   {fingerprint(join.identity_key)}", err=True)
         click.echo(f"sealing key    {fingerprint(join.sealing_key)}", err=True)
         if not yes:
             click.confirm("Are these the fingerprints that the agent logged?", abort=True, err=True)
-        entry = _entry(
-            fleet.spec.id,
-            name,
-            join,
-            _pairs(labels, "--label"),
-            _pairs(protected, "--protected-label"),
-            _pairs(values, "--value"),
-            site_class,
-        )
         commit = clone.add_to_registry(
             f"clusters/{name}.yaml", lambda tree: _checked(tree, name, join, entry), f"Approve {name}"
         )
         operator.refresh()
-        _wait_issued(operator, name)
-    click.echo(f"approved {name} (registry {commit[:7]})")
+        issued = _wait_issued(operator, name)
+    click.echo(f"cluster/{name} approved (registry {commit[:7]})")
+    if not issued:
+        click.echo("The coordinator has not seen the entry yet. Look again: muster get clusters", err=True)
+        ctx.exit(5)
 
 
-def _pending(operator: Any, name: str) -> op.Join:
-    for join in operator.list_joins().joins:
+def _pending(operator: OperatorClient, name: str) -> op.Join:
+    joins = list(operator.list_joins().joins)
+    for join in joins:
         if join.cluster == name:
-            return join  # type: ignore[no-any-return]
-    from muster_cli.client import NotFoundError
-
+            return join
+    asked = ", ".join(sorted(join.cluster for join in joins)) or "nobody"
     raise NotFoundError(
         "J012",
         "nobody asked to join under this name",
         object=name,
-        hint="Start its agent with a token first: muster token create.",
+        hint=f"Who asked: {asked}. Start the cluster's agent with a token first: muster token create.",
     )
 
 
@@ -234,7 +147,7 @@ def _entry(
     join: op.Join,
     labels: dict[str, str],
     protected: dict[str, str],
-    values: dict[str, str],
+    values: Mapping[str, Value],
     site_class: str,
 ) -> bytes:
     import yaml
@@ -276,13 +189,11 @@ def _entry(
     return data
 
 
-def _wait_issued(operator: Any, name: str) -> None:
-    """Until the coordinator has seen the entry; it takes one poll of the agent more until it is Online."""
+def _wait_issued(operator: OperatorClient, name: str) -> bool:
+    """Whether the coordinator read the entry; then the agent gets its certificate when it asks next."""
     deadline = time.monotonic() + ISSUE_DEADLINE
-    while any(join.cluster == name for join in operator.list_joins().joins):
+    while any(join.cluster == name and join.state == "Pending" for join in operator.list_joins().joins):
         if time.monotonic() > deadline:
-            click.echo("the coordinator has not read the registry yet; it will at its next poll", err=True)
-            return
-        if sys.stderr.isatty():
-            click.echo(".", nl=False, err=True)
-        time.sleep(0.3)
+            return False
+        time.sleep(ISSUE_POLL)
+    return True

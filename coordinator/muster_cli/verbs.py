@@ -1,0 +1,120 @@
+"""The shape that every command shares: flags that stand anywhere, and the client that they lead to.
+
+Owns ``--context``, ``--timeout`` and ``--no-color`` (accepted before and after the verb), the options that several
+commands take, and the way from them to an :class:`~muster_cli.client.OperatorClient`. It never imports anything heavy
+before a command runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from muster_core.durations import parse_duration
+from muster_core.errors import ValidationError
+
+if TYPE_CHECKING:
+    from muster_cli.client import OperatorClient
+
+DEFAULT_TIMEOUT = 30.0
+
+
+def _remember(ctx: click.Context, param: click.Parameter, value: object) -> None:
+    if value is not None and value is not False:
+        settings = ctx.find_root().ensure_object(dict)
+        settings[param.name] = value
+        if param.name == "no_color":
+            ctx.find_root().color = False
+
+
+def _seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
+    if value is None:
+        return None
+    try:
+        seconds = float(value) if value.replace(".", "", 1).isdigit() else parse_duration(value)
+    except ValidationError as error:
+        raise click.BadParameter(f"{error.message}. {error.hint}") from error
+    if seconds <= 0:
+        raise click.BadParameter("more than nothing is needed")
+    return seconds
+
+
+def _timeout(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    _remember(ctx, param, _seconds(ctx, param, value))
+
+
+def shared_options() -> list[click.Parameter]:
+    """The flags of every command."""
+    return [
+        click.Option(
+            ["--context"],
+            metavar="FILE|NAME",
+            expose_value=False,
+            callback=_remember,
+            help="Which coordinator (default: MUSTER_CONTEXT, else the newest known).",
+        ),
+        click.Option(
+            ["--timeout"],
+            metavar="DURATION",
+            expose_value=False,
+            callback=_timeout,
+            help="How long one call may take (default: 30s).",
+        ),
+        click.Option(
+            ["--no-color"],
+            is_flag=True,
+            expose_value=False,
+            callback=_remember,
+            help="Plain text (NO_COLOR does the same).",
+        ),
+    ]
+
+
+class Verb(click.Command):
+    """A command that takes the shared flags."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        *own, help_option = super().get_params(ctx)
+        return [*own, *shared_options(), help_option]
+
+
+class Nouns(click.Group):
+    """A group whose commands take the shared flags."""
+
+    command_class = Verb
+
+
+def client(ctx: click.Context) -> OperatorClient:
+    """The operator API of the chosen context."""
+    from muster_cli.client import OperatorClient
+    from muster_cli.context import load
+
+    settings = ctx.find_root().ensure_object(dict)
+    return OperatorClient(load(settings.get("context")), settings.get("timeout", DEFAULT_TIMEOUT))
+
+
+CHECKOUT = click.option(
+    "--checkout",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=".",
+    show_default=True,
+    help="Your clone of the fleet repository: what the coordinator must not choose comes from here.",
+)
+OUTPUT = click.option(
+    "-o",
+    "--output",
+    "style",
+    type=click.Choice(["table", "wide", "json", "yaml", "name"]),
+    default="table",
+    help="How the answer looks.",
+)
+VALUES_OUTPUT = click.option(
+    "-o",
+    "--output",
+    "style",
+    type=click.Choice(["table", "json", "yaml"]),
+    default="table",
+    help="How the answer looks.",
+)

@@ -1,0 +1,121 @@
+"""What operators see of the state, as messages of the operator API.
+
+Owns the projection; it never changes anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from muster_core.rollout.explain import why
+from muster_core.rollout.machine import RolloutMachine
+from muster_core.sealing.keys import decode_public, fingerprint
+from muster_core.select import targeted
+from muster_coordinator.rollout.fleetstate import ClusterState, FleetState
+from muster_proto.v1 import link_pb2 as wire
+from muster_proto.v1 import operator_pb2 as op
+
+
+def cluster_view(state: FleetState, cluster: ClusterState) -> op.ClusterView:
+    entry = cluster.entry
+    identity = decode_public(entry.spec.identity_key) if entry else cluster.join.identity if cluster.join else b""
+    return op.ClusterView(
+        name=cluster.name,
+        uid=entry.spec.uid if entry else cluster.join.uid if cluster.join else "",
+        state=cluster.state,
+        labels=entry.all_labels if entry else {},
+        site_class=entry.spec.site_class if entry else "",
+        identity_fingerprint=fingerprint(identity) if identity else "",
+        last_seen_unix_ms=int(cluster.last_seen * 1000),
+        joined_unix=cluster.join.issued if cluster.join else 0,
+        agent_version=cluster.agent_version,
+        kubernetes_version=cluster.kubernetes_version,
+        bundles=[cluster.reports[bundle] for bundle in sorted(cluster.reports)],
+        owed=state.owed_to(cluster.name),
+        message="" if entry else "waits for approval: muster cluster approve " + cluster.name if cluster.state == "Pending" else "",
+    )
+
+
+def bundle_view(state: FleetState, name: str) -> op.BundleView:
+    contents = state.reading.contents
+    at = contents.bundles.get(name)
+    active, last = state.active_of(name), state.last_succeeded(name)
+    problems = [problem for problem in state.reading.problems if problem.bundle == name]
+    error = str(problems[0]) if problems else state.bundle_errors.get(name, "")
+    view = op.BundleView(
+        name=name,
+        current=wire.Release(bundle=name, commit=state.reading.heads.commit, tree_digest=contents.digests.get(name, "")),
+        plan=contents.plan_of(name) if at else "",
+        error=error,
+        owed=state.owed_count(name),
+        active_rollout=active.name if active else "",
+        labels=at.bundle.metadata.labels if at else {},
+    )
+    if last:
+        view.last_succeeded.CopyFrom(_release(last))
+    for cluster in state.clusters.values():
+        report = cluster.reports.get(name)
+        if at and cluster.entry and targeted(at.bundle, cluster.entry.all_labels):
+            view.matched += 1
+            phase = report.phase if report else "Pending"
+            view.ready += phase == "Ready"
+            view.degraded += phase == "Degraded"
+            view.blocked += phase == "Blocked"
+            release = report.release if report else wire.Release(bundle=name)
+            view.places.append(op.BundlePlace(cluster=cluster.name, release=release, phase=phase, message=report.message if report else ""))
+    return view
+
+
+def _release(machine: RolloutMachine) -> wire.Release:
+    started = machine.started
+    return wire.Release(bundle=started.bundle, commit=started.commit, tree_digest=started.tree_digest)
+
+
+def rollout_view(machine: RolloutMachine, now: float, *, targets: bool) -> op.RolloutView:
+    view = op.RolloutView(
+        name=machine.name,
+        bundle=machine.started.bundle,
+        release=_release(machine),
+        plan=machine.started.plan.name,
+        state=machine.state,
+        why=why(machine, now),
+        wave_index=max(0, machine.wave),
+        started_unix_ms=int(machine.started.at * 1000),
+        ended_unix_ms=int((machine.ended_at or 0) * 1000),
+        started_by=machine.started.by,
+        total=len(machine.targets),
+        done=machine.count("done"),
+        in_flight=sum(wave.in_flight for wave in machine.waves),
+        failed=machine.count("failed", "returned"),
+        lost=machine.count("lost"),
+        owed=machine.count("owed"),
+        waves=[_wave(machine, index) for index in range(len(machine.waves))],
+    )
+    if targets:
+        view.targets.extend(target_view(machine, name) for name in machine.targets)
+    return view
+
+
+def _wave(machine: RolloutMachine, index: int) -> op.WaveView:
+    wave = machine.waves[index]
+    state = "passed" if wave.passed else "open" if index <= machine.wave else "waiting"
+    return op.WaveView(
+        name=wave.spec.name, state=state, total=len(wave.spec.members), done=wave.count("done"), in_flight=wave.in_flight,
+        failed=wave.count("failed", "returned"), lost=wave.count("lost"), owed=wave.count("owed"), waiting=wave.count("waiting"),
+        skipped=wave.count("skipped"), max_in_flight=wave.spec.max_in_flight, max_failed=wave.spec.max_failed,
+        quorum=wave.quorum, soak_seconds=int(wave.spec.soak),
+    )
+
+
+def target_view(machine: RolloutMachine, cluster: str) -> op.TargetView:
+    target = machine.targets[cluster]
+    return op.TargetView(
+        cluster=cluster, wave=machine.waves[target.wave].spec.name, state=target.state, attempt=target.attempt,
+        message=target.message, code=f"MUSTER-{target.code}" if target.code else "", since_unix_ms=int(target.since * 1000),
+        until_unix_ms=int((target.deadline or 0) * 1000), online="yes" if machine.is_online(cluster) else "no",
+    )
+
+
+def labels_of(state: FleetState, name: str) -> Mapping[str, str]:
+    entry = state.clusters[name].entry
+    return entry.all_labels if entry else {}

@@ -1,0 +1,58 @@
+"""Who watches, and what each has not seen yet.
+
+Owns bounded queues: a watcher that cannot keep up is told everything anew instead of holding memory. It never blocks the
+engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+from muster_proto.v1 import operator_pb2 as op
+
+QUEUE = 2_000
+
+
+class Watcher:
+    """Events for one ``Watch`` call. ``overflowed`` asks for the present state again."""
+
+    def __init__(self, wants: Callable[[op.Event], bool]) -> None:
+        self._wants = wants
+        self._queue: asyncio.Queue[op.Event] = asyncio.Queue(QUEUE)
+        self.overflowed = False
+
+    def tell(self, event: op.Event) -> None:
+        if not self._wants(event):
+            return
+        try:
+            self._queue.put_nowait(event)
+        except asyncio.QueueFull:
+            self.overflowed = True
+            while not self._queue.empty():
+                self._queue.get_nowait()
+            self._queue.put_nowait(event)
+
+    async def next(self) -> op.Event:
+        return await self._queue.get()
+
+
+class Watchers:
+    """All watchers."""
+
+    def __init__(self) -> None:
+        self._watchers: set[Watcher] = set()
+
+    def __iter__(self) -> Iterator[Watcher]:
+        return iter(tuple(self._watchers))
+
+    def __len__(self) -> int:
+        return len(self._watchers)
+
+    def add(self, wants: Callable[[op.Event], bool]) -> Watcher:
+        watcher = Watcher(wants)
+        self._watchers.add(watcher)
+        return watcher
+
+    def remove(self, watcher: Watcher) -> None:
+        self._watchers.discard(watcher)

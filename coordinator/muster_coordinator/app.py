@@ -1,0 +1,118 @@
+"""The composition of the coordinator: builds every part once and starts one task group.
+
+Owns the first start (CA, certificates, admin token, context file). Nothing else builds adapters or reads settings.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import secrets
+import signal
+import sys
+import time
+from pathlib import Path
+
+import anyio
+import structlog
+
+from muster_core.errors import MusterError
+from muster_coordinator.api.operator import OperatorApi
+from muster_coordinator.api.watchers import Watchers
+from muster_coordinator.catalog.catalog import Catalog, Reading
+from muster_coordinator.catalog.repository import FleetRepository
+from muster_coordinator.enrol.enrolment import Enrolment
+from muster_coordinator.enrol.x509 import Authority, write_private
+from muster_coordinator.link.server import LinkServicer, edge_servicers, link_servicers, listen
+from muster_coordinator.obs import http
+from muster_coordinator.obs.metrics import Metrics
+from muster_coordinator.rollout.engine import Effects, Engine
+from muster_coordinator.settings import Settings
+from muster_coordinator.store.sql.store import SqlStore
+
+log = structlog.get_logger()
+
+BEAT_SECONDS = 5
+BACKOFF_SECONDS = (1, 30)
+STOP_GRACE = 2.0
+
+
+def _token(path: Path) -> str:
+    if not path.exists():
+        write_private(path, secrets.token_urlsafe(32).encode())
+    return path.read_text().strip()
+
+
+async def serve(settings: Settings) -> None:
+    """Runs until SIGTERM or SIGINT. Prints one JSON line when it is ready."""
+    data, clock = settings.data_dir, time.time
+    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    authority = Authority.load_or_make(data, dt.datetime.now(dt.UTC))
+    token = _token(data / "admin-token")
+    store = await SqlStore.open(data / "muster.db")
+    repository = FleetRepository.open(data / "fleet.git", settings.repository, settings.branch, settings.git_ca_file)
+    watchers = Watchers()
+    late: list[OperatorApi] = []
+    metrics_of: list[Metrics] = []
+
+    def publish(effects: Effects) -> None:
+        if metrics_of:
+            metrics_of[0].reports.inc(len(effects.batch.reports))
+        if late:
+            late[0].publish(effects)
+
+    engine = Engine(store, clock, publish)
+    await engine.load()
+
+    async def changed(reading: Reading) -> None:
+        await engine.ask(engine.read_catalog(reading))
+
+    catalog = Catalog(repository, settings.poll_seconds, changed)
+    enrolment = Enrolment(engine, store, authority, clock)
+    servicer = LinkServicer(engine, enrolment, clock, BEAT_SECONDS, BACKOFF_SECONDS)
+    metrics = Metrics(engine.state, lambda: servicer.streams, clock)
+    metrics_of.append(metrics)
+    hosts = [address.rpartition(":")[0].strip("[]") for address in (settings.advertise_link, settings.advertise_edge) if address]
+    certificate = authority.server([*hosts, settings.link.host, settings.edge.host], dt.datetime.now(dt.UTC))
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(engine.run)
+            link = await listen(str(settings.link), certificate, authority.pem, *link_servicers(servicer))
+            link_address = settings.advertise_link or f"{settings.link.host}:{link.port}"
+            api = OperatorApi(engine, catalog, store, watchers, clock, secrets.token_bytes, authority.pem, (link_address, ""))
+            edge = await listen(str(settings.edge), certificate, None, *edge_servicers(enrolment, api, token))
+            edge_address = settings.advertise_edge or f"{settings.edge.host}:{edge.port}"
+            api.addresses = (link_address, edge_address)
+            late.append(api)
+            port = await group.start(http.serve, settings.metrics.host, settings.metrics.port, metrics.registry, lambda: catalog.error)
+            context = {"name": settings.name, "edge": edge_address, "ca_pem_file": str((data / "ca.crt").resolve()),
+                       "token_file": str((data / "admin-token").resolve())}
+            write_private(data / "context.json", json.dumps(context, indent=2).encode())
+            group.start_soon(catalog.run)
+            ready = {"event": "ready", "edge": edge_address, "link": link_address, "metrics": f"{settings.metrics.host}:{port}",
+                     "context": str(data / "context.json")}
+            sys.stdout.write(json.dumps(ready) + "\n")
+            sys.stdout.flush()
+            log.info("coordinator is ready", **ready)
+            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                async for number in signals:
+                    log.info("stopping", signal=signal.Signals(number).name)
+                    break
+            await edge.server.stop(STOP_GRACE)
+            await link.server.stop(STOP_GRACE)
+            group.cancel_scope.cancel()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await store.close()
+            repository.close()
+
+
+def main(settings: Settings) -> int:
+    """The process's exit code; an error of ours is one line."""
+    try:
+        anyio.run(serve, settings)
+    except* MusterError as group:
+        for error in group.exceptions:
+            sys.stderr.write(f"{error}\n")
+        return 1
+    return 0

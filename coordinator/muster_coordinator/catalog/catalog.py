@@ -1,0 +1,74 @@
+"""What the fleet repository says now: the current release of each bundle, the plans, the registered clusters.
+
+Owns polling and the last good reading: what cannot be read is an error that is shown while the old reading stays. It never
+decides what is rolled out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import anyio
+import anyio.to_thread
+import structlog
+
+from muster_core.errors import MusterError
+from muster_core.fleet import FleetContents, Problem, read_fleet, read_registry, unmatched
+from muster_core.kinds.model import Cluster
+from muster_coordinator.catalog.repository import BlobTree, FleetRepository, Heads
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One consistent reading."""
+
+    heads: Heads = Heads("", "")
+    contents: FleetContents = field(default_factory=FleetContents)
+    clusters: dict[str, Cluster] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+
+
+def read(heads: Heads, tree: BlobTree, registry: BlobTree) -> Reading:
+    contents = read_fleet(tree)
+    clusters, problems = read_registry(registry)
+    return Reading(heads, contents, clusters, (*contents.problems, *problems, *unmatched(contents, clusters)))
+
+
+class Catalog:
+    """``changed`` is awaited with each new reading."""
+
+    def __init__(self, repository: FleetRepository, poll: float, changed: Callable[[Reading], Awaitable[None]]) -> None:
+        self.repository, self._poll, self._changed = repository, poll, changed
+        self.reading = Reading()
+        self.error = ""
+        self._refreshing = anyio.Lock()
+
+    async def refresh(self) -> Reading:
+        """Reads now; raises what stands in the way, and keeps the last good reading."""
+        async with self._refreshing:
+            try:
+                heads = await self.repository.fetch()
+                if heads != self.reading.heads:
+                    trees = await self.repository.trees(heads)
+                    self.reading = await anyio.to_thread.run_sync(read, heads, *trees)
+                    log.info("catalog read", commit=heads.commit[:12], registry=heads.registry[:12],
+                             bundles=len(self.reading.contents.bundles), clusters=len(self.reading.clusters),
+                             problems=[str(problem) for problem in self.reading.problems[:10]])
+                    await self._changed(self.reading)
+                self.error = ""
+            except MusterError as error:
+                self.error = str(error)
+                raise
+        return self.reading
+
+    async def run(self) -> None:
+        """Polls for ever."""
+        while True:
+            try:
+                await self.refresh()
+            except MusterError as error:
+                log.warning("catalog not read, the last reading stays", error=str(error))
+            await anyio.sleep(self._poll)

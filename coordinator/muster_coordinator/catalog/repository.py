@@ -1,0 +1,122 @@
+"""The coordinator's own bare copy of the fleet repository.
+
+Owns every use of git in the coordinator: fetching two named branches, and reading trees. Nothing is checked out, no hook,
+filter, submodule or configuration of the machine takes part. It never pushes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import anyio.to_thread
+import git
+from git.exc import GitCommandError
+
+from muster_core.errors import GitError
+from muster_core.tree import SUBMODULE, SYMLINK, TreeFile
+
+DEADLINE = 60
+REGISTRY_BRANCH = "muster/registry"
+MAX_BLOB_BYTES = 8 << 20
+
+ENVIRONMENT = {
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_CONFIG_SYSTEM": "/dev/null",
+    "GIT_NO_REPLACE_OBJECTS": "1",
+    "GIT_ALLOW_PROTOCOL": "https:ssh:file",
+}
+
+
+class Heads(NamedTuple):
+    """Newest commits; the registry's is empty while there is no such branch."""
+
+    commit: str
+    registry: str
+
+
+class BlobTree:
+    """One commit, its blobs read as they are asked for."""
+
+    def __init__(self, repo: git.Repo, commit: str) -> None:
+        self._repo, self._files, self._blobs = repo, list[TreeFile](), dict[str, str]()
+        listing = repo.git.ls_tree("-r", "-z", "-l", "--full-tree", commit, kill_after_timeout=DEADLINE) if commit else ""
+        for line in listing.split("\0"):
+            if line:
+                head, path = line.split("\t", 1)
+                mode, _, oid, size = head.split()
+                self._files.append(TreeFile(mode, path))
+                if mode not in (SUBMODULE, SYMLINK) and int(size) <= MAX_BLOB_BYTES:
+                    self._blobs[path] = oid
+
+    def files(self) -> Sequence[TreeFile]:
+        return self._files
+
+    def read(self, path: str) -> bytes:
+        oid = self._blobs.get(path)
+        if oid is None:
+            raise GitError("G010", "no such regular file at this commit (or it is too large)", object=path)
+        data: bytes = self._repo.odb.stream(bytes.fromhex(oid)).read()
+        return data
+
+
+class FleetRepository:
+    """Open with :meth:`open`. All calls run in a worker thread, one at a time."""
+
+    def __init__(self, repo: git.Repo, url: str, branch: str, ca_file: Path | None) -> None:
+        self._repo, self.url, self.branch = repo, url, branch
+        self._limiter = anyio.CapacityLimiter(1)
+        environment = dict(ENVIRONMENT)
+        if ca_file:
+            environment["GIT_SSL_CAINFO"] = str(ca_file)
+        repo.git.update_environment(**environment)
+
+    @classmethod
+    def open(cls, folder: Path, url: str, branch: str, ca_file: Path | None) -> FleetRepository:
+        if url.startswith("-") or "::" in url:
+            raise GitError("G001", "this is no URL of a repository", object=url, hint="Write https://…, ssh://… or file://….")
+        folder.mkdir(parents=True, exist_ok=True)
+        repo = git.Repo(folder) if (folder / "HEAD").exists() else git.Repo.init(folder, bare=True, initial_branch="none")
+        with repo.config_writer() as config:
+            config.set_value("core", "hooksPath", "/dev/null")
+            config.set_value("fetch", "fsckObjects", "true")
+            config.set_value("gc", "auto", "0")
+        return cls(repo, url, branch, ca_file)
+
+    async def fetch(self) -> Heads:
+        """The newest commits; ``MUSTER-G002`` (retryable) when the repository does not answer."""
+        return await anyio.to_thread.run_sync(self._fetch, limiter=self._limiter)
+
+    def _fetch(self) -> Heads:
+        try:
+            found = self._repo.git.ls_remote("--heads", "--", self.url, f"refs/heads/{self.branch}", f"refs/heads/{REGISTRY_BRANCH}",
+                                             kill_after_timeout=DEADLINE)
+            remote = {line.split("\t")[1].removeprefix("refs/heads/"): line.split("\t")[0] for line in found.splitlines() if "\t" in line}
+            if self.branch not in remote:
+                raise GitError("G003", f"the repository has no branch {self.branch}", object=self.url, retryable=True, hint="Push it, or pass --branch.")
+            wanted = [f"+refs/heads/{branch}:refs/muster/{branch}" for branch, commit in remote.items() if not self._has(branch, commit)]
+            if wanted:
+                self._repo.git.fetch("--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--", self.url, *wanted,
+                                     kill_after_timeout=DEADLINE)
+        except GitCommandError as error:
+            lines = str(error.stderr).strip().removeprefix("stderr: ").strip("'\n ").splitlines()
+            raise GitError("G002", f"the fleet repository cannot be fetched ({lines[-1] if lines else error.status})",
+                           object=self.url, retryable=True) from error
+        return Heads(remote[self.branch], remote.get(REGISTRY_BRANCH, ""))
+
+    def _has(self, branch: str, commit: str) -> bool:
+        try:
+            return bool(self._repo.commit(f"refs/muster/{branch}").hexsha == commit)
+        except (git.BadName, ValueError):
+            return False
+
+    async def trees(self, heads: Heads) -> tuple[BlobTree, BlobTree]:
+        return await anyio.to_thread.run_sync(
+            lambda: (BlobTree(self._repo, heads.commit), BlobTree(self._repo, heads.registry)), limiter=self._limiter
+        )
+
+    def close(self) -> None:
+        self._repo.close()

@@ -1,0 +1,53 @@
+"""What Prometheus may ask. Own registry, bounded series, no cluster label (SURFACE)."""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry
+from prometheus_client import Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from muster_coordinator.rollout.fleetstate import FleetState
+
+
+class Metrics:
+    """Counters that the programs raise, and gauges read from the state when asked."""
+
+    def __init__(self, state: FleetState, streams: Callable[[], int], clock: Callable[[], float]) -> None:
+        self.registry = CollectorRegistry()
+        self.reports = Counter("muster_reports_total", "Reports made durable.", registry=self.registry)
+        self.commit_seconds = Histogram("muster_report_commit_seconds", "From taking a batch to its durability.", registry=self.registry)
+        self.renewals = Counter("muster_renewals_total", "Certificate renewals.", ["result"], registry=self.registry)
+        self.registry.register(_StateGauges(state, streams, clock))
+
+
+class _StateGauges(Collector):
+    def __init__(self, state: FleetState, streams: Callable[[], int], clock: Callable[[], float]) -> None:
+        self._state, self._streams, self._clock = state, streams, clock
+
+    def collect(self) -> Iterable[Metric]:
+        state = self._state
+        yield _gauge("muster_clusters", "Clusters by state.", "state", Tally(c.state for c in state.clusters.values()))
+        yield _gauge("muster_rollouts", "Rollouts by state.", "state", Tally(m.state for m in state.rollouts.values()))
+        targets: Tally[str] = Tally()
+        for machine in state.active():
+            for wave in machine.waves:
+                targets.update(wave.states)
+        yield _gauge("muster_rollout_targets", "Targets of active rollouts by state.", "state", targets)
+        streams = GaugeMetricFamily("muster_streams", "Open agent streams.")
+        streams.add_metric([], self._streams())
+        yield streams
+        debts = [debt.since for ledger in state.debts.values() for debt in ledger.owed()]
+        oldest = GaugeMetricFamily("muster_owed_oldest_seconds", "Age of the oldest debt.")
+        oldest.add_metric([], self._clock() - min(debts) if debts else 0)
+        yield oldest
+
+
+def _gauge(name: str, text: str, label: str, counts: Tally[str]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=[label])
+    for value, count in sorted(counts.items()):
+        family.add_metric([value], count)
+    return family

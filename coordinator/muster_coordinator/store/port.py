@@ -1,0 +1,103 @@
+"""What the coordinator must not forget.
+
+Owns the port: one batch of writes is one transaction, durable when ``commit`` returns. One contract suite runs on every
+implementation (tests/contract/store). It never holds a secret: of a token only the hash is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import msgspec
+
+
+class TokenRow(msgspec.Struct, frozen=True):
+    id: str
+    digest: str
+    cluster: str
+    created: int
+    expires: int
+    used: int = 0
+    identity: str = ""
+
+
+class JoinRow(msgspec.Struct, frozen=True):
+    """A join that was proven. ``issued`` is the time of the newest certificate, 0 while it waits."""
+
+    cluster: str
+    uid: str
+    identity: bytes
+    sealing: bytes
+    sealing_generation: int
+    sealing_signature: bytes
+    csr: bytes
+    requested: int
+    agent_version: str
+    issued: int = 0
+    renewals: int = 0
+
+
+class SessionRow(msgspec.Struct, frozen=True):
+    """Where the numbering with an agent stands."""
+
+    cluster: str
+    epoch: str
+    last_seq: int
+    last_seen: int
+    agent_version: str
+    kubernetes_version: str
+
+
+class ReportRow(msgspec.Struct, frozen=True):
+    cluster: str
+    bundle: str
+    data: bytes
+
+
+class EventRow(msgspec.Struct, frozen=True):
+    """One event of a stream (a rollout's name, or ``catchup/<bundle>``); ``number`` rises by one within it."""
+
+    stream: str
+    number: int
+    data: bytes
+
+
+@dataclass(slots=True)
+class Batch:
+    """Writes that become durable together."""
+
+    events: list[EventRow] = field(default_factory=list)
+    reports: dict[tuple[str, str], ReportRow] = field(default_factory=dict)
+    sessions: dict[str, SessionRow] = field(default_factory=dict)
+    joins: dict[str, JoinRow] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.events or self.reports or self.sessions or self.joins)
+
+
+class Store(Protocol):
+    """Every call may raise only what the implementation cannot help (a full disk)."""
+
+    async def commit(self, batch: Batch) -> None: ...
+
+    async def add_token(self, token: TokenRow) -> None: ...
+
+    async def consume_token(self, digest: str, cluster: str, identity: str, now: int) -> TokenRow | None:
+        """Atomically: the token as it was before, marked used by ``identity`` if it was valid for ``cluster``."""
+        ...
+
+    async def tokens(self) -> Sequence[TokenRow]: ...
+
+    async def joins(self) -> Sequence[JoinRow]: ...
+
+    async def sessions(self) -> Sequence[SessionRow]: ...
+
+    async def reports(self) -> Sequence[ReportRow]: ...
+
+    async def streams(self) -> dict[str, list[EventRow]]:
+        """All events, by stream, in order."""
+        ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,61 @@
+"""Tables. Every write is keyed by what it is about, so that rollouts can be claimed one by one later."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+VERSION = 1
+
+metadata = sa.MetaData()
+
+meta = sa.Table("meta", metadata, sa.Column("key", sa.String, primary_key=True), sa.Column("value", sa.String, nullable=False))
+
+tokens = sa.Table(
+    "tokens", metadata,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("digest", sa.String, nullable=False, unique=True),
+    sa.Column("cluster", sa.String, nullable=False),
+    sa.Column("created", sa.BigInteger, nullable=False),
+    sa.Column("expires", sa.BigInteger, nullable=False),
+    sa.Column("used", sa.BigInteger, nullable=False),
+    sa.Column("identity", sa.String, nullable=False),
+)
+
+joins = sa.Table(
+    "joins", metadata,
+    sa.Column("cluster", sa.String, primary_key=True),
+    sa.Column("uid", sa.String, nullable=False),
+    sa.Column("identity", sa.LargeBinary, nullable=False),
+    sa.Column("sealing", sa.LargeBinary, nullable=False),
+    sa.Column("sealing_generation", sa.BigInteger, nullable=False),
+    sa.Column("sealing_signature", sa.LargeBinary, nullable=False),
+    sa.Column("csr", sa.LargeBinary, nullable=False),
+    sa.Column("requested", sa.BigInteger, nullable=False),
+    sa.Column("agent_version", sa.String, nullable=False),
+    sa.Column("issued", sa.BigInteger, nullable=False),
+    sa.Column("renewals", sa.BigInteger, nullable=False),
+)
+
+sessions = sa.Table(
+    "sessions", metadata,
+    sa.Column("cluster", sa.String, primary_key=True),
+    sa.Column("epoch", sa.String, nullable=False),
+    sa.Column("last_seq", sa.BigInteger, nullable=False),
+    sa.Column("last_seen", sa.BigInteger, nullable=False),
+    sa.Column("agent_version", sa.String, nullable=False),
+    sa.Column("kubernetes_version", sa.String, nullable=False),
+)
+
+reports = sa.Table(
+    "reports", metadata,
+    sa.Column("cluster", sa.String, primary_key=True),
+    sa.Column("bundle", sa.String, primary_key=True),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+)
+
+events = sa.Table(
+    "events", metadata,
+    sa.Column("stream", sa.String, primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+)
