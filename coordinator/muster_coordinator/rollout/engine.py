@@ -11,7 +11,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import structlog
@@ -21,7 +21,8 @@ from muster_core.errors import MusterError, RolloutError
 from muster_core.release import Release
 from muster_core.rollout import catchup as cu
 from muster_core.rollout import events as ev
-from muster_core.rollout.machine import HARMED, RolloutMachine
+from muster_core.rollout.board import HARMED
+from muster_core.rollout.machine import RolloutMachine
 from muster_core.rollout.plan import Member, resolve
 from muster_core.select import targeted
 from muster_coordinator.catalog.catalog import Reading
@@ -33,9 +34,9 @@ log = structlog.get_logger()
 
 MAX_BATCH = 500
 QUEUE = 20_000
-RECONNECT_GRACE = 20.0
 CATCHUP_STREAM = "catchup/"
-OUTCOMES = {
+Outcome = Literal["applying", "healthy", "failed", "returned"]
+OUTCOMES: dict[int, Outcome] = {
     wire.OUTCOME_APPLYING: "applying",
     wire.OUTCOME_HEALTHY: "healthy",
     wire.OUTCOME_FAILED: "failed",
@@ -73,7 +74,7 @@ class Engine:
 
     async def load(self) -> None:
         """Rebuilds the state from the store. Nobody is in contact yet, so clocks are quiet for a while."""
-        state, quiet = self.state, self._clock() + RECONNECT_GRACE
+        state = self.state
         for join in await self._store.joins():
             state.cluster(join.cluster).join = join
         for row in await self._store.sessions():
@@ -91,7 +92,6 @@ class Engine:
                 state.debts[bundle] = cu.CatchUp.replay(bundle, (cu.decode(row.data) for row in rows))
             else:
                 machine = RolloutMachine.replay(ev.decode(row.data) for row in rows)
-                machine.quiet_until = quiet
                 machines.append(machine)
         for machine in sorted(machines, key=lambda m: (m.started.at, m.name)):
             state.rollouts[machine.name] = machine
@@ -132,13 +132,14 @@ class Engine:
                 wake = machine.next_wake()
                 if wake is not None and wake <= now:
                     self._feed(machine, ev.Tick(), effects, now)
-            self._offer_debts(effects, now)
+            self._tick_debts(effects, now)
             if effects.batch:
                 await self._store.commit(effects.batch)
             self._perform(effects)
 
     async def _next_batch(self) -> list[Work]:
-        wakes = [wake for machine in self.state.active() if (wake := machine.next_wake()) is not None]
+        clocks = [*self.state.active(), *self.state.debts.values()]
+        wakes = [wake for clock in clocks if (wake := clock.next_wake()) is not None]
         delay = max(0.0, min(wakes) - self._clock()) if wakes else math.inf
         works: list[Work] = []
         with anyio.move_on_after(min(delay, 3600.0)):
@@ -206,20 +207,21 @@ class Engine:
             elif isinstance(event, cu.Failed):
                 effects.lines.append(f"{event.cluster} failed to catch up with {bundle}: {event.message}")
 
-    def _offer_debts(self, effects: Effects, now: float) -> None:
+    def _tick_debts(self, effects: Effects, now: float) -> None:
         for bundle, ledger in self.state.debts.items():
-            if ledger.debts and self.state.active_of(bundle) is None:
-                last = self.state.last_succeeded(bundle)
-                limit = last.started.plan.catch_up_in_flight if last else 1
-                count = resolve_count(limit, len(self.state.clusters), rounding="down-at-least-one")
-                self._record_debts(bundle, ledger.offers(count, now), effects)
+            self._record_debts(bundle, ledger.tick(now), effects)
+            last = self.state.last_succeeded(bundle)
+            if last and ledger.debts:
+                active = self.state.active_of(bundle)
+                limit = resolve_count(last.started.plan.catch_up_in_flight, len(self.state.clusters), rounding="down-at-least-one")
+                self._record_debts(bundle, ledger.offers(limit, now, active.targets if active else ()), effects)
 
     def _after(self, machine: RolloutMachine, effects: Effects, now: float) -> None:
         """Who is owed what, now that a rollout has ended."""
         bundle = machine.started.bundle
-        for name, target in machine.targets.items():
-            if target.state != "done" and target.state not in HARMED and target.state != "skipped":
-                self._owe_last_succeeded(bundle, name, effects, now)
+        last = self.state.last_succeeded(bundle)
+        settlement = cu.debts_after(machine, _succeeded(last) if last else None)
+        self._record_debts(bundle, self.state.ledger(bundle).settle(settlement, now), effects)
 
     def _owe_last_succeeded(self, bundle: str, name: str, effects: Effects, now: float) -> None:
         last = self.state.last_succeeded(bundle)
@@ -231,8 +233,7 @@ class Engine:
             return
         if (target := last.targets.get(name)) and target.state in HARMED:
             return
-        started = last.started
-        self._record_debts(bundle, self.state.ledger(bundle).owe(name, last.name, started.commit, started.tree_digest, now), effects)
+        self._record_debts(bundle, self.state.ledger(bundle).owe(name, _succeeded(last), now), effects)
 
     # --- what the catalog says -----------------------------------------------------------------------------------
 
@@ -415,32 +416,36 @@ class Engine:
             return
         if report.rollout.endswith(CATCHUP):
             ledger = self.state.ledger(bundle)
-            self._record_debts(bundle, ledger.acknowledged(name, now), effects)
+            self._record_debts(bundle, ledger.acknowledged(name, report.rollout.removesuffix(CATCHUP), now), effects)
             self._record_debts(bundle, ledger.reported(name, report.release.tree_digest, outcome, report.message, now), effects)
             return
         machine = self.state.rollouts.get(report.rollout)
         if machine:
-            digest = report.release.tree_digest if outcome in {"applying", "healthy"} else machine.started.tree_digest
-            given = ev.Reported(name, report.attempt, digest, outcome, report.code, report.message)  # type: ignore[arg-type]
+            # A verdict names the attempt; the release that runs may be the last healthy one again.
+            settled = outcome in {"failed", "returned"}
+            digest = machine.started.tree_digest if settled else report.release.tree_digest
+            given = ev.Reported(name, report.attempt, digest, outcome, report.code, report.message)
             self._feed(machine, given, effects, now)
             if machine.has_ended:
                 self.start_what_is_new(effects, now)
 
     def _reply(self, name: str, reply: wire.OfferReply, effects: Effects, now: float) -> None:
         if reply.rollout.endswith(CATCHUP):
-            ledger = self.state.ledger(reply.bundle)
+            ledger, origin = self.state.ledger(reply.bundle), reply.rollout.removesuffix(CATCHUP)
             if reply.answer == wire.OfferReply.ACKNOWLEDGED:
-                self._record_debts(reply.bundle, ledger.acknowledged(name, now), effects)
-            elif debt := ledger.debts.get(name):
-                self._record_debts(reply.bundle, ledger.reported(name, debt.tree_digest, "failed", reply.message, now), effects)
+                self._record_debts(reply.bundle, ledger.acknowledged(name, origin, now), effects)
+            else:
+                self._record_debts(reply.bundle, ledger.refused(name, origin, reply.message, now), effects)
             return
         machine = self.state.rollouts.get(reply.rollout)
         if machine is None:
             return
-        self._feed(machine, ev.Acknowledged(name, reply.attempt), effects, now)
         if reply.answer == wire.OfferReply.REFUSED:
-            given = ev.Reported(name, reply.attempt, machine.started.tree_digest, "failed", reply.code, reply.message)
-            self._feed(machine, given, effects, now)
+            self._feed(machine, ev.Refused(name, reply.attempt, reply.code, reply.message), effects, now)
+        else:
+            self._feed(machine, ev.Acknowledged(name, reply.attempt), effects, now)
+        if machine.has_ended:
+            self.start_what_is_new(effects, now)
 
     def _keep_session(self, cluster: ClusterState, effects: Effects) -> None:
         effects.batch.sessions[cluster.name] = SessionRow(
@@ -458,6 +463,10 @@ class Engine:
             return machine
 
         return work
+
+
+def _succeeded(machine: RolloutMachine) -> cu.Succeeded:
+    return cu.Succeeded(machine.name, machine.started.commit, machine.started.tree_digest)
 
 
 def report_digest(report: wire.Report | None) -> bytes:

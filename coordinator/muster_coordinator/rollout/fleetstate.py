@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from muster_core.kinds.model import Cluster
 from muster_core.rollout.catchup import CatchUp, Debt
-from muster_core.rollout.machine import RolloutMachine, Target
+from muster_core.rollout.board import Target
+from muster_core.rollout.machine import RolloutMachine
 from muster_core.session.inbox import Inbox
 from muster_coordinator.catalog.catalog import Reading
 from muster_coordinator.store.port import JoinRow
@@ -88,8 +89,8 @@ class FleetState:
             if target and target.state in {"offered", "acknowledged", "applying", "soaking", "lost"}:
                 yield offer_of(machine, target)
         for ledger in self.debts.values():
-            debt = ledger.debts.get(cluster)
-            if debt and debt.state in {"offered", "acknowledged"}:
+            debt = ledger.offer_to(cluster)
+            if debt:
                 yield offer_of_debt(ledger.bundle, debt)
 
     def owed_to(self, cluster: str) -> list[str]:
