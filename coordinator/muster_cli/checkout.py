@@ -73,7 +73,9 @@ class Checkout:
     def branch(self) -> str:
         """The branch that is checked out."""
         if self.repo.head.is_detached:
-            raise GitError("G012", "the checkout is on no branch", object=str(self.root), hint="git switch main")
+            raise GitError(
+                "G012", "the checkout is on no branch", object=str(self.root), hint="git switch main"
+            )
         return self.repo.active_branch.name
 
     def head(self) -> str:
@@ -81,15 +83,21 @@ class Checkout:
         try:
             return str(self.repo.head.commit.hexsha)
         except ValueError as error:
-            raise GitError("G016", "the checkout has no commit yet", object=str(self.root), hint="git commit") from error
+            raise GitError(
+                "G016", "the checkout has no commit yet", object=str(self.root), hint="git commit"
+            ) from error
 
     def published_head(self) -> str:
         """The commit that is checked out, once it is known to be part of the remote's branch."""
         head, branch = self.head(), self.branch()
         remote = self.fetch(branch)
-        if not remote or not self.repo.is_ancestor(head, remote):
-            raise GitError("G017", f"what is checked out is not on the remote's {branch} yet", object=self.url,
-                           hint="git push, and try again.")
+        if not remote or not self.repo.is_ancestor(self.repo.commit(head), self.repo.commit(remote)):
+            raise GitError(
+                "G017",
+                f"what is checked out is not on the remote's {branch} yet",
+                object=self.url,
+                hint="git push, and try again.",
+            )
         return head
 
     def known(self, branch: str) -> str:
@@ -171,7 +179,9 @@ class Checkout:
             self.repo.git.var("GIT_COMMITTER_IDENT")
         except GitCommandError:
             names = {"NAME": "muster operator", "EMAIL": "operator@muster.invalid"}
-            return {f"GIT_{who}_{part}": text for who in ("AUTHOR", "COMMITTER") for part, text in names.items()}
+            return {
+                f"GIT_{who}_{part}": text for who in ("AUTHOR", "COMMITTER") for part, text in names.items()
+            }
         return {}
 
     def _blob(self, data: bytes) -> str:

@@ -1,7 +1,7 @@
 """The operator API as the CLI calls it.
 
-Owns the one gRPC channel of a command: TLS pinned to the context's CA, the bearer token, a deadline on every call, and
-the translation of statuses into errors with codes. It never retries an action.
+Owns the one gRPC channel of a command: TLS pinned to the context's CA, the bearer token, a deadline on
+every call, and the translation of statuses into errors with codes. It never retries an action.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from types import TracebackType
 from typing import TypeVar
 
 import grpc
-
-from muster_cli.context import Context
-from muster_cli.errors import DeniedError, InvalidRequestError, NotFoundError, UnreachableError
 from muster_core.errors import LinkError, MusterError
 from muster_proto.v1 import operator_pb2 as op
 from muster_proto.v1.operator_pb2_grpc import OperatorStub
+
+from muster_cli.context import Context
+from muster_cli.errors import DeniedError, InvalidRequestError, NotFoundError, UnreachableError
 
 Q = TypeVar("Q")
 A = TypeVar("A")
 
 _CODED = re.compile(r"^MUSTER-([A-Z]\d+) (.*)$", re.DOTALL)
 MAX_MESSAGE = 64 << 20
-# A watch lives long: pings find a line that died without saying so. Servers refuse more than one in five minutes.
+# A watch lives long: pings find a line that died silently. Servers refuse more than one in five minutes.
 KEEPALIVE_MS = 301_000
 
 
@@ -102,7 +102,9 @@ class OperatorClient:
     def start_rollout(self, request: op.StartRolloutRequest) -> op.RolloutView:
         return self._call(self._stub.StartRollout, request)
 
-    def act_on_rollout(self, name: str, action: op.ActOnRolloutRequest.Action.ValueType, reason: str) -> op.RolloutView:
+    def act_on_rollout(
+        self, name: str, action: op.ActOnRolloutRequest.Action.ValueType, reason: str
+    ) -> op.RolloutView:
         return self._call(
             self._stub.ActOnRollout, op.ActOnRolloutRequest(rollout=name, action=action, reason=reason)
         )
@@ -111,7 +113,7 @@ class OperatorClient:
         return self._call(self._stub.Explain, op.ExplainRequest(rollout=rollout, cluster=cluster))
 
     def watch(self, request: op.WatchRequest) -> Iterator[op.Event]:
-        """The present state, one SYNCED, then changes until the caller stops. The one call without a deadline."""
+        """The present state, one SYNCED, then changes until the caller stops: the call without a deadline."""
         with self._translated():
             yield from self._stub.Watch(request, metadata=self._metadata)
 
@@ -134,8 +136,12 @@ def translate(error: grpc.RpcError, address: str) -> MusterError:
         case grpc.StatusCode.NOT_FOUND:
             return NotFoundError(code, message)
         case grpc.StatusCode.UNAUTHENTICATED if not coded:
-            return DeniedError("L013", "the coordinator does not know this credential", object=address,
-                               hint="Pass the context.json that this coordinator wrote: --context FILE.")
+            return DeniedError(
+                "L013",
+                "the coordinator does not know this credential",
+                object=address,
+                hint="Pass the context.json that this coordinator wrote: --context FILE.",
+            )
         case grpc.StatusCode.PERMISSION_DENIED | grpc.StatusCode.UNAUTHENTICATED:
             return DeniedError(code, message)
         case grpc.StatusCode.INVALID_ARGUMENT:

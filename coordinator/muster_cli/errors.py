@@ -1,7 +1,7 @@
 """What a command can end with beside success, as errors that carry their exit code.
 
-Owns the three outcomes that come from a coordinator's answer. It never imports the wire: the entry point needs these
-classes before anything heavy is loaded.
+Owns the three outcomes that come from a coordinator's answer. It never imports the wire: the entry point
+needs these classes before anything heavy is loaded.
 """
 
 from __future__ import annotations

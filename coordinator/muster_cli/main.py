@@ -1,7 +1,7 @@
 """The entry point: the command tree, and what becomes of errors.
 
-Owns lazy loading (a command imports its libraries when it runs, not before) and exit codes: 0 ok, 1 negative result,
-2 usage, 3 not found, 4 denied, 5 timeout or unreachable, 130 interrupted.
+Owns lazy loading (a command imports its libraries when it runs, not before) and exit codes: 0 ok, 1
+negative result, 2 usage, 3 not found, 4 denied, 5 timeout or unreachable, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -15,22 +15,46 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import NoReturn
 
 import click
+from muster_core.errors import (
+    GitError,
+    JoinError,
+    LinkError,
+    MusterError,
+    SecretError,
+    TrustError,
+    ValidationError,
+)
 
 from muster_cli.errors import DeniedError, InvalidRequestError, NotFoundError, UnreachableError
 from muster_cli.verbs import shared_options
-from muster_core.errors import GitError, JoinError, LinkError, MusterError, SecretError, TrustError, ValidationError
 
 # command -> (module, attribute, one line for the list)
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "init": ("muster_cli.commands.start", "init", "Make a fleet repository that validates."),
-    "validate": ("muster_cli.commands.start", "validate", "Check a fleet repository: every file, every reference."),
+    "validate": (
+        "muster_cli.commands.start",
+        "validate",
+        "Check a fleet repository: every file, every reference.",
+    ),
     "schema": ("muster_cli.commands.start", "schema", "Print the JSON Schema of a kind, for editors."),
-    "version": ("muster_cli.commands.start", "version", "Print the versions of this program and its coordinator."),
+    "version": (
+        "muster_cli.commands.start",
+        "version",
+        "Print the versions of this program and its coordinator.",
+    ),
     "token": ("muster_cli.commands.tokens", "token", "Make tokens with which clusters join."),
     "cluster": ("muster_cli.commands.clusters", "cluster", "Approve clusters that asked to join."),
     "get": ("muster_cli.commands.listings", "get", "List clusters, bundles, rollouts or tokens."),
-    "describe": ("muster_cli.commands.descriptions", "describe", "Show one cluster, bundle or rollout in full."),
-    "rollout": ("muster_cli.commands.rollouts", "rollout", "Start, watch, pause, resume, abort and explain rollouts."),
+    "describe": (
+        "muster_cli.commands.descriptions",
+        "describe",
+        "Show one cluster, bundle or rollout in full.",
+    ),
+    "rollout": (
+        "muster_cli.commands.rollouts",
+        "rollout",
+        "Start, watch, pause, resume, abort and explain rollouts.",
+    ),
     "secret": ("muster_cli.commands.secrets", "secret", "Seal secrets for many clusters in one file."),
 }
 PLUGIN_GROUP = "muster.commands"
@@ -74,12 +98,16 @@ class Commands(click.Group):
         try:
             loaded: click.Command = plugin.load()
         except ImportError as error:
-            raise click.UsageError(f"{cmd_name} is not installed whole ({error}). Next: pip install 'muster-fleet[all]'") from error
+            raise click.UsageError(
+                f"{cmd_name} is not installed whole ({error}). Next: pip install 'muster-fleet[all]'"
+            ) from error
         return loaded
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(name, text) for name, (_, _, text) in COMMANDS.items()]
-        rows += [(name, PLUGIN_HELP.get(name, f"From {plugins()[name].module}.")) for name in sorted(plugins())]
+        rows += [
+            (name, PLUGIN_HELP.get(name, f"From {plugins()[name].module}.")) for name in sorted(plugins())
+        ]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 

@@ -21,7 +21,6 @@ from google.protobuf.message import Message
 from muster_core.durations import format_duration
 
 M = TypeVar("M", bound=Message)
-FORMATS = ("table", "wide", "json", "yaml", "name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +32,71 @@ class Column(Generic[M]):
     wide: bool = False
 
 
-def show(
-    items: Sequence[M], columns: Sequence[Column[M]], kind: str, style: str, *, one: bool = False
-) -> None:
-    """Prints items in the style asked for; an empty table says so on standard error."""
-    if style in {"json", "yaml"}:
-        values: Any = [plain(item) for item in items]
-        write_value(values[0] if one and values else values, style)
-    elif style == "name":
-        for item in items:
-            click.echo(f"{kind}/{item.name}")  # type: ignore[attr-defined]
-    elif not items:
-        click.echo(f"no {kind}s yet", err=True)
-    else:
-        kept = [column for column in columns if style == "wide" or not column.wide]
-        table([column.head for column in kept], [[column.text(item) for column in kept] for item in items])
+class Answer(Generic[M]):
+    """Prints items of one kind in one style; columns keep their widths from one call to the next."""
+
+    def __init__(self, columns: Sequence[Column[M]], kind: str, style: str, identity: str = "name") -> None:
+        self._columns = [column for column in columns if style == "wide" or not column.wide]
+        self._kind, self._style, self._identity = kind, style, identity
+        self._widths: list[int] = []
+
+    def show(self, items: Sequence[M]) -> None:
+        """The whole list; an empty table says so on standard error."""
+        if self._style in {"json", "yaml"}:
+            write_value([plain(item) for item in items], self._style)
+        elif self._style == "name":
+            for item in items:
+                click.echo(f"{self._kind}/{getattr(item, self._identity)}")
+        else:
+            if not items:
+                click.echo(f"no {self._kind}s", err=True)
+                return
+            self._rows([self._cells(item) for item in items], head=True)
+
+    def change(self, item: M) -> None:
+        """One more line while watching: a row, a JSON line, a YAML document or a name."""
+        if self._style == "json":
+            click.echo(json.dumps(plain(item)))
+        elif self._style == "yaml":
+            click.echo("---")
+            write_value(plain(item), "yaml")
+        elif self._style == "name":
+            click.echo(f"{self._kind}/{getattr(item, self._identity)}")
+        else:
+            self._rows([self._cells(item)], head=not self._widths)
+        sys.stdout.flush()
+
+    def one(self, item: M) -> None:
+        """A single thing: not a list of one in JSON and YAML."""
+        if self._style in {"json", "yaml"}:
+            write_value(plain(item), self._style)
+        else:
+            self.show([item])
+
+    def _cells(self, item: M) -> list[str]:
+        return [" ".join(column.text(item).split()) for column in self._columns]
+
+    def _rows(self, rows: list[list[str]], *, head: bool) -> None:
+        heads = [column.head for column in self._columns]
+        if head:
+            every = [heads, *rows]
+            self._widths = [max(len(row[index]) for row in every) for index in range(len(heads))]
+            _line(heads, self._widths, bold=True)
+        for row in rows:
+            _line(row, self._widths)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], *, bold: bool = False) -> None:
+    """On a terminal a line is cut to what fits; the last columns are the long ones."""
+    line = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+    if sys.stdout.isatty():
+        room = shutil.get_terminal_size().columns
+        line = line if len(line) <= room else line[: room - 1] + "…"
+    click.echo(click.style(line, bold=True) if bold and coloured() else line)
 
 
 def plain(item: Message) -> dict[str, Any]:
+    """A message as JSON values, fields with empty values included."""
     value: dict[str, Any] = MessageToDict(item, always_print_fields_with_no_presence=True)
     return value
 
@@ -59,23 +105,15 @@ def write_value(value: object, style: str) -> None:
     if style == "json":
         click.echo(json.dumps(value, indent=2))
     else:
-        import yaml
+        from muster_core.manifest.dump import dump_yaml
 
-        click.echo(yaml.safe_dump(value, sort_keys=False), nl=False)
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Aligned columns; on a terminal the last column is cut to what fits."""
-    widths = [max(len(str(row[index])) for row in [heads, *rows]) for index in range(len(heads))]
-    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
-    for number, row in enumerate([heads, *rows]):
-        line = "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        line = line if len(line) <= room else line[: room - 1] + "…"
-        click.echo(click.style(line, bold=True) if number == 0 and colour() else line)
+        click.echo(dump_yaml(value), nl=False)
 
 
-def colour() -> bool:
-    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+def coloured() -> bool:
+    ctx = click.get_current_context(silent=True)
+    refused = ctx is not None and ctx.find_root().color is False
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ and not refused
 
 
 def age(unix_ms: int) -> str:
@@ -83,5 +121,6 @@ def age(unix_ms: int) -> str:
     return format_duration(time.time() - unix_ms / 1000) if unix_ms else "-"
 
 
-def warn(text: str) -> None:
-    click.echo(text, err=True)
+def ago(unix_ms: int) -> str:
+    """``12m ago``, or ``never``."""
+    return f"{age(unix_ms)} ago" if unix_ms else "never"

@@ -1,8 +1,8 @@
 """The shape that every command shares: flags that stand anywhere, and the client that they lead to.
 
-Owns ``--context``, ``--timeout`` and ``--no-color`` (accepted before and after the verb), the options that several
-commands take, and the way from them to an :class:`~muster_cli.client.OperatorClient`. It never imports anything heavy
-before a command runs.
+Owns ``--context``, ``--timeout`` and ``--no-color`` (accepted before and after the verb), the options that
+several commands take, and the way from them to an :class:`~muster_cli.client.OperatorClient`. It never
+imports anything heavy before a command runs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-
 from muster_core.durations import parse_duration
 from muster_core.errors import ValidationError
 

@@ -79,7 +79,9 @@ def read_fleet(tree: Tree) -> FleetContents:
 def read_settings(tree: Tree) -> Fleet:
     """Only fleet.yaml; ``MUSTER-V006`` when it is missing or wrong."""
     reader = _Reader(tree)
-    fleet = reader.one("fleet.yaml", Fleet) if any(file.path == "fleet.yaml" for file in tree.files()) else None
+    fleet = (
+        reader.one("fleet.yaml", Fleet) if any(file.path == "fleet.yaml" for file in tree.files()) else None
+    )
     if fleet is None:
         said = str(reader.contents.problems[0]) if reader.contents.problems else "there is no fleet.yaml"
         raise ValidationError("V006", said, hint="Check the fleet repository: muster validate PATH.")

@@ -1,7 +1,7 @@
 """Approving clusters: the operator's side of a join.
 
-The registry entry comes from the operator's own checkout; the coordinator only reads it. Before it is written, the
-sealing key is checked against the identity key, and both fingerprints are shown.
+The registry entry comes from the operator's own checkout; the coordinator only reads it. Before it is
+written, the sealing key is checked against the identity key, and both fingerprints are shown.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from muster_core.errors import JoinError, ValidationError
 
 from muster_cli.errors import NotFoundError
 from muster_cli.verbs import CHECKOUT, Nouns, client
-from muster_core.errors import JoinError, ValidationError
 
 if TYPE_CHECKING:
-    from muster_cli.checkout import CommitTree
-    from muster_cli.client import OperatorClient
     from muster_core.select import Value
     from muster_proto.v1 import operator_pb2 as op
+
+    from muster_cli.checkout import CommitTree
+    from muster_cli.client import OperatorClient
 
 ISSUE_DEADLINE = 30.0
 ISSUE_POLL = 0.3
@@ -74,10 +75,11 @@ def approve(
 
     Compare the fingerprints with those in the agent's log before you say yes.
     """
-    from muster_cli.checkout import open_checkout
     from muster_core.fleet import read_settings
     from muster_core.sealing.keys import fingerprint
     from muster_core.substitute import typed
+
+    from muster_cli.checkout import open_checkout
 
     plain, kept = _pairs(labels, "--label"), _pairs(protected, "--protected-label")
     own = {key: typed(text) for key, text in _pairs(values, "--value").items()}
@@ -150,9 +152,9 @@ def _entry(
     values: Mapping[str, Value],
     site_class: str,
 ) -> bytes:
-    import yaml
     from muster_core.kinds.model import Cluster
     from muster_core.kinds.parse import parse
+    from muster_core.manifest.dump import dump_yaml
     from muster_core.manifest.load import load_documents
     from muster_core.sealing.keys import encode_identity, encode_sealing, sealing_key_statement, verify
 
@@ -162,7 +164,7 @@ def _entry(
             "J015",
             "the sealing key is not signed by the identity key",
             object=name,
-            hint="Somebody between you and the agent may have changed it. Do not approve; look at the coordinator.",
+            hint="Somebody between you and the agent may have changed it: do not approve.",
         )
     spec = {
         "uid": join.uid,
@@ -184,7 +186,7 @@ def _entry(
         "metadata": {"name": name, "labels": labels},
         "spec": {key: part for key, part in spec.items() if part != {}},
     }
-    data = yaml.safe_dump(value, sort_keys=False).encode()
+    data = dump_yaml(value).encode()
     parse(load_documents(data, f"clusters/{name}.yaml")[0], Cluster)
     return data
 

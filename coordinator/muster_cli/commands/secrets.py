@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import secrets as system_random
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from muster_core.errors import SecretError
 
-from muster_cli.main import CHECKOUT
+from muster_cli.verbs import CHECKOUT, Nouns
 
 if TYPE_CHECKING:
     from muster_core.kinds.model import Cluster
@@ -17,29 +18,30 @@ if TYPE_CHECKING:
     from muster_core.sealing.masked import Masked
 
 
-@click.group()
+@click.group(cls=Nouns)
 def secret() -> None:
     """Secrets for many clusters in one file, each sealed to the cluster's own key."""
 
 
 @secret.command("seal")
-@click.argument("name")
+@click.option("--name", required=True, help="The name of the Kubernetes Secret.")
 @click.option("--namespace", required=True, help="The namespace it will live in; bound into the file.")
 @click.option(
-    "--type", "secret_type", default="Opaque", show_default=True, help="Any Kubernetes Secret type."
+    "--type", "secret_type", default="Opaque", show_default=True, help="Any type of a Kubernetes Secret."
 )
 @click.option(
     "--from-literal",
     "literals",
     multiple=True,
     metavar="K=V",
-    help="An entry as text (visible to other users of this machine: prefer --from-file).",
+    help="An entry as text. Other users of this machine may see it: prefer --from-file.",
 )
 @click.option(
     "--from-file", "paths", multiple=True, metavar="K=PATH", help="An entry from a file; - is standard input."
 )
 @click.option(
     "--selector",
+    "-l",
     "selector_text",
     required=True,
     metavar="SELECTOR",
@@ -68,20 +70,19 @@ def seal(
     Nobody else can open the file, not even you: keep the values at their source.
     """
     import msgspec
-    import yaml
-    from muster_core.fleet import read_registry
+    from muster_core.fleet import read_registry, read_settings
+    from muster_core.manifest.dump import dump_yaml
     from muster_core.sealing.envelope import seal as seal_file
     from muster_core.select import matches, parse_selector
 
     from muster_cli.checkout import REGISTRY_BRANCH, open_checkout
-    from muster_cli.commands.clusters import _fleet
 
     data = _entries(literals, paths)
     selector = parse_selector(selector_text)
     with open_checkout(checkout) as clone:
-        fleet, root = _fleet(clone), Path(str(clone.repo.working_dir))
-        registry = clone.fetch(REGISTRY_BRANCH)
-        clusters, problems = read_registry(clone.tree(registry))
+        fleet = read_settings(clone.tree(clone.head()))
+        clusters, problems = read_registry(clone.tree(clone.fetch(REGISTRY_BRANCH)))
+        target = out or clone.root / "secrets" / f"{name}.yaml"
     if problems:
         raise SecretError(
             "S017",
@@ -89,8 +90,8 @@ def seal(
             object=str(problems[0]),
             hint="Mend the registry branch first.",
         )
-    chosen = [cluster for cluster in clusters.values() if matches(selector, cluster.spec.protected_labels)]
-    recipients = [_recipient(fleet.spec.id, cluster) for cluster in chosen]
+    chosen = [known for known in clusters.values() if matches(selector, known.spec.protected_labels)]
+    recipients = [_recipient(fleet.spec.id, known) for known in chosen]
     sealed = seal_file(
         fleet_id=fleet.spec.id,
         name=name,
@@ -102,19 +103,16 @@ def seal(
         secret_type=secret_type,
         immutable=immutable,
     )
-    value = msgspec.to_builtins(sealed)
-    value["spec"]["selector"] = msgspec.to_builtins(selector)
-    text = yaml.safe_dump(value, sort_keys=False, width=10_000)
+    text = dump_yaml(msgspec.to_builtins(sealed))
+    names = ", ".join(recipient.name for recipient in recipients)
     if str(out) == "-":
         click.echo(text, nl=False)
-        return
-    target = out or root / "secrets" / f"{name}.yaml"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(text)
-    click.echo(
-        f"sealed {namespace}/{name} for {len(recipients)} clusters: {', '.join(r.name for r in recipients)}"
-    )
-    click.echo(f"next: name {target} in a bundle's spec.secrets, commit, push", err=True)
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+        click.echo(str(target))
+        click.echo("Next: name it in spec.secrets of a bundle, commit, push.", err=True)
+    click.echo(f"{namespace}/{name} is sealed for {len(recipients)} clusters: {names}", err=True)
 
 
 def _recipient(fleet_id: str, cluster: Cluster) -> Recipient:
@@ -127,7 +125,11 @@ def _recipient(fleet_id: str, cluster: Cluster) -> Recipient:
     newest = max(cluster.spec.sealing_keys, key=lambda key: key.generation)
     public = decode_public(newest.key)
     statement = sealing_key_statement(fleet_id, uid, public, newest.generation)
-    if not verify(decode_public(cluster.spec.identity_key), statement, bytes.fromhex(newest.signature)):
+    try:
+        signature = bytes.fromhex(newest.signature)
+    except ValueError:
+        signature = b""
+    if not verify(decode_public(cluster.spec.identity_key), statement, signature):
         raise SecretError(
             "S019",
             "the sealing key in the registry is not signed by the cluster's identity key",
@@ -141,18 +143,18 @@ def _entries(literals: tuple[str, ...], paths: tuple[str, ...]) -> dict[str, Mas
     from muster_core.sealing.masked import Masked
 
     data: dict[str, Masked] = {}
-    for text in (*literals, *paths):
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise click.UsageError(f"{key}: write KEY=VALUE")
-        if key in data:
-            raise click.UsageError(f"the entry {key} is given twice")
-        if text in literals:
-            data[key] = Masked(value.encode())
-        else:
-            data[key] = Masked(
-                click.get_binary_stream("stdin").read() if value == "-" else Path(value).read_bytes()
-            )
+    for texts, from_file in ((literals, False), (paths, True)):
+        for text in texts:
+            key, equals, value = text.partition("=")
+            if not equals:
+                raise click.UsageError(f"{key[:40]}: write KEY={'PATH' if from_file else 'VALUE'}")
+            if key in data:
+                raise click.UsageError(f"the entry {key} is given twice")
+            data[key] = Masked(_file(value) if from_file else value.encode())
     if not data:
         raise click.UsageError("give at least one --from-literal or --from-file")
     return data
+
+
+def _file(path: str) -> bytes:
+    return sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()

@@ -3,90 +3,119 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from muster_core.errors import MusterError, ValidationError
 
 from muster_cli import skeleton
-from muster_cli.main import client
+from muster_cli.verbs import VALUES_OUTPUT, Verb, client
+
+if TYPE_CHECKING:
+    from muster_core.fleet import FleetContents, Problem
 
 
-@click.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.command(cls=Verb)
+@click.argument("path", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--name", help="The fleet's name (default: the folder's).")
 def init(path: Path, name: str | None) -> None:
     """Make a fleet repository skeleton at PATH. It validates as it is; nothing that exists is overwritten."""
     from muster_cli.checkout import create_repository
 
-    path.mkdir(parents=True, exist_ok=True)
     if (path / "fleet.yaml").exists():
         raise ValidationError("V005", "there is a fleet already", object=str(path / "fleet.yaml"))
-    fleet = name or path.resolve().name.lower()
+    fleet = name or re.sub(r"[^a-z0-9]+", "-", path.resolve().name.lower()).strip("-")[:63] or "fleet"
+    if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", fleet):
+        raise click.BadParameter("write lower-case letters, digits and '-'", param_hint="--name")
+    path.mkdir(parents=True, exist_ok=True)
     for relative, text in skeleton.files(fleet, secrets.token_hex(16)).items():
         target = path / relative
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text)
+            click.echo(str(target))
     create_repository(path)
-    click.echo(f"made fleet {fleet} in {path}")
-    click.echo(
-        f"next: cd {path} && git add . && git commit -m 'A fleet' && git push; then: muster serve --help",
-        err=True,
-    )
+    click.echo(f"Fleet {fleet} is made. Next:", err=True)
+    click.echo(f"  cd {path} && muster validate . && git add . && git commit -m 'A fleet'", err=True)
+    click.echo("  then push it, and start a coordinator for it: muster serve --help", err=True)
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path), default=".")
-@click.option("-o", "--output", "style", type=click.Choice(["table", "json", "yaml"]), default="table")
+@VALUES_OUTPUT
 @click.pass_context
 def validate(ctx: click.Context, path: Path, style: str) -> None:
-    """Check a fleet repository: every file, every reference, every policy. Exit code 1 when something is wrong."""
-    from muster_core.fleet import Problem, read_fleet
+    """Check a fleet repository: every file, every reference, every policy.
+
+    Exit code 1 when something is wrong. Bundles that match no cluster are named where the clone knows the
+    registry branch (git fetch first).
+    """
+    from muster_core.fleet import read_fleet
 
     from muster_cli.folder import FolderTree
     from muster_cli.output import write_value
 
     contents = read_fleet(FolderTree(path))
-    problems = list(contents.problems)
-    try:
-        _compile(contents)
-    except MusterError as error:
-        problems.append(Problem("policies", 1, str(error)))
-    if style != "table":
-        write_value(
-            [{"file": p.file, "line": p.line, "text": p.text, "bundle": p.bundle} for p in problems], style
-        )
-    else:
+    problems = [*contents.problems, *_policies(contents), *_registry(path, contents)]
+    problems.sort(key=lambda problem: (problem.file, problem.line))
+    if style == "table":
         for problem in problems:
             click.echo(str(problem))
-        click.echo(
-            f"{len(contents.bundles)} bundles, {len(contents.plans)} plans, "
-            f"{len(contents.policy_documents)} policies: {len(problems) or 'no'} problems",
-            err=True,
-        )
+    else:
+        write_value([problem._asdict() for problem in problems], style)
+    what = f"{len(contents.bundles)} bundles, {len(contents.plans)} plans, {len(contents.secrets)} secrets, "
+    what += f"{len(contents.policy_documents)} policies: {len(problems) or 'no'} problems"
+    click.echo(what, err=True)
     ctx.exit(1 if problems else 0)
 
 
-def _compile(contents: object) -> None:
-    from muster_core.fleet import compile_fleet_policies
+def _policies(contents: FleetContents) -> list[Problem]:
+    from muster_core.fleet import Problem, compile_fleet_policies
 
-    compile_fleet_policies(contents)  # type: ignore[arg-type]
+    try:
+        compile_fleet_policies(contents)
+    except MusterError as error:
+        found = re.match(r"(?P<file>[^:\s]+):(?P<line>\d+): (?P<text>.*)", error.message, re.DOTALL)
+        if found:
+            return [Problem(found["file"], int(found["line"]), found["text"])]
+        return [Problem(error.object or "policies", 1, error.message)]
+    return []
 
 
-@click.command()
+def _registry(path: Path, contents: FleetContents) -> list[Problem]:
+    """What the registry branch of this clone adds, when the folder is the root of a clone that knows it."""
+    from muster_core.errors import GitError
+    from muster_core.fleet import read_registry, unmatched
+
+    try:
+        from muster_cli.checkout import REGISTRY_BRANCH, open_checkout
+
+        with open_checkout(path) as clone:
+            commit = clone.known(REGISTRY_BRANCH) if clone.root.resolve() == path.resolve() else ""
+            if not commit:
+                return []
+            clusters, problems = read_registry(clone.tree(commit))
+    except (GitError, ImportError):
+        return []
+    named = [problem._replace(file=f"{REGISTRY_BRANCH}:{problem.file}") for problem in problems]
+    return [*named, *unmatched(contents, clusters)]
+
+
+@click.command(cls=Verb)
 @click.argument("kind")
 def schema(kind: str) -> None:
-    """Print the JSON Schema of KIND (Fleet, Bundle, RolloutPlan, Cluster, FleetSecret)."""
+    """Print the JSON Schema of KIND: Fleet, Bundle, RolloutPlan, Cluster or FleetSecret."""
     from muster_core.kinds.schema import schema as schema_of
 
     click.echo(json.dumps(schema_of(kind), indent=2))
 
 
-@click.command()
-@click.option("-o", "--output", "style", type=click.Choice(["table", "json", "yaml"]), default="table")
+@click.command(cls=Verb)
+@VALUES_OUTPUT
 @click.option("--client", "only_client", is_flag=True, help="Do not ask a coordinator.")
 @click.pass_context
 def version(ctx: click.Context, style: str, only_client: bool) -> None:

@@ -1,7 +1,7 @@
 """Tokens with which clusters join.
 
-The coordinator supplies only the secret part. What it must not choose (CA certificate, repositories, anchors) comes from
-the operator's context and checkout.
+The coordinator supplies only the secret part. What it must not choose (CA certificate, repositories,
+anchors) comes from the operator's context and checkout.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-
-from muster_cli.verbs import CHECKOUT, VALUES_OUTPUT, Nouns, client
 from muster_core.durations import format_duration, parse_duration
 from muster_core.errors import JoinError
+
+from muster_cli.verbs import CHECKOUT, VALUES_OUTPUT, Nouns, client
 
 
 @click.group(cls=Nouns)
@@ -23,9 +23,21 @@ def token() -> None:
 @token.command("create")
 @click.option("--cluster", required=True, help="The one cluster that may use it.")
 @click.option("--ttl", default="1h", show_default=True, help="How long it works.")
-@click.option("--edge-address", metavar="HOST:PORT", help="The edge listener as the site reaches it, where that differs.")
-@click.option("--link-address", metavar="HOST:PORT", help="The link listener as the site reaches it, where that differs.")
-@click.option("--repository-url", metavar="URL", help="The fleet repository as the site reaches it (default: your origin).")
+@click.option(
+    "--edge-address",
+    metavar="HOST:PORT",
+    help="The edge listener as the site reaches it, where that differs.",
+)
+@click.option(
+    "--link-address",
+    metavar="HOST:PORT",
+    help="The link listener as the site reaches it, where that differs.",
+)
+@click.option(
+    "--repository-url",
+    metavar="URL",
+    help="The fleet repository as the site reaches it (default: your origin).",
+)
 @CHECKOUT
 @VALUES_OUTPUT
 @click.pass_context
@@ -41,14 +53,15 @@ def create(
 ) -> None:
     """Make a join token for one cluster and print it.
 
-    Give it to the agent: muster-agent run --cluster NAME --token-file FILE. The coordinator makes the secret part; the
-    CA certificate comes from your context, repositories and anchors from your checkout: what you have checked out must
-    be pushed, and the agent will accept only what descends from it.
+    Give it to the agent: muster-agent run --cluster NAME --token-file FILE. The coordinator makes the
+    secret part; the CA certificate comes from your context, repositories and anchors from your checkout: what you have
+    checked out must be pushed, and the agent will accept only what descends from it.
     """
-    from muster_cli.checkout import open_checkout
-    from muster_cli.output import write_value
     from muster_core.fleet import read_settings
     from muster_core.token import JoinToken, Repository
+
+    from muster_cli.checkout import open_checkout
+    from muster_cli.output import write_value
 
     seconds = int(parse_duration(ttl))
     with open_checkout(checkout) as clone, client(ctx) as operator:
@@ -72,7 +85,9 @@ def create(
             repositories=(Repository("fleet", repository_url or clone.url, clone.branch(), anchor),),
         ).encode()
     if style != "table":
-        write_value({"id": made.id, "cluster": cluster, "expiresUnix": made.expires_unix, "token": text}, style)
+        write_value(
+            {"id": made.id, "cluster": cluster, "expiresUnix": made.expires_unix, "token": text}, style
+        )
         return
     click.echo(text)
     click.echo(f"It works once, for {cluster}, for {format_duration(seconds)}. Next:", err=True)

@@ -79,6 +79,11 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INT, list("-+0123456789"
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 
+def reads_as_text(text: str) -> bool:
+    """Whether a bare scalar is text for every reader, also for those that know more of YAML 1.1."""
+    return not (_BOOL.match(text) or _INT.match(text) or _FLOAT.match(text) or text in ("y", "Y", "n", "N"))
+
+
 def _boolean(text: str) -> bool:
     if not _BOOL.match(text):
         raise ValueError(text)

@@ -1,0 +1,95 @@
+"""The columns of each kind of thing.
+
+Owns which facts a table shows, in which order and in which words. It never asks a coordinator.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from muster_core.durations import format_duration
+from muster_proto.v1 import link_pb2 as wire
+from muster_proto.v1 import operator_pb2 as op
+
+from muster_cli.output import Column, age
+
+
+def short(release: wire.Release) -> str:
+    """The commit as people say it."""
+    return release.commit[:7] or "-"
+
+
+def worst_of(cluster: op.ClusterView) -> str:
+    """The first message of a bundle that is not Ready."""
+    bad = (f"{r.bundle}: {r.message}" for r in cluster.bundles if r.phase != "Ready" and r.message)
+    return cluster.message or next(bad, "-")
+
+
+def spread(bundle: op.BundleView) -> str:
+    """Which release is where: ``3f2c9d1×5 9ab01c2×1``."""
+    counts: dict[str, int] = {}
+    for place in bundle.places:
+        counts[short(place.release)] = counts.get(short(place.release), 0) + 1
+    return (
+        " ".join(f"{commit}×{count}" for commit, count in sorted(counts.items(), key=lambda item: -item[1]))
+        or "-"
+    )
+
+
+def wave(rollout: op.RolloutView) -> str:
+    if not rollout.waves:
+        return "-"
+    number = min(rollout.wave_index, len(rollout.waves) - 1)
+    return f"{number + 1}/{len(rollout.waves)} {rollout.waves[number].name}"
+
+
+CLUSTERS: Sequence[Column[op.ClusterView]] = (
+    Column("CLUSTER", lambda c: c.name),
+    Column("STATE", lambda c: c.state),
+    Column("BUNDLES", lambda c: f"{sum(r.phase == 'Ready' for r in c.bundles)}/{len(c.bundles)}"),
+    Column("OWED", lambda c: ",".join(c.owed) or "-"),
+    Column("SEEN", lambda c: age(c.last_seen_unix_ms)),
+    Column("CLASS", lambda c: c.site_class or "-"),
+    Column("AGENT", lambda c: c.agent_version or "-", wide=True),
+    Column("KUBERNETES", lambda c: c.kubernetes_version or "-", wide=True),
+    Column("LABELS", lambda c: ",".join(f"{k}={v}" for k, v in sorted(c.labels.items())), wide=True),
+    Column("MESSAGE", lambda c: worst_of(c)),
+)
+BUNDLES: Sequence[Column[op.BundleView]] = (
+    Column("BUNDLE", lambda b: b.name),
+    Column("RELEASE", lambda b: short(b.current)),
+    Column("PLAN", lambda b: b.plan or "-"),
+    Column("READY", lambda b: f"{b.ready}/{b.matched}"),
+    Column("DEGRADED", lambda b: str(b.degraded)),
+    Column("BLOCKED", lambda b: str(b.blocked)),
+    Column("OWED", lambda b: str(b.owed)),
+    Column("ROLLOUT", lambda b: b.active_rollout or "-"),
+    Column("SPREAD", lambda b: spread(b)),
+    Column("ERROR", lambda b: b.error or "-"),
+)
+ROLLOUTS: Sequence[Column[op.RolloutView]] = (
+    Column("ROLLOUT", lambda r: r.name),
+    Column("BUNDLE", lambda r: r.bundle),
+    Column("RELEASE", lambda r: short(r.release)),
+    Column("STATE", lambda r: r.state),
+    Column("WAVE", lambda r: wave(r)),
+    Column("DONE", lambda r: f"{r.done}/{r.total}"),
+    Column("IN-FLIGHT", lambda r: str(r.in_flight)),
+    Column("FAILED", lambda r: str(r.failed)),
+    Column("LOST", lambda r: str(r.lost)),
+    Column("OWED", lambda r: str(r.owed)),
+    Column("AGE", lambda r: age(r.started_unix_ms)),
+    Column("BY", lambda r: r.started_by, wide=True),
+    Column("WHY", lambda r: r.why or "-"),
+)
+TOKENS: Sequence[Column[op.Token]] = (
+    Column("TOKEN", lambda t: t.id),
+    Column("CLUSTER", lambda t: t.cluster),
+    Column("STATE", lambda t: t.state),
+    Column(
+        "EXPIRES",
+        lambda t: f"in {format_duration(t.expires_unix - time.time())}" if t.state == "Valid" else "-",
+    ),
+    Column("AGE", lambda t: age(t.created_unix * 1000)),
+)

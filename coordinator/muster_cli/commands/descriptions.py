@@ -1,0 +1,134 @@
+"""Reading one: ``describe``."""
+
+from __future__ import annotations
+
+import click
+
+from muster_cli.columns import BUNDLES, CLUSTERS, ROLLOUTS, short
+from muster_cli.output import Answer, ago
+from muster_cli.verbs import VALUES_OUTPUT, Nouns, client
+
+
+@click.group(cls=Nouns)
+def describe() -> None:
+    """Show one cluster, bundle or rollout in full."""
+
+
+@describe.command("cluster")
+@click.argument("name")
+@VALUES_OUTPUT
+@click.pass_context
+def describe_cluster(ctx: click.Context, name: str, style: str) -> None:
+    """Identity, labels, and what each bundle does on cluster NAME."""
+    with client(ctx) as operator:
+        view = operator.get_cluster(name)
+    if style in {"json", "yaml"}:
+        Answer(CLUSTERS, "cluster", style).one(view)
+        return
+    _lines(
+        ("Name", view.name),
+        ("UID", view.uid),
+        ("State", view.state),
+        ("Seen", ago(view.last_seen_unix_ms)),
+        ("Identity", view.identity_fingerprint),
+        ("Site class", view.site_class),
+        ("Agent", view.agent_version),
+        ("Kubernetes", view.kubernetes_version),
+        ("Owed", ", ".join(view.owed)),
+        ("Labels", ", ".join(f"{k}={v}" for k, v in sorted(view.labels.items()))),
+        ("Message", view.message),
+    )
+    for report in view.bundles:
+        ready = f"{report.ready_count}/{report.object_count} objects ready"
+        click.echo(f"\n{report.bundle}: {report.phase} {short(report.release)} ({ready})")
+        if report.message:
+            click.echo(f"  {report.code} {report.message}".rstrip())
+        if report.healed_count:
+            click.echo(f"  healed {report.healed_count} times, last {report.last_healed}")
+        for item in report.objects:
+            click.echo(f"  {item.object}: {item.health}: {item.message}")
+        for violation in report.violations:
+            rule = f"{violation.policy}/{violation.rule}"
+            where = f"{violation.object} at {violation.path}"
+            click.echo(f"  {violation.action} {rule}: {where}: {violation.message}")
+
+
+@describe.command("bundle")
+@click.argument("name")
+@VALUES_OUTPUT
+@click.pass_context
+def describe_bundle(ctx: click.Context, name: str, style: str) -> None:
+    """Which release of bundle NAME is where."""
+    with client(ctx) as operator:
+        view = operator.get_bundle(name)
+    if style in {"json", "yaml"}:
+        Answer(BUNDLES, "bundle", style).one(view)
+        return
+    _lines(
+        ("Name", view.name),
+        ("Release", view.current.commit),
+        ("Tree digest", view.current.tree_digest),
+        ("Plan", view.plan),
+        ("Rollout", view.active_rollout),
+        ("Last succeeded", view.last_succeeded.commit),
+        ("Ready", f"{view.ready}/{view.matched}"),
+        ("Error", view.error),
+    )
+    for place in sorted(view.places, key=lambda p: (p.phase == "Ready", p.cluster)):
+        click.echo(f"  {place.cluster}: {place.phase} {short(place.release)} {place.message}".rstrip())
+
+
+@describe.command("rollout")
+@click.argument("name")
+@VALUES_OUTPUT
+@click.pass_context
+def describe_rollout(ctx: click.Context, name: str, style: str) -> None:
+    """Waves and targets of rollout NAME, the worst first."""
+    with client(ctx) as operator:
+        view = operator.get_rollout(name)
+    if style in {"json", "yaml"}:
+        Answer(ROLLOUTS, "rollout", style).one(view)
+        return
+    _lines(
+        ("Name", view.name),
+        ("Bundle", view.bundle),
+        ("Release", view.release.commit),
+        ("Plan", view.plan),
+        ("State", view.state),
+        ("Why", view.why),
+        ("Started", f"{ago(view.started_unix_ms)} by {view.started_by}"),
+    )
+    for item in view.waves:
+        click.echo(
+            f"\nwave {item.name} ({item.state}): {item.done}/{item.total} done, {item.in_flight} in flight, "
+            f"{item.failed} failed, {item.lost} lost, {item.owed} owed, {item.waiting} waiting; "
+            f"at most {item.max_in_flight} in flight and {item.max_failed} failed, quorum {item.quorum}"
+        )
+        for target in sorted(
+            (t for t in view.targets if t.wave == item.name), key=lambda t: (rank(t.state), t.cluster)
+        ):
+            click.echo(f"  {target.cluster}: {target.state} {target.code} {target.message}".rstrip())
+
+
+def rank(state: str) -> int:
+    """The worst first."""
+    order = (
+        "failed",
+        "lost",
+        "returned",
+        "owed",
+        "applying",
+        "soaking",
+        "acknowledged",
+        "offered",
+        "waiting",
+        "skipped",
+        "done",
+    )
+    return order.index(state) if state in order else len(order)
+
+
+def _lines(*pairs: tuple[str, str]) -> None:
+    for name, value in pairs:
+        if value:
+            click.echo(f"{name + ':':<16}{value}")
