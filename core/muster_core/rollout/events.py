@@ -206,7 +206,7 @@ class Reported(NamedTuple):
 
 
 class Contact(NamedTuple):
-    """Contact with a cluster began or ended: knowledge of the moment, never logged, told again after a replay."""
+    """Contact began or ended: knowledge of the moment, never logged, told again after a replay."""
 
     cluster: str
     online: bool

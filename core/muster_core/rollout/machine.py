@@ -23,8 +23,8 @@ ACKNOWLEDGED = frozenset({"acknowledged", "applying", "soaking", "lost"})
 class RolloutMachine:
     """The state of one rollout. Build it from its log with :meth:`replay`, or from a :class:`Started` event.
 
-    An executor tells it ``Contact`` before anything else from a cluster, and again for every connected cluster after a
-    replay (see :meth:`reconnecting`): who is in contact is knowledge of the moment and never in the log.
+    An executor tells it ``Contact`` before anything else from a cluster, and again for every connected cluster after
+    a replay (see :meth:`reconnecting`): who is in contact is knowledge of the moment and never in the log.
     """
 
     def __init__(self, started: ev.Started) -> None:
@@ -171,7 +171,7 @@ class RolloutMachine:
             self._emit(failed, out)
 
     def _reported(self, given: ev.Reported, now: float, out: list[ev.AnyEvent]) -> None:
-        """Only a report that names this release and attempt counts: it cannot be older than the offer it names."""
+        """Only a report that names this release and attempt counts: no report is older than what it names."""
         if given.tree_digest != self.started.tree_digest:
             return
         self._acknowledged(given.cluster, given.attempt, now, out)
@@ -241,7 +241,7 @@ class RolloutMachine:
         self._emit(ev.Resumed(at=now, by=given.by, reason=given.reason), out)
 
     def _withdraw_offers(self, why: str, now: float, out: list[ev.AnyEvent]) -> None:
-        """The last one first, so that the queue is as it was: whoever saw an offer is first to get it again."""
+        """The last one first, so that the queue is as it was: who saw an offer is first to get it again."""
         for target in reversed(self.board.offered()):
             self._emit(
                 ev.OfferWithdrawn(at=now, cluster=target.cluster, attempt=target.attempt, why=why), out

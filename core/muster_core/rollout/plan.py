@@ -53,7 +53,7 @@ class ResolvedPlan(msgspec.Struct, frozen=True, kw_only=True):
 def resolve(plan: RolloutPlan, members: Sequence[Member]) -> ResolvedPlan:
     """Every member in exactly one wave, the first that selects it.
 
-    ``MUSTER-R001`` when nobody is targeted, ``MUSTER-R002`` when members match no wave (``unmatched: refuse``).
+    ``MUSTER-R001`` when nobody is targeted, ``MUSTER-R002`` when members match no wave.
     """
     name, spec = plan.metadata.name, plan.spec
     if not members:
