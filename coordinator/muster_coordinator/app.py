@@ -93,7 +93,7 @@ async def serve(settings: Settings) -> None:
                      "context": str(data / "context.json")}
             sys.stdout.write(json.dumps(ready) + "\n")
             sys.stdout.flush()
-            log.info("coordinator is ready", **ready)
+            log.info("coordinator is ready", edge=edge_address, link=link_address)
             with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                 async for number in signals:
                     log.info("stopping", signal=signal.Signals(number).name)
@@ -111,8 +111,15 @@ def main(settings: Settings) -> int:
     """The process's exit code; an error of ours is one line."""
     try:
         anyio.run(serve, settings)
-    except* MusterError as group:
-        for error in group.exceptions:
-            sys.stderr.write(f"{error}\n")
-        return 1
-    return 0
+    except MusterError as error:
+        errors: tuple[Exception, ...] = (error,)
+    except ExceptionGroup as group:
+        ours, others = group.split(MusterError)
+        if others or ours is None:
+            raise
+        errors = ours.exceptions
+    else:
+        return 0
+    for error in errors:
+        sys.stderr.write(f"{error}\n")
+    return 1

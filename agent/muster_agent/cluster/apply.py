@@ -1,0 +1,160 @@
+"""Carries out a plan: server-side apply in stages, then prune.
+
+Owns the order of requests and the protection of what is not ours: an existing object without our label is refused, and
+prune runs only after everything else succeeded, on the exact object that was seen. It never decides what should be there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import anyio
+
+from muster_core.apply.applyset import MANAGER, member, parent, part_of, set_id
+from muster_core.apply.changeset import Change, ChangeSet
+from muster_core.apply.owned import owned_digest
+from muster_core.apply.plan import Applied, kinds_of, plan
+from muster_core.errors import KubernetesError
+from muster_core.health import health
+from muster_core.manifest.objects import Manifest, ObjectRef, digest, ref_of
+from muster_agent.cluster.observe import Observer
+from muster_agent.cluster.port import ClusterApi
+
+ESTABLISH_DEADLINE = 30.0
+ESTABLISH_STEP = 0.2
+NAMESPACE_KIND = "Namespace"
+
+
+async def located(api: ClusterApi, objects: Sequence[Manifest], namespace: str) -> tuple[dict[ObjectRef, Manifest], list[Change]]:
+    """The objects by full name: ``namespace`` fills in where a namespaced one has none.
+
+    Kinds that the cluster does not know yet, but that a CRD of the same objects defines, count by that CRD's scope.
+    """
+    scopes = {
+        (f"{crd['spec']['group']}/{version['name']}", crd["spec"]["names"]["kind"]): crd["spec"].get("scope") == "Namespaced"
+        for crd in objects
+        if crd.get("kind") == "CustomResourceDefinition"
+        for version in (crd.get("spec") or {}).get("versions") or []
+    }
+    found: dict[ObjectRef, Manifest] = {}
+    problems: list[Change] = []
+    for obj in objects:
+        ref = ref_of(obj)
+        try:
+            namespaced = scopes.get((ref.api_version, ref.kind))
+            if namespaced is None:
+                namespaced = (await api.resource(ref.api_version, ref.kind)).namespaced
+        except KubernetesError as error:
+            problems.append(Change(ref, "failed", error))
+            continue
+        if not namespaced and ref.namespace:
+            ref = ref._replace(namespace="")
+            obj = {**obj, "metadata": {k: v for k, v in obj["metadata"].items() if k != "namespace"}}
+        elif namespaced and not ref.namespace:
+            ref = ref._replace(namespace=namespace or "default")
+            obj = {**obj, "metadata": {**obj["metadata"], "namespace": ref.namespace}}
+        if ref in found:
+            problems.append(Change(ref, "refused", KubernetesError("K013", "the bundle has this object twice", object=str(ref))))
+        found[ref] = obj
+    return found, problems
+
+
+class Applier:
+    """``namespace`` is where the agent lives and where bundles' parent objects are."""
+
+    def __init__(self, api: ClusterApi, observer: Observer, namespace: str) -> None:
+        self._api, self._observer, self._namespace = api, observer, namespace
+
+    async def apply(
+        self, bundle: str, objects: Mapping[ObjectRef, Manifest], applied: Mapping[ObjectRef, Applied], *, prune: bool, note: Mapping[str, str]
+    ) -> ChangeSet:
+        """Makes the cluster hold exactly ``objects`` for this bundle; what is so already costs nothing.
+
+        Errors stand in the change set, one per object; the others go on.
+        """
+        applyset = set_id(bundle, self._namespace)
+        desired = {ref: member(obj, applyset) for ref, obj in objects.items()}
+        digests = {ref: digest(obj) for ref, obj in desired.items()}
+        result = ChangeSet()
+        known_kinds = {kind for kind in kinds_of([*desired, *applied]) if await self._served(kind)}
+        await self._observer.watch(known_kinds)
+        todo = plan(digests, applied, self._observer.members(applyset), prune=prune)
+        result.applied = {ref: record for ref, record in applied.items() if ref in desired}
+        if todo.empty:
+            return result
+        if {*desired, *applied} != set(applied) or not applied:
+            # The parent names every kind before the first member of it exists, so that none can be lost.
+            await self._api.apply(parent(bundle, self._namespace, {*desired, *applied}, dict(note)), force=True)
+        for ref in todo.first:
+            await self._apply_one(ref, desired[ref], digests[ref], applyset, applied, result)
+        await self._established([ref for ref in todo.first if ref.kind != NAMESPACE_KIND], result)
+        for ref in todo.then:
+            await self._apply_one(ref, desired[ref], digests[ref], applyset, applied, result)
+        if not result.errors:
+            late = kinds_of(desired) - known_kinds
+            await self._observer.watch(late)
+            await self._prune(todo.prune, result)
+            if todo.prune:
+                await self._api.apply(parent(bundle, self._namespace, desired, dict(note)), force=True)
+        drifted = set(todo.drifted)
+        result.healed = [c.ref for c in result.changes if c.ref in drifted and c.action in {"created", "configured"}]
+        return result
+
+    async def _served(self, kind: tuple[str, str]) -> bool:
+        try:
+            await self._api.resource(*kind)
+        except KubernetesError as error:
+            if error.code == "K004":
+                return False
+            raise
+        return True
+
+    async def _apply_one(
+        self, ref: ObjectRef, obj: Manifest, desired: str, applyset: str, applied: Mapping[ObjectRef, Applied], result: ChangeSet
+    ) -> None:
+        try:
+            ours = await self._is_ours(ref, applyset)
+            # Fields that were ours are taken back from whoever changed them; those of an object's first apply are not.
+            answer = await self._api.apply(obj, force=ours and ref in applied)
+        except KubernetesError as error:
+            result.applied.pop(ref, None) if error.code != "K001" else None
+            result.changes.append(Change(ref, "refused" if error.code == "K014" else "failed", error))
+            return
+        live = self._observer.note(answer)
+        result.applied[ref] = Applied(desired, owned_digest(answer, MANAGER), live.uid)
+        result.changes.append(Change(ref, "configured" if ours else "created"))
+
+    async def _is_ours(self, ref: ObjectRef, applyset: str) -> bool:
+        """Whether the object is there and of this set; ``MUSTER-K014`` when it is somebody else's."""
+        seen = self._observer.seen.get(ref)
+        owner = seen.live.part_of if seen else None
+        if owner is None:
+            live = await self._api.get(ref)
+            if live is None:
+                return False
+            owner = part_of(live)
+        if owner == applyset:
+            return True
+        if ref.kind == NAMESPACE_KIND:
+            return False
+        whose = "another bundle's" if owner else "not Muster's"
+        raise KubernetesError("K014", f"an object of this name is there and is {whose}", object=str(ref),
+                              hint="It is left alone. Rename yours, or delete that one by hand.")
+
+    async def _established(self, refs: Sequence[ObjectRef], result: ChangeSet) -> None:
+        failed = {change.ref for change in result.errors}
+        with anyio.move_on_after(ESTABLISH_DEADLINE):
+            for ref in refs:
+                while ref not in failed and health(await self._api.get(ref)).status != "Current":
+                    await anyio.sleep(ESTABLISH_STEP)
+
+    async def _prune(self, refs: Sequence[ObjectRef], result: ChangeSet) -> None:
+        for ref in refs:
+            seen = self._observer.seen.get(ref)
+            try:
+                await self._api.delete(ref, seen.live.uid if seen else "")
+            except KubernetesError as error:
+                result.changes.append(Change(ref, "failed", error))
+                continue
+            self._observer.forget(ref)
+            result.changes.append(Change(ref, "pruned"))

@@ -1,0 +1,139 @@
+"""What the cluster looks like now, kept by watches.
+
+Owns one watch per kind with the part-of label, a cache of digests (no objects are kept), health per object, and the wake-up
+of whoever cares for a bundle. Nothing is asked of the API server while nothing changes. It never writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import anyio
+import anyio.lowlevel
+import structlog
+from anyio.abc import TaskGroup
+
+from muster_core.apply.applyset import MANAGER, PART_OF, part_of
+from muster_core.apply.owned import owned_digest
+from muster_core.apply.plan import Live
+from muster_core.errors import KubernetesError
+from muster_core.health import Health, health
+from muster_core.manifest.objects import Manifest, ObjectRef, ref_of
+from muster_core.session.backoff import Backoff
+from muster_agent.cluster.port import ClusterApi
+
+log = structlog.get_logger()
+
+LIST_WAIT = 60.0
+
+
+class Seen(NamedTuple):
+    """One object: digests and health instead of the object."""
+
+    live: Live
+    health: Health
+
+
+@dataclass(slots=True)
+class _Kind:
+    listed: anyio.Event = field(default_factory=anyio.Event)
+    refs: set[ObjectRef] = field(default_factory=set)
+    error: KubernetesError | None = None
+
+
+class Observer:
+    """``changed(set_id)`` is called for every event that changes a digest or a health; ``uniform`` gives jitter."""
+
+    def __init__(self, api: ClusterApi, changed: Callable[[str], None], uniform: Callable[[float, float], float]) -> None:
+        self._api, self._changed, self._uniform = api, changed, uniform
+        self._kinds: dict[tuple[str, str], _Kind] = {}
+        self._group: TaskGroup | None = None
+        self.seen: dict[ObjectRef, Seen] = {}
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Holds the watches until cancelled."""
+        async with anyio.create_task_group() as group:
+            self._group = group
+            task_status.started()
+            await anyio.sleep_forever()
+
+    async def watch(self, kinds: set[tuple[str, str]]) -> None:
+        """Returns when each of these kinds was listed once; raises what stood in the way of one of them."""
+        if self._group is None:
+            raise RuntimeError("the observer does not run")
+        for kind in kinds - self._kinds.keys():
+            self._kinds[kind] = _Kind()
+            self._group.start_soon(self._follow, *kind)
+        for kind in kinds:
+            state = self._kinds[kind]
+            with anyio.move_on_after(LIST_WAIT):
+                await state.listed.wait()
+            if not state.listed.is_set():
+                raise state.error or KubernetesError("K001", "the kind could not be listed", object=kind[1], retryable=True)
+
+    def members(self, set_id: str) -> dict[ObjectRef, Live]:
+        """The live objects of one set."""
+        return {ref: seen.live for ref, seen in self.seen.items() if seen.live.part_of == set_id}
+
+    def note(self, obj: Manifest) -> Live:
+        """Takes in what a write answered, before its event comes."""
+        self._take(obj)
+        return self.seen[ref_of(obj)].live
+
+    def forget(self, ref: ObjectRef) -> None:
+        self.seen.pop(ref, None)
+
+    async def _follow(self, api_version: str, kind: str) -> None:
+        """Lists and watches for ever; a broken watch lists anew, with back-off."""
+        state, backoff = self._kinds[api_version, kind], Backoff(self._uniform, 0.2, 30.0, 10.0)
+        while True:
+            started = anyio.current_time()
+            try:
+                resource = await self._api.resource(api_version, kind)
+                version = await self._list(api_version, kind, state)
+                while True:
+                    async for event in self._api.watch(resource, PART_OF, version):
+                        version = str(event.object["metadata"].get("resourceVersion", version))
+                        if event.type == "DELETED":
+                            self._gone(ref_of(event.object), state)
+                        elif event.type != "BOOKMARK":
+                            self._take(event.object)
+                            state.refs.add(ref_of(event.object))
+            except KubernetesError as error:
+                state.error = error
+                log.debug("watch starts anew", kind=kind, error=str(error))
+            backoff.connected_for(anyio.current_time() - started)
+            await anyio.sleep(backoff.next_delay())
+
+    async def _list(self, api_version: str, kind: str, state: _Kind) -> str:
+        resource = await self._api.resource(api_version, kind)
+        found: set[ObjectRef] = set()
+        version = ""
+        async for page in self._api.pages(resource, PART_OF):
+            for obj in page.items:
+                self._take(obj)
+                found.add(ref_of(obj))
+            version = page.resource_version
+            await anyio.lowlevel.checkpoint()
+        for ref in state.refs - found:
+            self._gone(ref, state)
+        state.refs, state.error = found, None
+        state.listed.set()
+        return version
+
+    def _take(self, obj: Manifest) -> None:
+        ref, metadata = ref_of(obj), obj["metadata"]
+        live = Live(str(metadata.get("uid", "")), part_of(obj), owned_digest(obj, MANAGER))
+        seen, before = Seen(live, health(obj)), self.seen.get(ref)
+        self.seen[ref] = seen
+        if before != seen:
+            for owner in {live.part_of, before.live.part_of if before else ""} - {""}:
+                self._changed(owner)
+
+    def _gone(self, ref: ObjectRef, state: _Kind) -> None:
+        state.refs.discard(ref)
+        before = self.seen.pop(ref, None)
+        if before:
+            self._changed(before.live.part_of)

@@ -1,0 +1,1 @@
+"""What to do to a cluster so that it is what a release says: pure, as values."""
