@@ -1,6 +1,7 @@
 """``python -m muster_lab.kube``: one API server until SIGTERM.
 
-Owns the command line. The line on standard output is JSON and says where the server is; the log goes to standard error.
+Owns the command line. The line on standard output is JSON and says where the server is; the log goes to
+standard error.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from .server import LabKube, Settings
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m muster_lab.kube",
-        description="One in-memory Kubernetes API server over HTTPS. No RBAC: the one token may do everything.",
+        description="An in-memory Kubernetes API server over HTTPS. No RBAC: the one token may do everything.",
     )
     parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0 picks a free one")
     parser.add_argument(
         "--dir", type=Path, required=True, help="folder for kubeconfig, ca.crt and the server's key"
     )
     parser.add_argument(
-        "--state-file", type=Path, help="objects are read from here at start and kept here at a clean stop"
+        "--state-file", type=Path, help="objects are read from here at start, kept at a clean stop"
     )
     parser.add_argument(
         "--token", default="", help="the administrator's bearer token; made at start when absent"

@@ -1,7 +1,7 @@
 """The kinds that the server knows, and how a kind is named in paths.
 
-Owns the table of built-in resources and the live catalog that definitions (CRDs) are added to and removed from. It
-never stores objects.
+Owns the table of built-in resources and the live catalog that definitions (CRDs) are added to and removed
+from. It never stores objects.
 """
 
 from __future__ import annotations

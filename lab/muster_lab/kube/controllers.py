@@ -1,8 +1,8 @@
 """The few controllers that an API server is useless without.
 
-Owns garbage collection by owner references, the emptying of namespaces, default objects of a namespace, and the
-establishing of CRDs. Each runs a moment after the write that calls for it, as on a real cluster. It never plays
-workloads: that is the pod player's.
+Owns garbage collection by owner references, the emptying of namespaces, default objects of a namespace, and
+the establishing of CRDs. Each runs a moment after the write that calls for it, as on a real cluster. It
+never plays workloads: that is the pod player's.
 """
 
 from __future__ import annotations

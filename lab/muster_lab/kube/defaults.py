@@ -1,7 +1,8 @@
 """The values that the API fills in when a built-in object leaves them out.
 
-Owns the defaults that users see in live objects and that drift comparison must expect. It never overwrites a value and
-never validates. Not covered: volume sources other than the projected kinds, topology spread, probes of type gRPC.
+Owns the defaults that users see in live objects and that drift comparison must expect. It never overwrites
+a value and never validates. Not covered: volume sources other than the projected kinds, topology spread,
+probes of type gRPC.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ def _container(container: Obj) -> None:
     for port in container.get("ports") or ():
         _set(port, protocol="TCP")
     for env in container.get("env") or ():
+        if env.get("value") == "":
+            del env["value"]
         reference = (env.get("valueFrom") or {}).get("fieldRef")
         if reference is not None:
             _set(reference, apiVersion="v1")

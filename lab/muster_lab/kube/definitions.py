@@ -1,7 +1,7 @@
 """Custom kinds: a CRD becomes servable, and stops being so.
 
-Owns the link from stored CRDs to the catalog and the schemas, and their Established condition. It never stores
-instances; conversion between versions is by ``apiVersion`` only (strategy None).
+Owns the link from stored CRDs to the catalog and the schemas, and their Established condition. It never
+stores instances; conversion between versions is by ``apiVersion`` only (strategy None).
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class Definitions:
     def follow(self, change: Change) -> ResourceKey | None:
         """Takes a CRD's change into the catalog; answers the resource whose instances must go."""
         if change.after is None:
-            assert change.before is not None
+            if change.before is None:
+                return None
             spec = change.before.load()["spec"]
             for resource in self._catalog.drop(spec["group"], spec["names"]["plural"]):
                 self._schemas.drop_custom(resource.api_version, resource.kind)

@@ -76,6 +76,11 @@ def conflict(resource: Resource, name: str, why: str) -> StatusError:
     return StatusError(409, "Conflict", message, details=_details(resource, name))
 
 
+def precondition(resource: Resource, name: str, why: str) -> StatusError:
+    message = f'Operation cannot be fulfilled on {resource.kind} "{name}": {why}'
+    return StatusError(409, "Conflict", message, details=_details(resource, name, kind=resource.kind))
+
+
 STALE = "the object has been modified; please apply your changes to the latest version and try again"
 
 

@@ -1,7 +1,8 @@
 """Faults on purpose, and the count of what clients asked for.
 
-Owns the switches behind ``/lab/faults`` and the counters behind ``/lab/requests``. These paths keep answering while
-everything else is cut off, or a fault could never be taken back. It never changes stored objects.
+Owns the switches behind ``/lab/faults`` and the counters behind ``/lab/requests``. These paths keep
+answering while everything else is cut off, or a fault could never be taken back. It never changes stored
+objects.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Override(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
 
 
 class Faults(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
-    """``dropWatches`` closes the watches that are open now, once; everything else lasts until it is put back."""
+    """``dropWatches`` closes the watches that are open now, once; the rest lasts until it is put back."""
 
     latency_ms: float = 0
     error_rate: float = 0

@@ -1,7 +1,8 @@
 """Sets of field paths, and the walks over typed values that server-side apply is made of.
 
-A path is a tuple of elements in the spelling of ``fieldsV1``: ``f:name``, ``k:{...}``, ``v:...``. Owns conversion
-between sets, objects and ``fieldsV1``; merging, comparing and removing along a shape. It never knows a manager's name.
+A path is a tuple of elements in the spelling of ``fieldsV1``: ``f:name``, ``k:{...}``, ``v:...``. Owns
+conversion between sets, objects and ``fieldsV1``; merging, comparing and removing along a shape. It never
+knows a manager's name.
 """
 
 from __future__ import annotations

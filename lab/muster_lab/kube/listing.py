@@ -1,7 +1,7 @@
 """Reading many: lists in pages, and watches.
 
-Owns filters, continue tokens, and the fan-out of changes to watchers. Bodies are passed on as stored bytes; they are
-parsed only for a selector that needs it. It never writes to the store.
+Owns filters, continue tokens, and the fan-out of changes to watchers. Bodies are passed on as stored bytes;
+they are parsed only for a selector that needs it. It never writes to the store.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """One object at a time: create, update, patch, delete, as the API does them.
 
-Owns the order of a write (decode, default, judge, own fields, version) and its bookkeeping in ``metadata``. Every
-operation is synchronous and so atomic on the event loop. It never speaks HTTP, never lists, and never authorizes.
+Owns the order of a write (decode, default, judge, own fields, version) and its bookkeeping in ``metadata``.
+Every operation is synchronous and so atomic on the event loop. It never speaks HTTP, never lists, and never
+authorizes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from . import defaults, errors, ownership, patches, rules
 from .catalog import Catalog, Resource
 from .definitions import Definitions
-from .schemas import Schemas, decode
+from .schemas import Schemas, decode, omit_empty
 from .services import Addresses
 from .store import Record, Store
 
@@ -235,10 +236,10 @@ class Objects:
             return old
         if options.dry_run:
             return new
-        if was.get("deletionTimestamp") and not new["metadata"].get("finalizers"):
-            if not (resource.kind == "Namespace" and resource.builtin):
-                self.store.drop(resource.key, (was.get("namespace", ""), name))
-                return new
+        space = resource.kind == "Namespace" and resource.builtin
+        if was.get("deletionTimestamp") and not new["metadata"].get("finalizers") and not space:
+            self.store.drop(resource.key, (was.get("namespace", ""), name))
+            return new
         self.store.put(resource.key, new)
         return new
 
@@ -248,13 +249,7 @@ class Objects:
         """The object and whether it is gone already; otherwise finalizers hold it."""
         obj = self._as(resource, self.get(resource, namespace, name).load())
         metadata = obj["metadata"]
-        before = how.get("preconditions") or {}
-        if before.get("uid") and before["uid"] != metadata["uid"]:
-            raise errors.conflict(resource, name, self._uid_text(before["uid"], obj))
-        if before.get("resourceVersion") and before["resourceVersion"] != metadata["resourceVersion"]:
-            have, want = metadata["resourceVersion"], before["resourceVersion"]
-            text = f"Precondition failed: ResourceVersion in precondition: {want}, ResourceVersion in object meta: {have}"
-            raise errors.conflict(resource, name, text)
+        self._check_preconditions(resource, name, metadata, how.get("preconditions") or {})
         policy = how.get("propagationPolicy") or ("Orphan" if how.get("orphanDependents") else "")
         if policy not in ("", "Background", "Foreground", "Orphan"):
             raise errors.StatusError(
@@ -301,6 +296,20 @@ class Objects:
         return obj
 
     @staticmethod
+    def _check_preconditions(resource: Resource, name: str, metadata: Obj, wanted: Obj) -> None:
+        for key, label, hint in (
+            ("uid", "UID", "deleted and then recreated"),
+            ("resourceVersion", "ResourceVersion", "modified"),
+        ):
+            if wanted.get(key) and wanted[key] != metadata[key]:
+                raise errors.precondition(
+                    resource,
+                    name,
+                    f"the {label} in the precondition ({wanted[key]}) does not match the {label} in record "
+                    f"({metadata[key]}). The object might have been {hint}",
+                )
+
+    @staticmethod
     def _uid_text(wanted: str, live: Obj | None) -> str:
         have = live["metadata"]["uid"] if live else ""
         return f"Precondition failed: UID in precondition: {wanted}, UID in object meta: {have}"
@@ -313,7 +322,8 @@ class Objects:
         kind = obj.setdefault("kind", resource.kind)
         if kind != resource.kind:
             raise errors.bad_request(
-                f'{kind} in version "{api_version.rpartition("/")[2]}" cannot be handled as a {resource.kind}: '
+                f'{kind} in version "{api_version.rpartition("/")[2]}" '
+                f"cannot be handled as a {resource.kind}: "
                 f"the object provided is unrecognized (must be of type {resource.kind})"
             )
         if api_version != resource.api_version:
@@ -335,25 +345,30 @@ class Objects:
                 f"the name of the object ({metadata['name']}) does not match the name on the URL ({name})"
             )
 
+    @staticmethod
+    def _unfit(resource: Resource) -> str:
+        return f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: '
+
     def _decode(self, resource: Resource, obj: Obj, options: Options) -> Obj:
         unknown: list[str] = []
         try:
             decode(obj, self._shape(resource), unknown)
         except errors.StatusError as error:
-            text = f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: {error.message}'
-            raise errors.bad_request(text) from error
+            raise errors.bad_request(self._unfit(resource) + error.message) from error
         if unknown and options.validation == "Strict":
             listed = ", ".join(f'unknown field "{path}"' for path in unknown)
-            what = f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: '
-            raise errors.bad_request((what if resource.builtin else "") + f"strict decoding error: {listed}")
+            what = self._unfit(resource) if resource.builtin else ""
+            raise errors.bad_request(what + f"strict decoding error: {listed}")
         if options.validation == "Warn":
             options.warnings += [f'unknown field "{path}"' for path in unknown]
         return obj
 
     def _fill(self, resource: Resource, obj: Obj) -> None:
         if resource.builtin:
+            omit_empty(obj, self._shape(resource))
             defaults.fill(obj)
         else:
+            omit_empty(obj["metadata"], self.schemas.meta())
             defaults.fill_custom(obj, self.definitions.openapi(resource))
 
     def _judge(self, resource: Resource, old: Obj | None, new: Obj) -> None:

@@ -1,7 +1,7 @@
 """Who owns which field: ``managedFields`` for applies and for everything else.
 
-Owns the rules of server-side apply: conflicts, forcing, giving up fields, pruning what nobody holds any more. It never
-stores and never validates.
+Owns the rules of server-side apply: conflicts, forcing, giving up fields, pruning what nobody holds any
+more. It never stores and never validates.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def track_update(
             gained = frozenset(paths | changed)
             entries.append(replace(entry, paths=gained, time=now if gained != entry.paths else entry.time))
         else:
-            lost = paths - difference.modified if entry.operation == "Update" else paths - difference.modified
+            lost = paths - difference.modified
             entries.append(entry if lost == entry.paths else replace(entry, paths=frozenset(lost)))
     if not found and changed:
         entries.append(replace(mine, paths=frozenset(changed)))

@@ -1,7 +1,7 @@
 """The three patch languages that are not server-side apply.
 
-Owns JSON merge patch (RFC 7386), JSON patch (RFC 6902) and the strategic merge patch of built-in kinds. It never
-stores and never looks at versions.
+Owns JSON merge patch (RFC 7386), JSON patch (RFC 6902) and the strategic merge patch of built-in kinds. It
+never stores and never looks at versions.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _tokens(pointer: Any) -> list[str]:
 
 
 def _index(items: list[Any], token: str, *, end: bool) -> int:
-    if token == "-" and end:
+    if end and token == "-":  # noqa: S105 - a JSON pointer token
         return len(items)
     if not token.isdigit() or int(token) > len(items) - (0 if end else 1):
         raise unprocessable(f"invalid index {token}")
@@ -89,7 +89,7 @@ def _take(document: Any, tokens: list[str]) -> Any:
 def json_patch(target: Any, operations: Any) -> Any:
     if not isinstance(operations, list):
         raise bad_request(
-            "error decoding patch: json: cannot unmarshal object into Go value of type jsonpatch.Patch"
+            "error decoding patch: cannot unmarshal object into Go value of type jsonpatch.Patch"
         )
     document = copy.deepcopy(target)
     for step in operations:
@@ -113,7 +113,7 @@ def json_patch(target: Any, operations: Any) -> Any:
 
 
 def strategic_merge(target: Any, patch: Any, shape: Shape) -> Any:
-    """Strategic merge of a built-in kind, with ``$patch``, ``$retainKeys`` and ``$deleteFromPrimitiveList``."""
+    """Strategic merge with ``$patch``, ``$retainKeys`` and ``$deleteFromPrimitiveList``."""
     if not isinstance(patch, dict):
         return patch
     directive = patch.get("$patch")

@@ -1,8 +1,8 @@
 """What the API refuses with 422, and what may never change.
 
-Owns name checks, required values, the cross-field rules that people trip over, and immutability, with the real
-server's field paths and texts. It never fills in values. Not covered: most value ranges, pod-level cross checks
-(volume mounts, host ports), resource quantities, CEL rules of custom kinds.
+Owns name checks, required values, the cross-field rules that people trip over, and immutability, with the
+real server's field paths and texts. It never fills in values. Not covered: most value ranges, pod-level
+cross checks (volume mounts, host ports), resource quantities, CEL rules of custom kinds.
 """
 
 from __future__ import annotations
@@ -26,22 +26,24 @@ _SUBDOMAIN = re.compile(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a
 _VALUE = re.compile(r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$")
 _CONFIG_KEY = re.compile(r"^[-._a-zA-Z0-9]+$")
 SUBDOMAIN_TEXT = (
-    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and "
-    "end with an alphanumeric character (e.g. 'example.com', regex used for validation is "
+    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', "
+    "and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is "
     r"'[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
 )
 LABEL_TEXT = (
-    "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with "
-    "an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is "
+    "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and "
+    "end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is "
     "'[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
 )
 LABEL_VALUE_TEXT = (
-    "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and "
-    "end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is "
+    "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must "
+    "start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for "
+    "validation is "
     "'(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
 )
 CONFIG_KEY_TEXT = (
-    "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or "
+    "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or "
+    "'KEY_NAME',  or "
     "'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"
 )
 
@@ -53,9 +55,11 @@ def shown(value: Any) -> str:
 def check(resource: Resource, obj: Obj, shape: Struct) -> list[Cause]:
     """Every rule that an object breaks by itself."""
     causes = list(_metadata(resource, obj))
-    for path in missing_required(obj, shape):
-        if not path.startswith(("status", "metadata")):
-            causes.append((REQUIRED, path, "Required value"))
+    causes += [
+        (REQUIRED, path, "Required value")
+        for path in missing_required(obj, shape)
+        if not path.startswith(("status", "metadata"))
+    ]
     special = _CHECKS.get(resource.kind) if resource.builtin else None
     if special is not None:
         causes += special(obj)
@@ -168,9 +172,11 @@ def _service(obj: Obj) -> list[Cause]:
 def _config(obj: Obj) -> list[Cause]:
     causes: list[Cause] = []
     for part in ("data", "binaryData"):
-        for key in obj.get(part) or {}:
-            if not _CONFIG_KEY.match(key):
-                causes.append((INVALID, f"{part}[{key}]", f"Invalid value: {shown(key)}: {CONFIG_KEY_TEXT}"))
+        causes += [
+            (INVALID, f"{part}[{key}]", f"Invalid value: {shown(key)}: {CONFIG_KEY_TEXT}")
+            for key in obj.get(part) or {}
+            if not _CONFIG_KEY.match(key)
+        ]
     size = sum(len(key) + len(value) for key, value in (obj.get("data") or {}).items())
     if size > 1024 * 1024:
         causes.append(("FieldValueTooLong", "", "Too long: may not be more than 1048576 bytes"))
@@ -216,8 +222,9 @@ def _immutable(old: Obj, new: Obj, path: str) -> Iterator[Cause]:
 
 
 STATEFUL_TEXT = (
-    "Forbidden: updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', "
-    "'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden"
+    "Forbidden: updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', "
+    "'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and "
+    "'minReadySeconds' are forbidden"
 )
 _STATEFUL_FREE = {
     "replicas",
@@ -230,8 +237,9 @@ _STATEFUL_FREE = {
 }
 POD_TEXT = (
     "Forbidden: pod updates may not change fields other than `spec.containers[*].image`,"
-    "`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing "
-    "tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)"
+    "`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to "
+    "existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was "
+    "previously negative)"
 )
 
 
@@ -268,7 +276,10 @@ def check_change(resource: Resource, old: Obj, new: Obj) -> list[Cause]:
             if was.get(key) != spec.get(key)
         ]
         if fixed:
-            text = "Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims"
+            text = (
+                "Forbidden: spec is immutable after creation except resources.requests and "
+                "volumeAttributesClassName for bound claims"
+            )
             return [(FORBIDDEN, "spec", text)]
     if kind == "Pod":
         return _pod_change(was, spec)
@@ -291,9 +302,11 @@ def _config_change(kind: str, old: Obj, new: Obj) -> list[Cause]:
         text = f"Forbidden: {IMMUTABLE} when `immutable` is set"
         if not new.get("immutable"):
             causes.append((FORBIDDEN, "immutable", text))
-        for part in ("data", "binaryData"):
-            if (old.get(part) or {}) != (new.get(part) or {}):
-                causes.append((FORBIDDEN, part, text))
+        causes += [
+            (FORBIDDEN, part, text)
+            for part in ("data", "binaryData")
+            if (old.get(part) or {}) != (new.get(part) or {})
+        ]
     return causes
 
 
@@ -333,11 +346,13 @@ def check_custom(value: Any, schema: Obj, path: str = "") -> list[Cause]:
             text = f"Invalid value: {shown(value)}: {path} in body should match '{schema['pattern']}'"
             causes.append((INVALID, path, text))
         if len(value) < schema.get("minLength", 0):
-            text = f"Invalid value: {shown(value)}: {path} in body should be at least {schema['minLength']} chars long"
+            least = schema["minLength"]
+            text = f"Invalid value: {shown(value)}: {path} in body should be at least {least} chars long"
             causes.append((INVALID, path, text))
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         if "minimum" in schema and value < schema["minimum"]:
-            text = f"Invalid value: {value}: {path} in body should be greater than or equal to {schema['minimum']}"
+            least = schema["minimum"]
+            text = f"Invalid value: {value}: {path} in body should be greater than or equal to {least}"
             causes.append((INVALID, path, text))
         if "maximum" in schema and value > schema["maximum"]:
             text = (

@@ -1,7 +1,8 @@
 """The shape of every kind: fields, scalar types, list and map semantics.
 
-Owns the types that decoding, server-side apply and strategic merge walk along: read from ``schema.json`` for built-in
-kinds, compiled from ``openAPIV3Schema`` for custom ones. It never judges values beyond their JSON type.
+Owns the types that decoding, server-side apply and strategic merge walk along: read from ``schema.json``
+for built-in kinds, compiled from ``openAPIV3Schema`` for custom ones. It never judges values beyond their
+JSON type.
 """
 
 from __future__ import annotations
@@ -168,8 +169,8 @@ def compile_openapi(schema: dict[str, Any], name: str = "") -> Shape:
 def decode(value: Any, shape: Shape, unknown: list[str], *, path: str = "", keep_null: bool = False) -> Any:
     """Checks JSON types along ``shape`` and drops what has no place in it, in place.
 
-    Unknown fields are named in ``unknown``; a wrong type is a 400 as from the real decoder. Nulls are dropped, since
-    typed decoding loses them.
+    Unknown fields are named in ``unknown``; a wrong type is a 400 as from the real decoder. Nulls are
+    dropped, since typed decoding loses them.
     """
     if isinstance(shape, Scalar):
         _check_scalar(value, shape, path)
@@ -239,6 +240,19 @@ def mismatch(value: Any, path: str, wanted: str) -> Exception:
     return bad_request(
         f"json: cannot unmarshal {json_type(value)} into Go struct field .{field_path} of type {wanted}"
     )
+
+
+def omit_empty(value: Any, shape: Shape) -> None:
+    """Drops empty lists and maps below ``value``, as writing a typed object does; structures stay."""
+    if isinstance(value, dict) and isinstance(shape, (Struct, MapOf)):
+        for key, item in list(value.items()):
+            inner = shape.element if isinstance(shape, MapOf) else shape.fields.get(key, ANY)
+            omit_empty(item, inner)
+            if isinstance(shape, Struct) and isinstance(inner, (ListOf, MapOf)) and not item:
+                del value[key]
+    elif isinstance(value, list) and isinstance(shape, ListOf):
+        for item in value:
+            omit_empty(item, shape.element)
 
 
 def missing_required(value: Any, shape: Shape, path: str = "") -> list[str]:

@@ -112,7 +112,8 @@ def fields(text: str, resource: Resource) -> list[tuple[str, bool, str]]:
         if path not in selectable(resource):
             if resource.builtin:
                 raise bad_request(
-                    f'Unable to find {resource_name(resource)} that match label selector "", field selector "{text}": field label not supported: {path}'
+                    f'Unable to find {resource_name(resource)} that match label selector "", '
+                    f'field selector "{text}": field label not supported: {path}'
                 )
             raise bad_request(f"field label not supported: {path}")
         found.append((path, op != "!=", value))

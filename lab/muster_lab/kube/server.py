@@ -1,7 +1,8 @@
 """One in-memory Kubernetes API server, in this process.
 
-Owns the composition of store, operations, controllers, pod player and HTTP face, the files that clients need, and the
-saved state. It never starts a second process. RBAC is not implemented: one token, and it may do everything.
+Owns the composition of store, operations, controllers, pod player and HTTP face, the files that clients
+need, and the saved state. It never starts a second process. RBAC is not implemented: one token, and it may
+do everything.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Objects as JSON bytes, their versions, and the log that watches read.
 
-Owns the one counter of resource versions, the objects by resource, the indexes, and the bounded event log. It never
-knows what a kind means: callers hand in finished objects.
+Owns the one counter of resource versions, the objects by resource, the indexes, and the bounded event log.
+It never knows what a kind means: callers hand in finished objects.
 """
 
 from __future__ import annotations
@@ -182,8 +182,8 @@ class Store:
         found = self._snapshots.get((resource, version))
         if found is None or time.monotonic() - found.taken > self.snapshot_life:
             raise expired(
-                "The provided continue parameter is too old to display a consistent list result. You can start a new "
-                "list without the continue parameter."
+                "The provided continue parameter is too old to display a consistent list result. "
+                "You can start a new list without the continue parameter."
             )
         return found.records
 

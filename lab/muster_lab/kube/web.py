@@ -1,7 +1,7 @@
 """The HTTP face: paths, verbs, media types, and the long answers of watches.
 
-Owns how a request becomes one operation and how its outcome is written. There is one administrator's token and no
-RBAC: whoever has it may do everything. It never holds state of its own.
+Owns how a request becomes one operation and how its outcome is written. There is one administrator's token
+and no RBAC: whoever has it may do everything. It never holds state of its own.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ PATCHES = {
 }
 OPEN_PATHS = frozenset({"/healthz", "/livez", "/readyz", "/version"})
 VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch"}
+UNKNOWN_FORMAT = "the body of the request was in an unknown format - accepted media types include: "
 MAX_BODY = 3 * 1024 * 1024
 
 
@@ -236,8 +237,7 @@ class Face:
         kind = PATCHES.get(request.content_type)
         if kind is None or (kind == "strategic" and not target.resource.builtin):
             accepted = [name for name in PATCHES if target.resource.builtin or PATCHES[name] != "strategic"]
-            text = f"the body of the request was in an unknown format - accepted media types include: {', '.join(accepted)}"
-            raise errors.unsupported_media(text)
+            raise errors.unsupported_media(UNKNOWN_FORMAT + ", ".join(accepted))
         options = options_of(request, query)
         if kind == "apply" and not query.get("fieldManager"):
             raise patch_options("fieldManager: Required value: is required for apply patch")
@@ -272,7 +272,7 @@ class Face:
     async def _delete_many(
         self, request: web.Request, target: Target, query: dict[str, str]
     ) -> web.StreamResponse:
-        if target.resource.kind in ("Namespace", "Service") and target.resource.kind == "Namespace":
+        if target.resource.key == ("", "namespaces"):
             raise errors.method_not_allowed()
         how, dry_run = await self._how(request, query)
         passes = make_filter(target.resource, target.namespace, query)
@@ -417,7 +417,8 @@ def options_of(request: web.Request, query: dict[str, str]) -> Options:
             422, "Invalid", f'invalid: dryRun: Unsupported value: "{dry_run}": supported values: "All"'
         )
     if validation not in ("Ignore", "Warn", "Strict"):
-        text = f'invalid: fieldValidation: Unsupported value: "{validation}": supported values: "Ignore", "Strict", "Warn"'
+        supported = 'supported values: "Ignore", "Strict", "Warn"'
+        text = f'invalid: fieldValidation: Unsupported value: "{validation}": {supported}'
         raise StatusError(422, "Invalid", text)
     agent = request.headers.get("User-Agent", "unknown").split("/")[0] or "unknown"
     return Options(
@@ -454,8 +455,7 @@ _LOADER: Any = _Loader
 async def body_of(request: web.Request) -> Any:
     kind = request.content_type
     if "Content-Type" in request.headers and kind not in (JSON, "application/yaml"):
-        text = f"the body of the request was in an unknown format - accepted media types include: {JSON}, application/yaml"
-        raise errors.unsupported_media(text)
+        raise errors.unsupported_media(f"{UNKNOWN_FORMAT}{JSON}, application/yaml")
     raw = await request.read()
     if not raw:
         raise errors.bad_request("EOF")

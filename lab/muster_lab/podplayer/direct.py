@@ -1,7 +1,7 @@
 """Sets workload status inside the lab's server, with no pods in between.
 
-Owns the timers and what is remembered of each workload. It writes through the server's own operations, so watches and
-versions behave as for any controller. It never changes a spec.
+Owns the timers and what is remembered of each workload. It writes through the server's own operations, so
+watches and versions behave as for any controller. It never changes a spec.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The status that controllers write in each scene of a workload's life.
 
-Owns four pure functions, one a kind: (object, scene) to status. Scenes: progressing, ready, stuck (the progress
-deadline passed), crashed. It never decides which scene comes next.
+Owns four pure functions, one a kind: (object, scene) to status. Scenes: progressing, ready, stuck (the
+progress deadline passed), crashed. It never decides which scene comes next.
 """
 
 from __future__ import annotations
