@@ -54,8 +54,8 @@ def create(
     """Make a join token for one cluster and print it.
 
     Give it to the agent: muster-agent run --cluster NAME --token-file FILE. The coordinator makes the secret
-    part; the CA certificate comes from your context, repositories and anchors from your checkout. What you have
-    checked out must be pushed: the agent will accept only what descends from it.
+    part; the CA certificate comes from your context, repositories and anchors from your checkout. What you
+    have checked out must be pushed: the agent will accept only what descends from it.
     """
     from muster_core.fleet import read_settings
     from muster_core.token import JoinToken, Repository

@@ -1,0 +1,131 @@
+"""The kinds: what is accepted, and how what is not is explained."""
+
+# ruff: noqa: E501 - in a table of cases, a case is a line
+from __future__ import annotations
+
+import json
+
+import pytest
+from muster_core.errors import ValidationError
+from muster_core.kinds.model import KINDS, Bundle, Cluster, Fleet, FleetSecret, RolloutPlan
+from muster_core.kinds.parse import KindError, parse, parse_any
+from muster_core.kinds.schema import schema
+from muster_core.manifest.load import load_documents
+
+BUNDLE = """\
+apiVersion: muster.dev/v1alpha1
+kind: Bundle
+metadata: {name: shop}
+spec:
+  targets:
+  - selector:
+      matchLabels: {tier: store}
+"""
+PLAN = """\
+apiVersion: muster.dev/v1alpha1
+kind: RolloutPlan
+metadata: {name: rings}
+spec:
+  waves:
+  - name: canary
+    selector: {matchLabels: {ring: canary}}
+  - {name: rest, rest: true}
+"""
+FLEET = """\
+apiVersion: muster.dev/v1alpha1
+kind: Fleet
+metadata: {name: acme}
+spec:
+  id: 0123456789abcdef
+"""
+
+
+def refused(text: str, kind: type) -> str:
+    with pytest.raises(KindError) as caught:
+        parse(load_documents(text.encode(), "f.yaml")[0], kind)
+    assert caught.value.code == "V002"
+    return caught.value.message
+
+
+def test_the_examples_are_accepted() -> None:
+    for text, kind in ((BUNDLE, Bundle), (PLAN, RolloutPlan), (FLEET, Fleet)):
+        document = load_documents(text.encode(), "f.yaml")[0]
+        assert parse(document, kind) == parse_any(document)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "said"),
+    [
+        (Bundle, BUNDLE.replace("matchLabels", "matchLabel"),
+         "f.yaml:7: spec.targets[0].selector.matchLabel: unknown field; did you mean matchLabels?"),
+        (Bundle, BUNDLE + "  zzz: 1\n", "f.yaml:8: spec.zzz: unknown field; allowed: health, namespace, plan"),
+        (Bundle, BUNDLE + "  dependsOn: []\n", "f.yaml:8: spec.dependsOn: unknown field"),
+        (Bundle, BUNDLE + "  namespace: 3\n", "f.yaml:8: spec.namespace: expected str, got int"),
+        (Bundle, BUNDLE + "  health: {deadline: soon}\n",
+         "f.yaml:8: spec.health.deadline: not the right form; write a duration like 30s, 10m or 1h30m"),
+        (Bundle, BUNDLE + "  rollback: never\n", "f.yaml:8: spec.rollback: 'never' is not known; allowed: previous, none"),
+        (Bundle, BUNDLE + "  render: {manifests: {}, kustomize: {}}\n",
+         "f.yaml:8: spec.render: exactly one of manifests and kustomize"),
+        (Bundle, BUNDLE.replace("shop", "Shop"), "f.yaml:3: metadata.name: not the right form; write a name"),
+        (Bundle, BUNDLE.split("spec")[0] + "spec: {}\n", "f.yaml:4: spec: object missing required field targets"),
+        (Bundle, BUNDLE.split("spec")[0] + "spec: {targets: []}\n", "f.yaml:4: spec.targets: expected array of length"),
+        (Bundle, BUNDLE.replace("matchLabels: {tier: store}", "matchExpressions: [{key: a, operator: In}]"),
+         "f.yaml:7: spec.targets[0].selector.matchExpressions[0]: In takes at least one of values"),
+        (Bundle, BUNDLE.replace("matchLabels: {tier: store}", "matchExpressions: [{key: a, operator: Is}]"),
+         "'Is' is not known; allowed: In, NotIn, Exists, DoesNotExist"),
+        (Bundle, PLAN, "f.yaml:2: kind: 'RolloutPlan' is not the kind expected here; write Bundle"),
+        (Bundle, BUNDLE.replace("v1alpha1", "v1"), "f.yaml:1: apiVersion: 'muster.dev/v1' is not known"),
+        (Bundle, "- a\n", "f.yaml:1: a mapping with apiVersion and kind is expected"),
+        (RolloutPlan, PLAN.replace("rest: true}", "rest: true, selector: {}}"), "spec.waves[1]: exactly one of selector and rest"),
+        (RolloutPlan, PLAN + "  - {name: late, selector: {}}\n", "rest: true takes what is left"),
+        (RolloutPlan, PLAN.replace("name: rest,", "name: canary,"), "spec.waves[1].name: two waves are named canary"),
+        (RolloutPlan, PLAN.replace("rest: true}", "rest: true, maxInFlight: 0}"), "spec.waves[1].maxInFlight: at least 1"),
+        (RolloutPlan, PLAN.replace("rest: true}", "rest: true, quorum: 120%}"), "write a percentage like 25%"),
+        (RolloutPlan, PLAN + "  onFailure: {action: rollback, scope: wave}\n",
+         "spec.onFailure.scope: 'wave' is not known; allowed: target"),
+        (RolloutPlan, PLAN + "  supersede: replace\n", "spec.supersede: unknown field"),
+        (Fleet, FLEET + "  mode: signed-commits\n", "spec.mode: 'signed-commits' is not known; allowed: open"),
+        (Fleet, FLEET + "  siteClasses: {edge: {contactInterval: 10ms}}\n", "contactInterval: at least 1s"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_and_what_is_allowed_is_said_with_file_and_line(
+    kind: type, text: str, said: str
+) -> None:
+    assert said in refused(text, kind)
+
+
+def test_an_unknown_kind_names_the_known_ones() -> None:
+    document = load_documents(b"kind: Deployment\napiVersion: apps/v1\n", "f.yaml")[0]
+    with pytest.raises(KindError, match="Fleet, Bundle, RolloutPlan, Cluster, FleetSecret"):
+        parse_any(document)
+
+
+def test_protected_labels_win() -> None:
+    text = """\
+apiVersion: muster.dev/v1alpha1
+kind: Cluster
+metadata: {name: a, labels: {tier: lies, region: eu}}
+spec: {uid: u, identityKey: k, protectedLabels: {tier: store}}
+"""
+    cluster = parse(load_documents(text.encode(), "f.yaml")[0], Cluster)
+    assert cluster.all_labels == {"tier": "store", "region": "eu"}
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_schemas_come_from_the_models_and_forbid_what_is_not_built(kind: str) -> None:
+    value = schema(kind)
+    assert value["title"] == kind
+    assert json.dumps(value)
+    models = [part for part in value["$defs"].values() if part.get("type") == "object"]
+    assert models
+    assert all(part.get("additionalProperties") is False for part in models if "properties" in part)
+
+
+def test_a_schema_of_nothing_is_refused() -> None:
+    with pytest.raises(ValidationError, match="Kinds: Fleet"):
+        schema("Pod")
+
+
+def test_a_secret_names_its_namespace() -> None:
+    text = "apiVersion: muster.dev/v1alpha1\nkind: FleetSecret\nmetadata: {name: a}\nspec: {}\n"
+    assert "metadata: object missing required field namespace" in refused(text, FleetSecret)
