@@ -1,12 +1,12 @@
 """Builds the real components that the tests run against, from the Go modules pinned beside this file.
 
 Why it exists: an API server that is written for tests proves little about the one that users have.
-Distributions carry no kube-apiserver, but the Go modules of Kubernetes, etcd and kustomize build into programs
-with one command each.
+Distributions carry no kube-apiserver, but the Go modules of Kubernetes, etcd and kustomize build into
+programs with one command each.
 
 It owns: the pinned versions (read from the go.mod files, which stay the only place that names them), the
-build commands, and the cache (``$XDG_CACHE_HOME/muster-tools/<name>-<version>/<binary>``, under ``~/.cache`` by
-default). ``KUBEBUILDER_ASSETS`` comes first: a folder there that holds kube-apiserver and etcd is used as it is.
+build commands, and the cache (``$XDG_CACHE_HOME/muster-tools/<name>-<version>/<binary>``, else under
+``~/.cache``). ``KUBEBUILDER_ASSETS`` comes first: a folder there that holds kube-apiserver and etcd is used.
 
 It never installs Go, never changes a pinned version, and never writes outside the cache (Go keeps its own).
 
@@ -179,7 +179,7 @@ def build_missing() -> int:
 def how_to_get(name: str) -> str:
     return (
         f"{name} {VERSIONS[name]} is not here, and Go, which builds it, is not installed.\n"
-        f"Either install Go {needed_go()} or newer (your system's package, or the archive of the Go project)\n"
+        f"Either install Go {needed_go()} or newer (your system's package, or the Go project's archive)\n"
         "and run `make tools`, or set KUBEBUILDER_ASSETS to a folder that holds kube-apiserver and etcd\n"
         "(and kube-controller-manager and kustomize, where a test needs them)."
     )
@@ -213,7 +213,13 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.print_dir:
         print(cache_dir())
         return 0
-    return check() if chosen.check else build_missing()
+    if chosen.check:
+        return check()
+    try:
+        return build_missing()
+    except KeyboardInterrupt:
+        print("stopped; run it again to resume", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":
