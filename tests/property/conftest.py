@@ -1,4 +1,4 @@
-"""How many examples, and from which seed: 500 in CI, 20,000 with ``MUSTER_LONG=1``, or ``HYPOTHESIS_PROFILE``.
+"""How many examples: 500 in CI, 20,000 with ``MUSTER_LONG=1``, or ``HYPOTHESIS_PROFILE``; and the seed.
 
 ``MUSTER_SEED`` repeats a run; the seed stands in the header and under every failure.
 """

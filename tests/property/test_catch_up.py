@@ -5,7 +5,6 @@ from __future__ import annotations
 from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
-
 from muster_core.rollout import catchup as cu
 
 RELEASES = [cu.Succeeded(f"shop-000{number}", f"c{number}", f"digest-{number}") for number in range(3)]

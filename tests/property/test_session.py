@@ -5,7 +5,6 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
-
 from muster_core.session.backoff import Backoff
 from muster_core.session.inbox import Inbox
 from muster_core.session.outbox import Entry, Outbox, OutboxState

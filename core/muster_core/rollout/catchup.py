@@ -100,8 +100,8 @@ class Settlement(NamedTuple):
 def debts_after(machine: RolloutMachine, last_succeeded: Succeeded | None) -> Settlement:
     """For a rollout that has ended.
 
-    Succeeded: its owed targets are owed this release. Ended otherwise: they are owed the last one that succeeded,
-    if there is one. Older debts of clusters that it never reached stand; those of the others are gone.
+    Succeeded: its owed targets are owed this release. Ended otherwise: they are owed the last one that
+    succeeded, if there is one. Older debts of clusters that it never reached stand; those of others are gone.
     """
     started = machine.started
     if machine.state == "Succeeded":

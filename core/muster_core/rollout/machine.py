@@ -21,10 +21,10 @@ ACKNOWLEDGED = frozenset({"acknowledged", "applying", "soaking", "lost"})
 
 
 class RolloutMachine:
-    """The state of one rollout. Build it from its log with :meth:`replay`, or from a :class:`Started` event.
+    """The state of one rollout. Build it from its log with :meth:`replay`, or from a ``Started`` event.
 
-    An executor tells it ``Contact`` before anything else from a cluster, and again for every connected cluster after
-    a replay (see :meth:`reconnecting`): who is in contact is knowledge of the moment and never in the log.
+    An executor tells it ``Contact`` before anything else from a cluster, and again for every connected one after
+    a replay (see :meth:`reconnecting`): who is in contact is knowledge of the moment, and never in the log.
     """
 
     def __init__(self, started: ev.Started) -> None:
@@ -35,6 +35,7 @@ class RolloutMachine:
         self.stopping = ""
         self.ended_at: float | None = None
         self.board = Board(started.plan, started.at)
+        self._opened: list[WaveBoard] = []
         self._online: set[str] = set()
 
     @classmethod
@@ -133,6 +134,10 @@ class RolloutMachine:
         self._timeouts(now, out)  # a soak of nothing is over at once
         self._advance(now, out)
         return out
+
+    def meet(self, online: Iterable[str]) -> None:
+        """Who is in contact when it starts; told before :meth:`begin`, so that the first decision knows it."""
+        self._online.update(online)
 
     def begin(self, now: float) -> list[ev.AnyEvent]:
         """The first offers, after :class:`Started` is stored."""
@@ -275,9 +280,9 @@ class RolloutMachine:
             pass
 
     def _spent(self) -> WaveBoard | None:
-        for index in range(self.wave + 1):
-            if self.waves[index].spent:
-                return self.waves[index]
+        for wave in self._opened:
+            if wave.spent:
+                return wave
         return None
 
     def _step(self, now: float, out: list[ev.AnyEvent]) -> bool:
@@ -291,8 +296,9 @@ class RolloutMachine:
             return self._breach(spent, now, out)
         if self.state == "Paused":
             return False
-        for index in range(self.wave + 1):
-            self._offer(self.waves[index], now, out)
+        for wave in self._opened:
+            if wave.waiting:
+                self._offer(wave, now, out)
         current = self.waves[self.wave]
         if current.waiting or current.flying:
             return self._unhold(now, out)
@@ -362,6 +368,7 @@ class RolloutMachine:
         match event:
             case ev.WaveOpened():
                 self.wave, self.state, self.why = event.wave, "Running", ""
+                self._opened = self.waves[: event.wave + 1]
             case ev.WavePassed():
                 self.waves[event.wave].passed = True
             case ev.Held():

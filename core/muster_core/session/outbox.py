@@ -63,9 +63,9 @@ class Outbox:
     def reconnected(self, last_seen: int) -> bool:
         """A new connection: the hub made everything up to ``last_seen`` durable, the rest goes again.
 
-        A hub that has seen more than was ever numbered here means that this state was restored from an older copy:
-        what waits is numbered anew, past the hub's, so that nothing is taken for old. True when :meth:`snapshot`
-        changed.
+        A hub that has seen more than was ever numbered here means that this state was restored from an older
+        copy: what waits is numbered anew, past the hub's, so that nothing is taken for old. True when
+        :meth:`snapshot` changed.
         """
         if last_seen < self._next:
             changed = self.acknowledged(last_seen)
