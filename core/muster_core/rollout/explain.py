@@ -123,5 +123,5 @@ def _waiting(machine: RolloutMachine, target: Target, now: float, clock: Clock) 
             break
         ahead += 1
     number = "one in-flight target" if len(flying) == 1 else f"one of {len(flying)} in-flight targets"
-    place = "It is next when" if not ahead else f"{ahead} are before it. The next is offered when"
+    place = "It is next when" if not ahead else f"{ahead} before it. The next is offered when"
     return f"{place} {number} finishes: {_doing(first, clock)}."

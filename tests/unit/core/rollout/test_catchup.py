@@ -1,0 +1,122 @@
+"""Debts after a rollout, one story each."""
+
+from __future__ import annotations
+
+from muster_core.rollout import catchup as cu
+from muster_core.rollout import events as ev
+from unit.core.rollout.scenario import DIGEST, Story, wave
+
+OLD = cu.Succeeded("shop-0006", "0ld", "tree-0")
+NEW = cu.Succeeded("shop-0007", "3f2c9d1", DIGEST)
+
+
+def ended(action: str) -> Story:
+    story = Story(wave("all", "a", "b", "c", flying=2), action=action, away=("b",))
+    story.acknowledge("a")
+    story.healthy("a")
+    story.healthy("c")
+    story.wait(900)
+    return story
+
+
+def test_a_success_is_what_its_absent_clusters_are_owed() -> None:
+    story = ended("pause")
+    assert story.machine.state == "Succeeded"
+    assert cu.debts_after(story.machine, OLD) == cu.Settlement((("b", NEW),), ("a", "c"))
+
+
+def test_an_aborted_release_is_never_caught_up() -> None:
+    story = Story(wave("all", "a", "b", "c", flying=2, quorum=100), away=("b",))
+    story.healthy("a", "c")
+    story.wait(900)
+    story.give(ev.Abort("ann", ""))
+    assert cu.debts_after(story.machine, OLD) == cu.Settlement((("b", OLD),), ("a", "c"))
+    assert cu.debts_after(story.machine, None).owe == ()
+
+
+def test_what_it_never_reached_keeps_its_older_debt() -> None:
+    ledger = cu.CatchUp("shop")
+    ledger.owe("z", OLD, 0.0)
+    story = Story(wave("one", "a"), wave("two", "z"))
+    story.give(ev.Abort("ann", ""))
+    ledger.settle(cu.debts_after(story.machine, OLD), 1.0)
+    assert ledger.debts["z"].tree_digest == "tree-0"
+
+
+def test_back_it_is_offered_within_the_limit_and_settles_by_its_own_report() -> None:
+    ledger = cu.CatchUp("shop")
+    for name in "abc":
+        ledger.owe(name, NEW, 0.0)
+        assert not ledger.offers(9, 0.0), "not to one out of contact"
+    for name in "abc":
+        ledger.contact(name, True, 10.0)
+    assert [event.cluster for event in ledger.offers(2, 10.0)] == ["a", "b"]
+    assert not ledger.offers(2, 10.0)
+    ledger.acknowledged("a", "shop-0007", 11.0)
+    assert not ledger.reported("a", "tree-0", "healthy", "", 12.0)
+    ledger.reported("a", DIGEST, "healthy", "", 12.0)
+    assert "a" not in ledger.debts
+    assert [event.cluster for event in ledger.offers(2, 12.0)] == ["c"]
+    assert not ledger.offers(9, 12.0, taken={"b"})
+
+
+def test_out_of_contact_before_it_acknowledged_it_is_owed_as_before() -> None:
+    ledger = cu.CatchUp("shop")
+    ledger.owe("a", NEW, 0.0)
+    ledger.contact("a", True, 0.0)
+    ledger.offers(1, 0.0)
+    ledger.contact("a", False, 1.0)
+    assert (ledger.debts["a"].state, ledger.busy) == ("owed", 0)
+    assert not ledger.offers(1, 2.0)
+
+
+def test_acknowledged_then_silent_frees_the_slot_as_harm() -> None:
+    ledger = cu.CatchUp("shop", deadline=60)
+    ledger.owe("a", NEW, 0.0)
+    ledger.contact("a", True, 0.0)
+    ledger.offers(1, 0.0)
+    ledger.acknowledged("a", "shop-0007", 1.0)
+    ledger.contact("a", False, 2.0)
+    assert ledger.next_wake() == 61.0
+    ledger.tick(61.0)
+    assert (ledger.debts["a"].state, ledger.busy, ledger.harmed) == ("lost", 0, 1)
+    ledger.reported("a", DIGEST, "healthy", "", 99.0)
+    assert not ledger.debts
+    assert not ledger.harmed
+
+
+def test_a_second_failure_in_a_small_round_stops_it() -> None:
+    ledger = cu.CatchUp("shop")
+    for name in "abc":
+        ledger.owe(name, NEW, 0.0)
+        ledger.contact(name, True, 0.0)
+    for name in "ab":
+        assert not ledger.stopped
+        ledger.offers(1, 1.0)
+        ledger.refused(name, "shop-0007", "denied", 1.0)
+    assert ledger.stopped
+    assert not ledger.offers(1, 2.0)
+    assert [debt.cluster for debt in ledger.owed()] == ["c"]
+
+
+def test_the_allowed_share_is_of_the_whole_round_not_of_who_is_left() -> None:
+    ledger = cu.CatchUp("shop")
+    names = [f"n{number:02}" for number in range(40)]
+    for name in names:
+        ledger.owe(name, NEW, 0.0)
+    assert ledger.max_failed() == 2
+    for name in names[:39]:
+        ledger.reported(name, DIGEST, "healthy", "", 1.0)
+    assert ledger.max_failed() == 2
+    ledger.reported(names[39], DIGEST, "healthy", "", 1.0)
+    ledger.owe("x", NEW, 2.0)
+    assert ledger.max_failed() == 1
+
+
+def test_the_newest_success_wins_and_the_same_again_changes_nothing() -> None:
+    ledger = cu.CatchUp("shop")
+    ledger.owe("a", OLD, 0.0)
+    assert ledger.owe("a", NEW, 1.0)
+    assert not ledger.owe("a", NEW, 2.0)
+    assert ledger.debts["a"].origin == "shop-0007"
+    assert not ledger.acknowledged("a", "shop-0006", 3.0), "an answer to the older offer"
