@@ -21,7 +21,7 @@ from .server import LabKube, Settings
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m muster_lab.kube",
-        description="An in-memory Kubernetes API server over HTTPS. No RBAC: the one token may do everything.",
+        description="An in-memory Kubernetes API server (HTTPS). No RBAC: the one token may do everything.",
     )
     parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0 picks a free one")
     parser.add_argument(

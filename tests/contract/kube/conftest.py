@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import aiohttp
@@ -21,14 +20,23 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="session", params=KINDS)
-def endpoint(
+def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[str, Endpoint]]:
+) -> Iterator[tuple[str, Path]]:
     kind = request.param
     folder: Path = tmp_path_factory.mktemp(f"kube-{kind}")
-    with ExitStack() as stack:
-        kubeconfig = stack.enter_context(getattr(servers, kind)(folder))
-        yield kind, Endpoint.read(kubeconfig)
+    with getattr(servers, kind)(folder) as kubeconfig:
+        yield kind, kubeconfig
+
+
+@pytest.fixture(scope="session")
+def kubeconfig(server: tuple[str, Path]) -> Path:
+    return server[1]
+
+
+@pytest.fixture(scope="session")
+def endpoint(server: tuple[str, Path]) -> tuple[str, Endpoint]:
+    return server[0], Endpoint.read(server[1])
 
 
 @pytest.fixture
