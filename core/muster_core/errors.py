@@ -71,3 +71,7 @@ class LinkError(MusterError):
 
 class JoinError(MusterError):
     """A token or a join that is refused (J)."""
+
+
+class PolicyError(MusterError):
+    """A policy cannot be used, or forbids something (P)."""

@@ -1,0 +1,1 @@
+"""Who this cluster is: keys, certificate, and how it became known."""

@@ -1,0 +1,129 @@
+"""The agent's side of the link.
+
+Owns every use of gRPC in the agent: channels, one reader a stream, deadlines, and the guard that keeps cancellation sound
+(grpc drops the mark by which anyio knows its own cancellations). It carries frames and decides nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import anyio
+import anyio.lowlevel
+import grpc
+import grpc.aio
+
+from muster_core.errors import JoinError, LinkError
+from muster_agent.state.records import Enrolment, Identity
+from muster_proto.v1 import link_pb2 as wire
+from muster_proto.v1 import link_pb2_grpc
+
+T = TypeVar("T")
+CALL_DEADLINE = 20.0
+CONNECT_DEADLINE = 20.0
+_CODED = re.compile(r"^MUSTER-([A-Z]\d+) (.*)$", re.DOTALL)
+OPTIONS = [
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_receive_message_length", 4 << 20),
+    ("grpc.enable_retries", 0),
+]
+
+
+async def _guarded(call: Awaitable[T]) -> T:
+    """Awaits a gRPC call so that a cancelled anyio scope is recognised as one."""
+    try:
+        return await call
+    except BaseException:
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        raise
+
+
+def _translated(error: grpc.RpcError) -> LinkError | JoinError:
+    code, details = error.code(), error.details() or ""
+    coded = _CODED.match(details)
+    number, message = (coded[1], coded[2]) if coded else ("L020", details or code.name)
+    if code == grpc.StatusCode.PERMISSION_DENIED:
+        return JoinError(number, message)
+    retryable = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.ABORTED,
+                         grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED, grpc.StatusCode.RESOURCE_EXHAUSTED)
+    return LinkError(number, message, retryable=retryable)
+
+
+def _channel(address: str, enrolment: Enrolment, identity: Identity | None) -> grpc.aio.Channel:
+    credentials = grpc.ssl_channel_credentials(
+        enrolment.ca_pem.encode(),
+        identity.tls_key.encode() if identity else None,
+        enrolment.certificate.encode() if identity else None,
+    )
+    return grpc.aio.secure_channel(address, credentials, options=OPTIONS)
+
+
+async def join(enrolment: Enrolment, request: wire.JoinRequest) -> wire.JoinResponse:
+    """One ask on the edge listener."""
+    async with _channel(enrolment.edge_address, enrolment, None) as channel:
+        try:
+            return await _guarded(link_pb2_grpc.EnrolStub(channel).Join(request, timeout=CALL_DEADLINE))  # type: ignore[no-any-return]
+        except grpc.RpcError as error:
+            raise _translated(error) from error
+
+
+@dataclass(slots=True)
+class Stream:
+    """An open session."""
+
+    _call: Any
+    _stub: link_pb2_grpc.LinkAsyncStub
+
+    async def send(self, frame: wire.AgentFrame) -> None:
+        try:
+            await _guarded(self._call.write(frame))
+        except (grpc.RpcError, grpc.aio.UsageError, anyio.ClosedResourceError) as error:
+            raise _ended(error) from error
+
+    async def receive(self) -> wire.HubFrame:
+        """The next frame; only one task may call this. :class:`LinkError` at the end of the stream."""
+        try:
+            frame = await _guarded(self._call.read())
+        except grpc.RpcError as error:
+            raise _translated(error) from error
+        if frame is grpc.aio.EOF:
+            raise LinkError("L021", "the coordinator ended the session", retryable=True)
+        return frame  # type: ignore[no-any-return]
+
+    async def renew(self, request: wire.RenewRequest) -> str:
+        """A new certificate in PEM."""
+        try:
+            answer = await _guarded(self._stub.Renew(request, timeout=CALL_DEADLINE))
+        except grpc.RpcError as error:
+            raise _translated(error) from error
+        return answer.certificate_pem.decode()  # type: ignore[no-any-return]
+
+
+def _ended(error: Exception) -> LinkError | JoinError:
+    return _translated(error) if isinstance(error, grpc.aio.AioRpcError) else LinkError("L021", "the session has ended", retryable=True)
+
+
+@asynccontextmanager
+async def session(enrolment: Enrolment, identity: Identity) -> AsyncIterator[Stream]:
+    """A session with the client certificate; ``L022`` when nobody answers."""
+    async with _channel(enrolment.link_address, enrolment, identity) as channel:
+        try:
+            with anyio.fail_after(CONNECT_DEADLINE):
+                await channel.channel_ready()
+        except TimeoutError as error:
+            raise LinkError("L022", "the coordinator does not answer", object=enrolment.link_address, retryable=True) from error
+        stub = link_pb2_grpc.LinkStub(channel)
+        call = stub.Session()
+        try:
+            yield Stream(call, stub)  # type: ignore[arg-type]
+        finally:
+            call.cancel()
+
+

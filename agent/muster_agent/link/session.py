@@ -1,0 +1,166 @@
+"""Holds a session with the coordinator, again and again.
+
+Owns hello and welcome, beats, the sending of the outbox, acknowledgements, renewal of the certificate, and the back-off that
+the server asks for. Losing the line stops nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
+
+import anyio
+import msgspec
+import structlog
+
+from muster_core.errors import JoinError, LinkError, MusterError
+from muster_core.session.backoff import Backoff
+from muster_core.session.outbox import Outbox, OutboxState
+from muster_agent.identity import x509
+from muster_agent.link.client import Stream, session
+from muster_agent.state.port import StatePort
+from muster_agent.state.records import Enrolment, Identity
+from muster_proto.v1 import link_pb2 as wire
+
+log = structlog.get_logger()
+
+CAPABILITY = 1
+WELCOME_DEADLINE = 20.0
+SAVE_KEY = "outbox"
+
+
+class LinkSession:
+    """``receive`` gets every offer, withdrawal and head; ``clock`` gives unix seconds."""
+
+    def __init__(
+        self,
+        state: StatePort,
+        identity: Identity,
+        enrolment: Enrolment,
+        outbox: Outbox,
+        receive: Callable[[wire.HubFrame], Awaitable[None]],
+        backoff: Backoff,
+        clock: Callable[[], float],
+        kubernetes_version: str,
+        rejoin: Callable[[Enrolment], Awaitable[Enrolment]],
+    ) -> None:
+        self._state, self._identity, self._enrolment, self._outbox = state, identity, enrolment, outbox
+        self._receive, self._backoff, self._clock = receive, backoff, clock
+        self._kubernetes_version, self._rejoin = kubernetes_version, rejoin
+        self._due = anyio.Event()
+        self._last_hub_seq = 0
+        self.connected = False
+        self.reports: dict[str, bytes] = {}
+        self.resend: Callable[[str], None] = lambda bundle: None
+        self.head = ""
+
+    def say(self, key: str, frame: wire.AgentFrame) -> None:
+        """Queues a frame durably; a newer one of the same key replaces it."""
+        seq = self._outbox.put(key, frame.SerializeToString())
+        self._state.put(SAVE_KEY, self._outbox.snapshot())
+        log.debug("queued", key=key, seq=seq)
+        self._due.set()
+
+    async def run(self) -> None:
+        """For ever."""
+        while True:
+            started = anyio.current_time()
+            try:
+                if self._clock() >= x509.validity(self._enrolment.certificate)[1]:
+                    # Lapsed while away: the identity key proves who this is, and the join is idempotent for it.
+                    self._enrolment = await self._rejoin(self._enrolment)
+                async with session(self._enrolment, self._identity) as stream:
+                    await self._hold(stream)
+            except MusterError as error:
+                log.warning("no line to the coordinator", error=str(error))
+                if isinstance(error, JoinError):
+                    self._backoff.limits(5.0, 60.0)
+            except ExceptionGroup as group:
+                ours, others = group.split(MusterError)
+                if others:
+                    raise
+                log.info("the line is down", error=str(ours.exceptions[0]) if ours else "")
+            finally:
+                self.connected = False
+            self._backoff.connected_for(anyio.current_time() - started)
+            await anyio.sleep(self._backoff.next_delay())
+
+    async def _hold(self, stream: Stream) -> None:
+        hello = wire.Hello(
+            capability=CAPABILITY, cluster_name=self._enrolment.cluster, cluster_uid=self._enrolment.uid,
+            agent_version=version("muster-fleet"), session_epoch=self._outbox.epoch, last_hub_seq=self._last_hub_seq,
+            kubernetes_version=self._kubernetes_version, head_commit=self.head,
+            bundles=[wire.BundleDigest(bundle=name, digest=hashlib.sha256(data).digest()) for name, data in self.reports.items()],
+        )
+        await stream.send(wire.AgentFrame(hello=hello))
+        with anyio.move_on_after(WELCOME_DEADLINE) as scope:
+            first = await stream.receive()
+        if scope.cancelled_caught:
+            raise LinkError("L023", "the coordinator did not greet in time", retryable=True)
+        if not first.HasField("welcome"):
+            raise LinkError("L024", "the coordinator's first frame is no welcome", retryable=True)
+        welcome = first.welcome
+        self._backoff.limits(float(welcome.backoff_min_seconds or 1), float(welcome.backoff_max_seconds or 60))
+        if self._outbox.reconnected(welcome.last_agent_seq):
+            self._state.put(SAVE_KEY, self._outbox.snapshot())
+        for bundle in welcome.resend_bundles:
+            self.resend(bundle)
+        self.connected = True
+        log.info("in contact with the coordinator", last_seq=welcome.last_agent_seq)
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._send, stream)
+            group.start_soon(self._beat, stream, float(welcome.beat_seconds or 20))
+            group.start_soon(self._renew, stream)
+            await self._read(stream)
+
+    async def _read(self, stream: Stream) -> None:
+        while True:
+            frame = await stream.receive()
+            if frame.ack and self._outbox.acknowledged(frame.ack):
+                self._state.put(SAVE_KEY, self._outbox.snapshot())
+            if frame.HasField("bye"):
+                self._backoff.limits(float(max(1, frame.bye.retry_after_seconds)), 300.0)
+                raise LinkError("L025", f"the coordinator said good-bye: {frame.bye.why}", retryable=True)
+            if frame.WhichOneof("body"):
+                await self._receive(frame)
+
+    async def _send(self, stream: Stream) -> None:
+        while True:
+            self._due = anyio.Event()
+            for entry in self._outbox.unsent():
+                frame = wire.AgentFrame.FromString(entry.data)
+                frame.seq = entry.seq
+                await stream.send(frame)
+            await self._due.wait()
+
+    async def _beat(self, stream: Stream, seconds: float) -> None:
+        while True:
+            await anyio.sleep(seconds)
+            await stream.send(wire.AgentFrame(beat=wire.Beat()))
+
+    async def _renew(self, stream: Stream) -> None:
+        """At two thirds of the certificate's life; the counter is on disk before it is sent."""
+        while True:
+            await anyio.sleep(max(1.0, x509.renewal_time(self._enrolment.certificate) - self._clock()))
+            self._enrolment = msgspec.structs.replace(self._enrolment, renewals=self._enrolment.renewals + 1)
+            self._state.put("enrolment", self._enrolment)
+            csr = x509.request(self._identity.tls_key, self._enrolment.cluster)
+            try:
+                certificate = await stream.renew(wire.RenewRequest(csr_der=csr, counter=self._enrolment.renewals))
+            except MusterError as error:
+                log.warning("the certificate was not renewed", error=str(error))
+                await anyio.sleep(60)
+                continue
+            self._enrolment = msgspec.structs.replace(self._enrolment, certificate=certificate)
+            self._state.put("enrolment", self._enrolment)
+            log.info("certificate renewed", counter=self._enrolment.renewals)
+
+
+def load_outbox(state: StatePort, epoch: str) -> Outbox:
+    """The outbox of this state folder; ``epoch`` is used for a new one."""
+    stored = state.get(SAVE_KEY, OutboxState)
+    if stored is None:
+        stored = OutboxState(epoch)
+        state.put(SAVE_KEY, stored)
+    return Outbox(stored)

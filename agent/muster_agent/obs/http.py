@@ -1,0 +1,60 @@
+"""``/metrics``, ``/healthz`` and ``/readyz`` over plain HTTP.
+
+Owns a tiny server for probes: GET only, one request a connection, everything bounded. It never serves anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anyio
+import anyio.to_thread
+from anyio.abc import SocketStream, TaskStatus
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import generate_latest
+
+DEADLINE = 5.0
+MAX_REQUEST = 8192
+
+
+async def serve(
+    host: str, port: int, registry: CollectorRegistry, ready: Callable[[], str], *, task_status: TaskStatus[int] = anyio.TASK_STATUS_IGNORED
+) -> None:
+    """``ready()`` gives an empty text or why not. Reports the port that it got."""
+
+    async def answer(stream: SocketStream) -> None:
+        async with stream:
+            with anyio.move_on_after(DEADLINE):
+                request = b""
+                while b"\r\n\r\n" not in request and len(request) < MAX_REQUEST:
+                    try:
+                        request += await stream.receive()
+                    except (anyio.EndOfStream, anyio.BrokenResourceError):
+                        return
+                status, kind, body = await _page(request.split(b"\r\n", 1)[0].decode("latin-1"), registry, ready)
+                head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+                try:
+                    await stream.send(head.encode() + body)
+                except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                    return
+
+    listener = await anyio.create_tcp_listener(local_host=host, local_port=port)
+    async with listener:
+        task_status.started(listener.extra(anyio.abc.SocketAttribute.local_port))
+        await listener.serve(answer)
+
+
+async def _page(line: str, registry: CollectorRegistry, ready: Callable[[], str]) -> tuple[str, str, bytes]:
+    method, _, rest = line.partition(" ")
+    path = rest.partition(" ")[0].partition("?")[0]
+    text = "text/plain; charset=utf-8"
+    if method != "GET":
+        return "405 Method Not Allowed", text, b"only GET\n"
+    if path == "/metrics":
+        return "200 OK", "text/plain; version=0.0.4; charset=utf-8", await anyio.to_thread.run_sync(generate_latest, registry)
+    if path == "/healthz":
+        return "200 OK", text, b"ok\n"
+    if path == "/readyz":
+        why = ready()
+        return ("503 Service Unavailable", text, why.encode() + b"\n") if why else ("200 OK", text, b"ok\n")
+    return "404 Not Found", text, b"try /metrics, /healthz or /readyz\n"

@@ -1,0 +1,314 @@
+"""One bundle on this cluster, as a machine: events and now in, commands out.
+
+Owns when something is admitted, applied, judged, returned from and reported. It never does any of it: the runner performs
+commands and feeds back what came of them. What must survive a crash is in its record.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from muster_agent.state.records import Admission, BundleRecord, OfferRecord
+
+RETRY_FIRST, RETRY_MAX = 1.0, 60.0
+
+
+# --- events --------------------------------------------------------------------------------------------------------
+
+
+class Offered(NamedTuple):
+    offer: OfferRecord
+
+
+class Withdrawn(NamedTuple):
+    rollout: str
+    attempt: int
+
+
+class Admitted(NamedTuple):
+    """The offer's release was verified, rendered, unsealed and passed the gate."""
+
+    admission: Admission
+    health_deadline: float
+    may_roll_back: bool
+
+
+class Refused(NamedTuple):
+    """It was not. ``retryable``: the same may succeed later (Git away, API server away)."""
+
+    code: str
+    message: str
+    retryable: bool
+
+
+class AppliedAll(NamedTuple):
+    """A pass of apply ended. ``worst`` is the first error, if any."""
+
+    code: str
+    worst: str
+    healed: tuple[str, ...]
+
+
+class HealthSeen(NamedTuple):
+    """The roll-up of the bundle's objects. ``problems`` is (object, health, message)."""
+
+    total: int
+    ready: int
+    problems: tuple[tuple[str, str, str], ...]
+
+
+class Changed(NamedTuple):
+    """Something of the bundle changed in the cluster."""
+
+
+class Deselected(NamedTuple):
+    """The registry entry no longer matches: hold, never prune."""
+
+    is_so: bool
+
+
+class Tick(NamedTuple):
+    """Time passed."""
+
+
+Event = Offered | Withdrawn | Admitted | Refused | AppliedAll | HealthSeen | Changed | Deselected | Tick
+
+
+# --- commands ------------------------------------------------------------------------------------------------------
+
+
+class Acknowledge(NamedTuple):
+    offer: OfferRecord
+
+
+class Admit(NamedTuple):
+    offer: OfferRecord
+
+
+class Readmit(NamedTuple):
+    """Render an admission again: after a start, or to return to it."""
+
+    admission: Admission
+
+
+class Apply(NamedTuple): ...
+
+
+class Save(NamedTuple): ...
+
+
+class Report(NamedTuple): ...
+
+
+Command = Acknowledge | Admit | Readmit | Apply | Save | Report
+
+
+class BundleMachine:
+    """``record`` is what survives; the rest is of this run."""
+
+    def __init__(self, record: BundleRecord) -> None:
+        self.record = record
+        self.phase = "Pending"
+        self.code = ""
+        self.message = ""
+        self.total = self.ready = 0
+        self.problems: tuple[tuple[str, str, str], ...] = ()
+        self.deadline: float | None = None
+        self.retry_at: float | None = None
+        self._retry = RETRY_FIRST
+        self._patience = 300.0
+        self._may_roll_back = True
+        self._admitting = False
+        self._deselected = False
+        self._applied = False
+        self._give_up: float | None = None
+
+    def next_wake(self) -> float | None:
+        times = [at for at in (self.deadline, self.retry_at) if at is not None]
+        return min(times) if times else None
+
+    def start(self, now: float) -> list[Command]:
+        """After a start of the process: what was admitted is rendered again; an offer without a verdict goes on."""
+        record = self.record
+        if record.offer and record.outcome in {"", "applying"} and not (record.admission and record.admission.release == record.offer.release):
+            self._admitting = True
+            first: list[Command] = [Readmit(record.admission)] if record.admission else []
+            return [*first, Admit(record.offer)]
+        if record.admission is None:
+            return []
+        if record.outcome == "applying":
+            self.deadline = now + self._patience
+        return [Readmit(record.admission)]
+
+    def handle(self, event: Event, now: float) -> list[Command]:
+        match event:
+            case Offered():
+                return self._offered(event.offer, now)
+            case Withdrawn():
+                return self._withdrawn(event)
+            case Admitted():
+                return self._admitted(event, now)
+            case Refused():
+                return self._refused(event, now)
+            case AppliedAll():
+                return self._after_apply(event, now)
+            case HealthSeen():
+                return self._judge(event, now)
+            case Changed():
+                return [Apply()] if self.record.admission and not self._admitting else []
+            case Deselected():
+                if event.is_so == self._deselected:
+                    return []
+                self._deselected = event.is_so
+                return [Report()]
+            case Tick():
+                return self._tick(now)
+
+    def shown_phase(self) -> str:
+        return "Deselected" if self._deselected else self.phase
+
+    def _offered(self, offer: OfferRecord, now: float) -> list[Command]:
+        record = self.record
+        if record.offer and (record.offer.rollout, record.offer.attempt) == (offer.rollout, offer.attempt):
+            return [Acknowledge(offer), Report()]
+        self.record = msgspec.structs.replace(record, offer=offer, outcome="applying", returning=False)
+        self.code = self.message = ""
+        self._admitting, self._give_up = True, None
+        self._retry, self.retry_at = RETRY_FIRST, None
+        return [Save(), Acknowledge(offer), Admit(offer)]
+
+    def _withdrawn(self, event: Withdrawn) -> list[Command]:
+        offer = self.record.offer
+        # What was admitted already runs; only an offer that still waits can be taken back.
+        if offer and self._admitting and (offer.rollout, offer.attempt) == (event.rollout, event.attempt):
+            self._admitting, self.retry_at = False, None
+            self.record = msgspec.structs.replace(self.record, offer=None, outcome="")
+            return [Save()]
+        return []
+
+    def _admitted(self, event: Admitted, now: float) -> list[Command]:
+        self._admitting, self.retry_at, self._retry = False, None, RETRY_FIRST
+        self._patience, self._may_roll_back = event.health_deadline, event.may_roll_back
+        self.code = self.message = ""
+        self.problems = ()
+        self._applied = False
+        fresh = self.record.admission != event.admission
+        self.record = msgspec.structs.replace(self.record, admission=event.admission)
+        if fresh or self.record.outcome == "applying":
+            self.phase = "Applying"
+            self.deadline = now + self._patience
+            return [Save(), Report(), Apply()]
+        return [Apply()]
+
+    def _refused(self, event: Refused, now: float) -> list[Command]:
+        self.code, self.message = event.code, event.message
+        if self._admitting:
+            if self._give_up is None:
+                self._give_up = now + self._patience
+            if event.retryable and now < self._give_up:
+                self.phase = self.phase if self.record.admission else "Pending"
+                return [*self._retry_later(now), Report()]
+            self._admitting, self.retry_at = False, None
+            self.phase = "Blocked"
+            self.record = msgspec.structs.replace(self.record, outcome="failed")
+            return [Save(), Report()]
+        # What runs could not be rendered again (Git away, say): it stays as it is and is tried again.
+        self.phase = "Degraded"
+        return [*self._retry_later(now), Report()]
+
+    def _retry_later(self, now: float) -> list[Command]:
+        self.retry_at, self._retry = now + self._retry, min(self._retry * 2, RETRY_MAX)
+        return []
+
+    def _after_apply(self, event: AppliedAll, now: float) -> list[Command]:
+        out: list[Command] = []
+        if event.healed:
+            self.record = msgspec.structs.replace(self.record, healed=self.record.healed + len(event.healed), last_healed=event.healed[0])
+            out += [Save(), Report()]
+        self._applied = not event.worst
+        if event.worst:
+            changed = (self.code, self.message) != (event.code, event.worst)
+            self.code, self.message = event.code, event.worst
+            if self.phase != "Applying":
+                self.phase = "Degraded"
+            self._retry_later(now)
+            return [*out, Report()] if changed else out
+        self.retry_at, self._retry = None, RETRY_FIRST
+        return out
+
+    def _judge(self, seen: HealthSeen, now: float) -> list[Command]:
+        if self.record.admission is None or self._admitting:
+            return []
+        before = (self.phase, self.message, self.ready, self.total, self.problems)
+        self.total, self.ready, self.problems = seen.total, seen.ready, seen.problems
+        if self._applied and not seen.problems:
+            out = self._healthy()
+        elif not self._applied:
+            out = []
+        else:
+            first = seen.problems[0]
+            out = self._unhealthy(f"{first[0]}: {first[2] or first[1]}")
+        changed = before != (self.phase, self.message, self.ready, self.total, self.problems)
+        return [*out, *([Report()] if changed and Report() not in out else [])]
+
+    def _healthy(self) -> list[Command]:
+        record = self.record
+        refused = record.outcome == "failed" and record.offer is not None and record.admission is not None and record.offer.release != record.admission.release
+        self.deadline = None
+        if not refused:
+            self.phase, self.code, self.message = "Ready", "", ""
+        outcome = record.outcome
+        if outcome == "applying":
+            outcome = "returned" if record.returning else "healthy"
+        if outcome == record.outcome and record.last_healthy == record.admission:
+            return []
+        self.record = msgspec.structs.replace(record, outcome=outcome, last_healthy=record.admission)
+        return [Save(), Report()]
+
+    def _unhealthy(self, message: str) -> list[Command]:
+        record = self.record
+        if record.outcome == "applying" and self.deadline is not None:
+            self.message = message
+            return []
+        if self.phase == "Ready" or not self.message:
+            self.phase, self.message = "Degraded", message
+        if record.outcome == "healthy":
+            # Unhealthy after it was healthy: whoever lets it soak must know. It is healthy again when it is.
+            self.record = msgspec.structs.replace(record, outcome="applying")
+            return [Save(), Report()]
+        return []
+
+    def _tick(self, now: float) -> list[Command]:
+        if self.retry_at is not None and self.retry_at <= now:
+            self.retry_at = None
+            if self._admitting and self.record.offer:
+                return [Admit(self.record.offer)]
+            return [Apply()]
+        if self.deadline is None or self.deadline > now:
+            return []
+        self.deadline = None
+        return self._verdict(now)
+
+    def _verdict(self, now: float) -> list[Command]:
+        """Not healthy in time: back to the last healthy release where that is allowed, else failed."""
+        record, back = self.record, self.record.last_healthy
+        self.phase = "Degraded"
+        allowed = record.offer is not None and record.offer.may_return and self._may_roll_back and not record.returning
+        if allowed and back is not None and back != record.admission:
+            self.record = msgspec.structs.replace(record, admission=back, returning=True)
+            self.deadline = now + self._patience
+            self._failure = (self.code, self.message)
+            return [Save(), Report(), Readmit(back)]
+        self.record = msgspec.structs.replace(record, outcome="failed")
+        return [Save(), Report()]
+
+    _failure: tuple[str, str] = ("", "")
+
+    @property
+    def verdict(self) -> tuple[str, str]:
+        """Code and message of what went wrong with the offer, kept while the old release comes back."""
+        if self.record.returning and self._failure[1]:
+            return self._failure
+        return self.code, self.message

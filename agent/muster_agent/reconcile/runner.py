@@ -1,0 +1,316 @@
+"""Carries out what the bundles' machines say.
+
+Owns one task a bundle, the order of its commands, and what is remembered in between (rendered objects, what was applied). An
+error of one bundle is that bundle's; the process stays up. It never decides: the machine does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import anyio
+import msgspec
+import structlog
+from anyio.abc import TaskGroup
+
+from muster_core.apply.applyset import set_id
+from muster_core.apply.plan import Applied
+from muster_core.errors import KubernetesError, MusterError
+from muster_core.health import health
+from muster_core.manifest.objects import Manifest, ObjectRef
+from muster_core.policy import Verdict
+from muster_core.release import Release
+from muster_agent.admission import Admissible, Desired
+from muster_agent.cluster.apply import Applier, located
+from muster_agent.cluster.observe import Observer
+from muster_agent.cluster.port import ClusterApi
+from muster_agent.gate import Denied
+from muster_agent.obs.metrics import Metrics
+from muster_agent.reconcile import machine as m
+from muster_agent.source.repository import Heads, SourceRepository
+from muster_agent.state.port import StatePort
+from muster_agent.state.records import AppliedObject, AppliedRecord, BundleRecord, OfferRecord
+from muster_proto.v1 import link_pb2 as wire
+
+log = structlog.get_logger()
+
+MAX_PROBLEMS = 20
+MAX_VIOLATIONS = 50
+SETTLE = 0.05
+OUTCOMES = {
+    "": wire.OUTCOME_UNSPECIFIED,
+    "applying": wire.OUTCOME_APPLYING,
+    "healthy": wire.OUTCOME_HEALTHY,
+    "failed": wire.OUTCOME_FAILED,
+    "returned": wire.OUTCOME_RETURNED,
+}
+
+
+@dataclass(slots=True)
+class _Bundle:
+    machine: m.BundleMachine
+    events: list[m.Event] = field(default_factory=list)
+    due: anyio.Event = field(default_factory=anyio.Event)
+    objects: dict[ObjectRef, Manifest] = field(default_factory=dict)
+    applied: dict[ObjectRef, Applied] = field(default_factory=dict)
+    admissible: Admissible | None = None
+    verdicts: tuple[Verdict, ...] = ()
+    last_report: bytes = b""
+
+
+class Reconciler:
+    """``say(key, frame)`` queues what goes to the coordinator; ``clock`` gives unix seconds."""
+
+    def __init__(
+        self, api: ClusterApi, source: SourceRepository, desired: Desired, state: StatePort, namespace: str,
+        say: Callable[[str, wire.AgentFrame], None], clock: Callable[[], float], uniform: Callable[[float, float], float], metrics: Metrics,
+    ) -> None:
+        self._api, self._source, self._desired, self._state, self._namespace = api, source, desired, state, namespace
+        self._say, self._clock, self._metrics = say, clock, metrics
+        self.observer = Observer(api, self._changed, uniform)
+        self._applier = Applier(api, self.observer, namespace)
+        self._bundles: dict[str, _Bundle] = {}
+        self._sets: dict[str, str] = {}
+        self._group: TaskGroup | None = None
+        self._fetching = anyio.Lock()
+        self._wake_fetch = anyio.Event()
+        self.head = Heads("", "")
+
+    # --- life ----------------------------------------------------------------------------------------------------
+
+    async def run(self, poll: float) -> None:
+        """Starts with what is on disk, then follows events for ever."""
+        await self._desired.load()
+        async with anyio.create_task_group() as group:
+            self._group = group
+            await group.start(self.observer.run)
+            for name in self._state.names("bundle/"):
+                record = self._state.get(name, BundleRecord)
+                if record:
+                    self._start(record)
+            group.start_soon(self._follow_heads, poll)
+
+    def _start(self, record: BundleRecord) -> _Bundle:
+        bundle = _Bundle(m.BundleMachine(record))
+        stored = self._state.get(f"applied/{record.bundle}", AppliedRecord) or AppliedRecord()
+        bundle.applied = {item.ref: item.applied for item in stored.objects}
+        self._bundles[record.bundle] = bundle
+        self._sets[set_id(record.bundle, self._namespace)] = record.bundle
+        if self._group is None:
+            raise RuntimeError("the reconciler does not run")
+        self._group.start_soon(self._drive, record.bundle, bundle)
+        return bundle
+
+    async def _drive(self, name: str, bundle: _Bundle) -> None:
+        """One bundle's life: events in order, commands in order."""
+        await self._perform(name, bundle, bundle.machine.start(self._clock()))
+        while True:
+            wake = bundle.machine.next_wake()
+            delay = max(0.0, wake - self._clock()) if wake is not None else 3600.0
+            with anyio.move_on_after(delay):
+                await bundle.due.wait()
+            bundle.due = anyio.Event()
+            events, bundle.events = bundle.events or [m.Tick()], []
+            for event in dict.fromkeys(events):
+                await self._perform(name, bundle, bundle.machine.handle(event, self._clock()))
+            if m.Changed() in events:
+                await anyio.sleep(SETTLE)  # a burst of events is looked at once
+
+    def _tell(self, name: str, event: m.Event) -> None:
+        bundle = self._bundles[name]
+        bundle.events.append(event)
+        bundle.due.set()
+
+    def _changed(self, applyset: str) -> None:
+        name = self._sets.get(applyset)
+        if name:
+            self._tell(name, m.Changed())
+
+    # --- from the coordinator --------------------------------------------------------------------------------------
+
+    async def receive(self, frame: wire.HubFrame) -> None:
+        """An offer, a withdrawal, or news of a head."""
+        if frame.HasField("offer"):
+            offer, release = frame.offer, frame.offer.release
+            if not release.bundle or not release.commit:
+                log.warning("an offer without a release was ignored", rollout=offer.rollout)
+                return
+            if release.bundle not in self._bundles:
+                self._start(BundleRecord(bundle=release.bundle))
+            record = OfferRecord(offer.rollout, offer.attempt, Release(release.bundle, release.commit, release.tree_digest), offer.may_return)
+            self._tell(release.bundle, m.Offered(record))
+        elif frame.HasField("withdraw") and frame.withdraw.bundle in self._bundles:
+            self._tell(frame.withdraw.bundle, m.Withdrawn(frame.withdraw.rollout, frame.withdraw.attempt))
+        elif frame.HasField("head") and (frame.head.commit, frame.head.registry_commit) != self.head:
+            self._wake_fetch.set()
+
+    async def _follow_heads(self, poll: float) -> None:
+        while True:
+            self._wake_fetch = anyio.Event()
+            try:
+                await self._fetch()
+            except MusterError as error:
+                log.warning("the last good state stays", error=str(error))
+            await self._look_for_deselected()
+            with anyio.move_on_after(poll):
+                await self._wake_fetch.wait()
+
+    async def _fetch(self) -> None:
+        async with self._fetching:
+            with self._metrics.git_fetch.time():
+                heads = await self._source.fetch()
+            try:
+                await self._desired.accept(heads)
+            finally:
+                self.head = heads
+                self._source.idle()
+
+    async def _look_for_deselected(self) -> None:
+        for name, bundle in self._bundles.items():
+            if bundle.machine.record.admission:
+                targets = await self._desired.targets_me(name)
+                if targets is not None:
+                    self._tell(name, m.Deselected(not targets))
+
+    # --- commands ----------------------------------------------------------------------------------------------------
+
+    async def _perform(self, name: str, bundle: _Bundle, commands: list[m.Command]) -> None:
+        queue = list(commands)
+        while queue:
+            command = queue.pop(0)
+            match command:
+                case m.Save():
+                    self._state.put(f"bundle/{name}", bundle.machine.record)
+                case m.Acknowledge():
+                    reply = wire.OfferReply(rollout=command.offer.rollout, bundle=name, attempt=command.offer.attempt, answer=wire.OfferReply.ACKNOWLEDGED)
+                    self._say(f"reply/{name}", wire.AgentFrame(offer_reply=reply))
+                case m.Admit():
+                    queue += bundle.machine.handle(await self._admit(bundle, command.offer), self._clock())
+                case m.Readmit():
+                    queue += bundle.machine.handle(await self._again(bundle, command), self._clock())
+                case m.Apply():
+                    queue += await self._apply(name, bundle)
+                case m.Report():
+                    self._report(name, bundle)
+
+    async def _admit(self, bundle: _Bundle, offer: OfferRecord) -> m.Event:
+        try:
+            if not await self._source.has(offer.release.commit) or not await self._source.descends(self._desired.floors.branches.get("fleet", ""), offer.release.commit):
+                await self._fetch()
+            admissible = await self._desired.admit(offer.release)
+        except Denied as denied:
+            bundle.verdicts = denied.verdicts
+            self._metrics.refusals.labels(denied.code).inc()
+            return m.Refused(denied.code, denied.message, False)
+        except MusterError as error:
+            bundle.verdicts = ()
+            self._metrics.refusals.labels(error.code).inc()
+            log.warning("release not admitted", release=str(offer.release), error=str(error))
+            return m.Refused(error.code, _text(error), error.retryable)
+        bundle.verdicts = admissible.warnings
+        return await self._take(bundle, admissible)
+
+    async def _again(self, bundle: _Bundle, command: m.Readmit) -> m.Event:
+        try:
+            admissible = await self._desired.again(command.admission)
+        except MusterError as error:
+            return m.Refused(error.code, _text(error), True)
+        return await self._take(bundle, admissible)
+
+    async def _take(self, bundle: _Bundle, admissible: Admissible) -> m.Event:
+        bundle.admissible = admissible
+        return m.Admitted(admissible.admission, admissible.health_deadline, admissible.may_roll_back)
+
+    async def _apply(self, name: str, bundle: _Bundle) -> list[m.Command]:
+        if bundle.admissible is None:
+            admission = bundle.machine.record.admission
+            return bundle.machine.handle(await self._again(bundle, m.Readmit(admission)), self._clock()) if admission else []
+        admissible = bundle.admissible
+        try:
+            with self._metrics.reconcile_seconds.time():
+                bundle.objects, problems = await located(self._api, admissible.objects, admissible.namespace)
+                note = {"release": str(admissible.admission.release), "phase": bundle.machine.phase}
+                result = await self._applier.apply(name, bundle.objects, bundle.applied, prune=admissible.prune and not problems, note=note)
+        except KubernetesError as error:
+            self._metrics.reconciles.labels(name, "error").inc()
+            return [*bundle.machine.handle(m.AppliedAll(error.code, _text(error), ()), self._clock())]
+        if result.changes or result.applied.keys() != bundle.applied.keys():
+            bundle.applied = result.applied
+            self._state.put(f"applied/{name}", AppliedRecord(tuple(AppliedObject(ref, record) for ref, record in result.applied.items())))
+        errors = [*problems, *result.errors]
+        self._metrics.reconciles.labels(name, "error" if errors else "changed" if result.writes else "unchanged").inc()
+        self._metrics.drift.inc(len(result.healed))
+        if result.changes:
+            log.info("applied", bundle=name, writes=result.writes, errors=[str(c.error) for c in errors[:3]], healed=[str(r) for r in result.healed[:3]])
+        first = errors[0].error if errors else None
+        healed = tuple(str(ref) for ref in result.healed)
+        out = bundle.machine.handle(m.AppliedAll(first.code if first else "", _text(first) if first else "", healed), self._clock())
+        return [*out, *bundle.machine.handle(self._health(bundle), self._clock())]
+
+    def _health(self, bundle: _Bundle) -> m.HealthSeen:
+        problems, ready = [], 0
+        for ref in bundle.objects:
+            seen = self.observer.seen.get(ref)
+            state = seen.health if seen else health(None)
+            if state.status == "Current":
+                ready += 1
+            else:
+                problems.append((str(ref), state.status, state.message))
+        problems.sort(key=lambda problem: (problem[1] != "Failed", problem[0]))
+        return m.HealthSeen(len(bundle.objects), ready, tuple(problems[:MAX_PROBLEMS]))
+
+    # --- reports -------------------------------------------------------------------------------------------------------
+
+    def _report(self, name: str, bundle: _Bundle) -> None:
+        machine = bundle.machine
+        record = machine.record
+        code, message = machine.verdict
+        report = wire.Report(
+            bundle=name,
+            release=_release(record.admission.release if record.admission else None),
+            rollout=record.offer.rollout if record.offer else "",
+            attempt=record.offer.attempt if record.offer else 0,
+            phase=machine.shown_phase(),
+            outcome=OUTCOMES[record.outcome],
+            code=code,
+            message=message,
+            objects=[wire.ObjectState(object=o, health=h, message=text) for o, h, text in machine.problems],
+            object_count=machine.total,
+            ready_count=machine.ready,
+            healed_count=record.healed,
+            last_healed=record.last_healed,
+            violations=[
+                wire.Violation(policy=v.policy, rule=v.rule, object=v.object, path=v.path, message=v.message, action=v.action, status=v.status)
+                for v in bundle.verdicts[:MAX_VIOLATIONS]
+            ],
+            last_healthy=_release(record.last_healthy.release if record.last_healthy else None),
+            head_commit=self._desired.floors.branches.get("fleet", ""),
+        )
+        same = report.SerializeToString(deterministic=True)
+        if same == bundle.last_report:
+            return
+        bundle.last_report = same
+        machine.record = msgspec.structs.replace(record, revision=record.revision + 1)
+        report.revision, report.observed_unix_ms = record.revision + 1, int(self._clock() * 1000)
+        self._say(f"report/{name}", wire.AgentFrame(report=report))
+
+    def resend(self, name: str) -> None:
+        """The hub holds another report than the last one."""
+        bundle = self._bundles.get(name)
+        if bundle:
+            bundle.last_report = b""
+            self._report(name, bundle)
+
+    def digests(self) -> dict[str, bytes]:
+        """Bundle to its last report, for a hello."""
+        return {name: hashlib.sha256(bundle.last_report).digest() for name, bundle in self._bundles.items() if bundle.last_report}
+
+
+def _release(release: Release | None) -> wire.Release:
+    return wire.Release(bundle=release.bundle, commit=release.commit, tree_digest=release.tree_digest) if release else wire.Release()
+
+
+def _text(error: MusterError) -> str:
+    return f"{error.message}: {error.object}" if error.object and error.object not in error.message else error.message

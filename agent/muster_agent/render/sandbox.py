@@ -1,0 +1,61 @@
+"""A child process that may do little and not for long.
+
+Owns argv-only starts with an empty environment, an own HOME, resource limits, an output cap, a deadline, and the end of the
+whole process group. It never uses a shell.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from muster_core.errors import ValidationError
+
+DEADLINE = 60.0
+MAX_OUTPUT = 32 << 20
+MAX_MEMORY = 4 << 30
+MAX_FILE = 64 << 20
+
+
+def _limits() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_FILE, MAX_FILE))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+    resource.setrlimit(resource.RLIMIT_CPU, (int(DEADLINE), int(DEADLINE)))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+async def run(argv: Sequence[str], folder: Path, what: str) -> bytes:
+    """Standard output; ``MUSTER-V040`` with the tail of standard error for anything but success in time."""
+    return await anyio.to_thread.run_sync(_run, list(argv), folder, what, abandon_on_cancel=False)
+
+
+def _run(argv: list[str], folder: Path, what: str) -> bytes:
+    environment = {"HOME": str(folder), "TMPDIR": str(folder), "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+    process = subprocess.Popen(
+        argv, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        start_new_session=True, preexec_fn=_limits,  # noqa: PLW1509 - only sets limits, which has no other way
+    )
+    try:
+        out, err = process.communicate(timeout=DEADLINE)
+    except subprocess.TimeoutExpired as error:
+        raise ValidationError("V040", f"{what} did not end within {DEADLINE:.0f} s", object=argv[0]) from error
+    finally:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.wait()
+    if process.returncode != 0:
+        tail = err.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
+        raise ValidationError("V040", f"{what} failed: {tail[0][:500]}", object=argv[0])
+    if len(out) > MAX_OUTPUT:
+        raise ValidationError("V041", f"{what} wrote more than {MAX_OUTPUT:,} bytes", object=argv[0])
+    return out

@@ -1,0 +1,1 @@
+"""What the agent must not forget."""

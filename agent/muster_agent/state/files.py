@@ -1,0 +1,94 @@
+"""Records as files of one folder: written beside, synced, renamed, the folder synced.
+
+Owns the atomicity. A lock file keeps a second agent out of the folder.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote, unquote
+
+import msgspec
+
+from muster_core.errors import MusterError
+
+R = TypeVar("R", bound=msgspec.Struct)
+VERSION = 1
+
+
+class StateError(MusterError):
+    """The state folder cannot be used."""
+
+
+class _Envelope(msgspec.Struct, frozen=True):
+    version: int
+    kind: str
+    record: msgspec.Raw
+
+
+class FileState:
+    """The port on a folder that only its owner can read."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._folder = folder
+        self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._lock)
+            raise StateError("K021", "another agent uses this state folder", object=str(folder)) from error
+
+    def close(self) -> None:
+        os.close(self._lock)
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{quote(name, safe='')}.json"
+
+    def get(self, name: str, kind: type[R]) -> R | None:
+        path = self._path(name)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            envelope = msgspec.json.decode(data, type=_Envelope)
+            if envelope.version != VERSION or envelope.kind != kind.__name__:
+                raise StateError("K020", f"a state record of version {envelope.version} is not known here", object=str(path))
+            return msgspec.json.decode(envelope.record, type=kind)
+        except msgspec.MsgspecError as error:
+            raise StateError("K020", "a state record cannot be read", object=str(path),
+                             hint="Restore it, or remove it: the agent then starts from its anchor and reports that its state was lost.") from error
+
+    def put(self, name: str, record: msgspec.Struct) -> None:
+        envelope = _Envelope(VERSION, type(record).__name__, msgspec.Raw(msgspec.json.encode(record)))
+        path = self._path(name)
+        beside = path.with_suffix(".new")
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            data = msgspec.json.encode(envelope)
+            while data:
+                data = data[os.write(descriptor, data):]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(beside, path)
+        self._sync_folder()
+
+    def _sync_folder(self) -> None:
+        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def names(self, prefix: str) -> list[str]:
+        found = (unquote(path.name.removesuffix(".json")) for path in self._folder.glob("*.json"))
+        return sorted(name for name in found if name.startswith(prefix))
+
+    def remove(self, name: str) -> None:
+        self._path(name).unlink(missing_ok=True)
+        self._sync_folder()

@@ -1,0 +1,93 @@
+"""The records themselves, as values with a version in their envelope.
+
+Owns their fields. Private keys are in ``Identity`` and nowhere else.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from muster_core.apply.plan import Applied
+from muster_core.manifest.objects import ObjectRef
+from muster_core.release import Release
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Hex of private keys; ``tls_key`` is PEM."""
+
+    seed: str
+    sealing: str
+    generation: int
+    tls_key: str
+
+    def __repr__(self) -> str:
+        return "Identity(****)"
+
+
+class Repository(msgspec.Struct, frozen=True):
+    name: str
+    url: str
+    branch: str
+    anchor: str
+
+
+class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
+    """What the join fixed. ``certificate`` is PEM, empty while the join waits; ``renewals`` rises before it is sent."""
+
+    cluster: str
+    uid: str
+    edge_address: str
+    link_address: str
+    ca_pem: str
+    mode: str
+    trust_digest: str
+    fleet_id: str
+    repositories: tuple[Repository, ...]
+    token_secret: str
+    certificate: str = ""
+    renewals: int = 0
+
+
+class Floors(msgspec.Struct, frozen=True):
+    """The newest commit accepted, per branch and per bundle. On disk before anything of it is applied."""
+
+    branches: dict[str, str] = {}
+    bundles: dict[str, str] = {}
+
+
+class Admission(msgspec.Struct, frozen=True):
+    """What fixes a bundle's objects: healing renders exactly this again."""
+
+    release: Release
+    registry_commit: str
+    policy_commit: str
+
+
+class OfferRecord(msgspec.Struct, frozen=True):
+    rollout: str
+    attempt: int
+    release: Release
+    may_return: bool
+
+
+class AppliedObject(msgspec.Struct, frozen=True, array_like=True):
+    ref: ObjectRef
+    applied: Applied
+
+
+class BundleRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One bundle on this cluster. ``outcome`` is the verdict on ``offer``."""
+
+    bundle: str
+    offer: OfferRecord | None = None
+    admission: Admission | None = None
+    last_healthy: Admission | None = None
+    outcome: str = ""
+    returning: bool = False
+    revision: int = 0
+    healed: int = 0
+    last_healed: str = ""
+
+
+class AppliedRecord(msgspec.Struct, frozen=True):
+    objects: tuple[AppliedObject, ...] = ()
