@@ -247,6 +247,8 @@ class Driven:
                 assert isinstance(given, ev.Reported)
                 assert (given.cluster, given.outcome, given.tree_digest) == (event.cluster, "healthy", THIS)
                 assert given.attempt == self.machine.targets[event.cluster].attempt
+            if isinstance(event, ev.TargetDone):
+                assert self.machine.is_online(event.cluster), "unknown is not healthy"
             self.recount.take(event)
             self.shadow.apply(ev.decode(ev.encode(event)))
         self.log += events
@@ -368,13 +370,14 @@ class AnyOrder(RuleBasedStateMachine):
         self.driven.give(ev.Reported(f"stranger-{number}", 1, THIS, "healthy"))
         self.driven.give(ev.Contact(f"stranger-{number}", True))
 
-    @rule()
-    def coordinator_restarts(self) -> None:
+    @rule(says_so=st.booleans())
+    def coordinator_restarts(self, says_so: bool) -> None:
         """kill -9: nothing but the log comes back; then contact is told again."""
         driven = self.driven
         online = [name for name in self.names if driven.machine.is_online(name)]
         driven.machine = RolloutMachine.replay([ev.decode(ev.encode(event)) for event in driven.log])
-        driven.take(driven.machine.reconnecting(driven.now), ev.Tick())
+        if says_so:
+            driven.take(driven.machine.reconnecting(driven.now), ev.Tick())
         for name in online:
             driven.give(ev.Contact(name, True))
 
@@ -390,6 +393,8 @@ class AnyOrder(RuleBasedStateMachine):
             for target in seen.targets:
                 text = explain(self.driven.machine, target.cluster, self.driven.now)
                 assert text.startswith(f"{target.cluster} is {target.state}")
+            for flying in self.driven.machine.outstanding():
+                assert not flying.soak_runs or self.driven.machine.is_online(flying.cluster)
 
     def teardown(self) -> None:
         if hasattr(self, "driven"):

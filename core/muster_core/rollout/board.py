@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from muster_core.rollout import events as ev
 from muster_core.rollout.plan import ResolvedPlan, ResolvedWave, quorum_count
 
 IN_FLIGHT = frozenset({"offered", "acknowledged", "applying", "soaking"})
@@ -82,6 +83,7 @@ class Board:
         self.targets: dict[str, Target] = {}
         self._timers: list[tuple[float, str]] = []
         self._stopped = False
+        self._deadline = plan.deadline
         for index, wave in enumerate(self.waves):
             wave.states["waiting"] = len(wave.spec.members)
             wave.quorum = quorum_count(wave.spec.quorum_percent, len(wave.spec.members))
@@ -120,6 +122,50 @@ class Board:
             wave.quorum = quorum_count(wave.spec.quorum_percent, members)
         target.state, target.since, target.deadline, target.stopped = state, at, None, None
         return target
+
+    def apply(self, event: ev.TargetEvent) -> None:
+        """One step of one target, live or replayed."""
+        target, at = self.targets[event.cluster], event.at
+        match event:
+            case ev.OfferMade():
+                self.move(target, "offered", at).was_offered = True
+                self.arm(target, at, self.waves[target.wave].spec.offline_after[target.cluster])
+            case ev.OfferWithdrawn():
+                self.move(target, "waiting", at, first=True)
+            case ev.TargetAcknowledged():
+                self.arm(self.move(target, "acknowledged", at), at, self._deadline)
+            case ev.TargetApplying():  # the clock of the acknowledgement runs on
+                left, stopped = target.deadline, target.stopped
+                self.move(target, "applying", at)
+                target.deadline, target.stopped = left, stopped
+            case ev.SoakStarted():
+                target.soak_broken, target.soak_left, target.message, target.code = False, None, "", ""
+                self.arm(self.move(target, "soaking", at), at, self.waves[target.wave].spec.soak)
+            case ev.SoakSuspended():
+                target.soak_left = max(0.0, (target.deadline or at) - at)
+                self.arm(target, at, self._deadline)
+            case ev.SoakResumed():
+                left, target.soak_left = target.soak_left or 0.0, None
+                self.arm(target, at, left)
+            case ev.SoakBroken():
+                target.flaps += 1
+                target.soak_broken, target.soak_left = True, None
+                self.arm(target, at, self._deadline)
+            case ev.TargetFailed() | ev.TargetReturned():
+                self.move(target, "failed" if isinstance(event, ev.TargetFailed) else "returned", at)
+                target.code, target.message = event.code or target.code, event.message or target.message
+            case ev.TargetDone():
+                self.move(target, "done", at)
+            case ev.TargetLost():
+                self.move(target, "lost", at).message = "acknowledged, then silent"
+            case ev.TargetOwed():
+                self.move(target, "owed", at)
+            case ev.TargetBack():
+                self.move(target, "waiting", at)
+            case ev.TargetSkipped():
+                self.move(target, "skipped", at).message = event.why
+            case _:
+                pass
 
     # --- clocks ----------------------------------------------------------------------------------
 

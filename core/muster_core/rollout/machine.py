@@ -23,8 +23,8 @@ ACKNOWLEDGED = frozenset({"acknowledged", "applying", "soaking", "lost"})
 class RolloutMachine:
     """The state of one rollout. Build it from its log with :meth:`replay`, or from a ``Started`` event.
 
-    An executor tells it ``Contact`` before anything else from a cluster, and again for every connected one after
-    a replay (see :meth:`reconnecting`): who is in contact is knowledge of the moment, and never in the log.
+    An executor tells it ``Contact`` before anything else from a cluster, and again for every connected one
+    after a replay (see :meth:`reconnecting`): who is in contact is knowledge of the moment, never in the log.
     """
 
     def __init__(self, started: ev.Started) -> None:
@@ -85,7 +85,7 @@ class RolloutMachine:
         return None if self.has_ended else self.board.next_due()
 
     def meet(self, clusters: Iterable[str]) -> None:
-        """Who is in contact as the rollout starts."""
+        """Who is in contact when it starts, told before :meth:`begin`."""
         self._online.update(clusters)
 
     def is_online(self, cluster: str) -> bool:
@@ -134,10 +134,6 @@ class RolloutMachine:
         self._timeouts(now, out)  # a soak of nothing is over at once
         self._advance(now, out)
         return out
-
-    def meet(self, online: Iterable[str]) -> None:
-        """Who is in contact when it starts; told before :meth:`begin`, so that the first decision knows it."""
-        self._online.update(online)
 
     def begin(self, now: float) -> list[ev.AnyEvent]:
         """The first offers, after :class:`Started` is stored."""
@@ -363,7 +359,7 @@ class RolloutMachine:
     def apply(self, event: ev.AnyEvent) -> None:
         """O(log n), but for Paused, Resumed and Stopping, which touch what is in flight."""
         if isinstance(event, ev.TargetEvent):
-            self._apply_to_target(event, self.targets[event.cluster], event.at)
+            self.board.apply(event)
             return
         match event:
             case ev.WaveOpened():
@@ -386,49 +382,6 @@ class RolloutMachine:
                 self.board.start_clocks(event.at)
             case ev.Ended():
                 self.state, self.why, self.ended_at = event.state, event.why, event.at
-            case _:
-                pass
-
-    def _apply_to_target(self, event: ev.TargetEvent, target: Target, at: float) -> None:
-        board, deadline = self.board, self.started.plan.deadline
-        match event:
-            case ev.OfferMade():
-                board.move(target, "offered", at).was_offered = True
-                board.arm(target, at, self.waves[target.wave].spec.offline_after[target.cluster])
-            case ev.OfferWithdrawn():
-                board.move(target, "waiting", at, first=True)
-            case ev.TargetAcknowledged():
-                board.arm(board.move(target, "acknowledged", at), at, deadline)
-            case ev.TargetApplying():  # the clock of the acknowledgement runs on
-                left, stopped = target.deadline, target.stopped
-                board.move(target, "applying", at)
-                target.deadline, target.stopped = left, stopped
-            case ev.SoakStarted():
-                target.soak_broken, target.soak_left, target.message, target.code = False, None, "", ""
-                board.arm(board.move(target, "soaking", at), at, self.waves[target.wave].spec.soak)
-            case ev.SoakSuspended():
-                target.soak_left = max(0.0, (target.deadline or at) - at)
-                board.arm(target, at, deadline)
-            case ev.SoakResumed():
-                left, target.soak_left = target.soak_left or 0.0, None
-                board.arm(target, at, left)
-            case ev.SoakBroken():
-                target.flaps += 1
-                target.soak_broken, target.soak_left = True, None
-                board.arm(target, at, deadline)
-            case ev.TargetFailed() | ev.TargetReturned():
-                board.move(target, "failed" if isinstance(event, ev.TargetFailed) else "returned", at)
-                target.code, target.message = event.code or target.code, event.message or target.message
-            case ev.TargetDone():
-                board.move(target, "done", at)
-            case ev.TargetLost():
-                board.move(target, "lost", at).message = "acknowledged, then silent"
-            case ev.TargetOwed():
-                board.move(target, "owed", at)
-            case ev.TargetBack():
-                board.move(target, "waiting", at)
-            case ev.TargetSkipped():
-                board.move(target, "skipped", at).message = event.why
             case _:
                 pass
 

@@ -252,6 +252,15 @@ def test_after_a_restart_nobody_is_in_contact_until_told() -> None:
     assert machine.offer_for("stranger") is None
 
 
+def test_a_soak_that_ends_before_its_cluster_is_heard_of_again_waits_for_it() -> None:
+    story = Story(wave("canary", "c1", soak=120))
+    story.healthy("c1")
+    machine = RolloutMachine.replay(story.log)
+    assert [type(event) for event in machine.handle(ev.Tick(), story.now + 120)] == [ev.SoakSuspended]
+    machine.handle(ev.Contact("c1", True), story.now + 130)
+    assert machine.state == "Succeeded"
+
+
 def test_a_log_must_begin_with_its_start() -> None:
     with pytest.raises(RolloutError, match="R003"):
         RolloutMachine.replay([ev.Released(at=1.0)])
