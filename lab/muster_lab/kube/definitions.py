@@ -45,6 +45,7 @@ class Definitions:
         self._catalog.drop(spec["group"], names["plural"])
         if not established(definition):
             return
+        self._store.begin((spec["group"], names["plural"]))
         for version in spec.get("versions") or ():
             if not version.get("served"):
                 continue

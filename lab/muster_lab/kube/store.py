@@ -81,6 +81,12 @@ class Store:
             found = self._shelves[resource] = Shelf()
         return found
 
+    def begin(self, resource: ResourceKey) -> None:
+        """A resource that is served from now on has no past that a watch could ask for."""
+        shelf = self.shelf(resource)
+        if not shelf.log and not shelf.records:
+            shelf.forgotten = self.version
+
     def resources(self) -> list[ResourceKey]:
         return list(self._shelves)
 

@@ -6,6 +6,7 @@ import uuid
 from typing import Any
 
 from contract.kube.client import MERGE, STRATEGIC, Kube, until
+from contract.kube.test_watches import watching
 
 SPEC = {
     "type": "object",
@@ -172,6 +173,18 @@ async def test_applies_share_a_custom_list_by_its_keys(kube: Kube) -> None:
     clash = await kube.apply(path, custom.body("one", ports=[{"name": "a", "number": 9}]), "second")
     assert clash.status == 409
     assert clash.body["details"]["causes"][0]["field"] == '.spec.ports[name="a"].number'
+    await custom.remove()
+
+
+async def test_a_watch_from_before_a_kind_was_served_is_an_error_event_with_410(kube: Kube) -> None:
+    custom = Custom(kube)
+    await custom.define()
+    await kube.call("POST", custom.path(), custom.body("one"))
+    async with watching(kube, custom.path(), resourceVersion="1") as events:
+        kind, obj = await events.next()
+    assert kind == "ERROR"
+    assert (obj["code"], obj["reason"]) == (410, "Expired")
+    assert obj["message"].startswith("too old resource version: 1 (")
     await custom.remove()
 
 

@@ -107,6 +107,7 @@ async def test_dropped_watches_end_once(call: Caller) -> None:
         with anyio.fail_after(5), pytest.raises(aiohttp.ClientError):
             await response.content.read()
     await call.config("one")
+    query["fieldSelector"] = "metadata.name=one"
     async with call.session.get(call.server.url + SPACE, params=query) as response:
         assert json.loads(await response.content.readline())["object"]["metadata"]["name"] == "one"
 
@@ -214,7 +215,7 @@ def test_state_survives_a_clean_stop(tmp_path: Path) -> None:
         process, line = start(tmp_path / "kube", "--state-file", str(state), "--token", "t")
         try:
             context = ssl.create_default_context(cafile=str(tmp_path / "kube" / "ca.crt"))
-                    request = urllib.request.Request(  # noqa: S310 - https, to loopback
+            request = urllib.request.Request(  # noqa: S310 - https, to loopback
                 line["url"] + "/api/v1/namespaces/kube-system", headers={"Authorization": "Bearer t"}
             )
             with urllib.request.urlopen(request, context=context) as response:  # noqa: S310
