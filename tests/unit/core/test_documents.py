@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
 from muster_core.errors import ValidationError
 from muster_core.manifest.dump import dump_yaml
 from muster_core.manifest.load import DocumentError, Limits, load_documents
@@ -141,3 +143,33 @@ def test_objects_are_named_and_digested_by_meaning() -> None:
 def test_objects_without_a_name_are_refused(value: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match="without"):
         ref_of(value)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_crash_the_loader(data: bytes) -> None:
+    try:
+        documents = load_documents(data, "a.yaml")
+    except DocumentError as error:
+        refused = error
+    else:
+        assert all(document.line >= 1 for document in documents)
+        return
+    assert refused.line >= 1
+
+
+YAML_ISH = st.text(alphabet="ab:-?[]{}&*!<>|'\"#%@\n ,.0123456789_e~", max_size=60)
+
+
+@given(YAML_ISH)
+@example("&a\n<<: *a")
+@example("? ? a")
+@example("!!float x")
+def test_no_yaml_crashes_the_loader_and_what_is_read_is_json(text: str) -> None:
+    try:
+        documents = load_documents(text.encode(), "a.yaml")
+    except DocumentError:
+        return
+    for document in documents:
+        assert canonical_json(document.value)
+        written = dump_yaml(document.value).encode()
+        assert [again.value for again in load_documents(written, "b.yaml")] == [document.value]

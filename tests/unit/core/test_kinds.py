@@ -3,9 +3,12 @@
 # ruff: noqa: E501 - in a table of cases, a case is a line
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from muster_core.errors import ValidationError
 from muster_core.kinds.model import KINDS, Bundle, Cluster, Fleet, FleetSecret, RolloutPlan
 from muster_core.kinds.parse import KindError, parse, parse_any
@@ -129,3 +132,27 @@ def test_a_schema_of_nothing_is_refused() -> None:
 def test_a_secret_names_its_namespace() -> None:
     text = "apiVersion: muster.dev/v1alpha1\nkind: FleetSecret\nmetadata: {name: a}\nspec: {}\n"
     assert "metadata: object missing required field namespace" in refused(text, FleetSecret)
+
+
+PIECES = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from(["In", "10m", "25%", "a", "A b", ""]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["selector", "matchLabels", "name", "targets", "waves", "source", "path", "values", "x", "1"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.sampled_from(list(KINDS)), PIECES, PIECES)
+def test_no_value_crashes_the_parser(kind: str, metadata: object, spec: object) -> None:
+    value = {"apiVersion": "muster.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec}
+    (document,) = load_documents(json.dumps(value).encode(), "f.yaml")
+    with contextlib.suppress(KindError):
+        parse(document, KINDS[kind])
