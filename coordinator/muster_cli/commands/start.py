@@ -17,6 +17,7 @@ from muster_cli.verbs import VALUES_OUTPUT, Verb, client
 
 if TYPE_CHECKING:
     from muster_core.fleet import FleetContents, Problem
+    from muster_core.kinds.model import Cluster
 
 
 @click.command(cls=Verb)
@@ -49,18 +50,22 @@ def init(path: Path, name: str | None) -> None:
 @VALUES_OUTPUT
 @click.pass_context
 def validate(ctx: click.Context, path: Path, style: str) -> None:
-    """Check a fleet repository: every file, every reference, every policy.
+    """Check a fleet repository: every file, every reference, every manifest, every policy.
 
     Exit code 1 when something is wrong. Bundles that match no cluster are named where the clone knows the
     registry branch (git fetch first).
     """
-    from muster_core.fleet import read_fleet
+    from muster_core.fleet import read_fleet, unmatched
+    from muster_core.manifest.check import manifest_problems
 
     from muster_cli.folder import FolderTree
     from muster_cli.output import write_value
 
-    contents = read_fleet(FolderTree(path))
-    problems = [*contents.problems, *_policies(contents), *_registry(path, contents)]
+    tree = FolderTree(path)
+    contents = read_fleet(tree)
+    clusters, registry_problems = _registry(path)
+    problems = [*contents.problems, *_policies(contents), *registry_problems, *unmatched(contents, clusters)]
+    problems += manifest_problems(tree, contents, clusters)
     problems.sort(key=lambda problem: (problem.file, problem.line))
     if style == "table":
         for problem in problems:
@@ -86,10 +91,10 @@ def _policies(contents: FleetContents) -> list[Problem]:
     return []
 
 
-def _registry(path: Path, contents: FleetContents) -> list[Problem]:
-    """What the registry branch of this clone adds, when the folder is the root of a clone that knows it."""
+def _registry(path: Path) -> tuple[dict[str, Cluster], list[Problem]]:
+    """The registry branch of this clone, when the folder is the root of a clone that knows it."""
     from muster_core.errors import GitError
-    from muster_core.fleet import read_registry, unmatched
+    from muster_core.fleet import read_registry
 
     try:
         from muster_cli.checkout import REGISTRY_BRANCH, open_checkout
@@ -97,12 +102,11 @@ def _registry(path: Path, contents: FleetContents) -> list[Problem]:
         with open_checkout(path) as clone:
             commit = clone.known(REGISTRY_BRANCH) if clone.root.resolve() == path.resolve() else ""
             if not commit:
-                return []
+                return {}, []
             clusters, problems = read_registry(clone.tree(commit))
     except (GitError, ImportError):
-        return []
-    named = [problem._replace(file=f"{REGISTRY_BRANCH}:{problem.file}") for problem in problems]
-    return [*named, *unmatched(contents, clusters)]
+        return {}, []
+    return clusters, [problem._replace(file=f"{REGISTRY_BRANCH}:{problem.file}") for problem in problems]
 
 
 @click.command(cls=Verb)

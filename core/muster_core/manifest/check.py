@@ -1,0 +1,93 @@
+"""What can be said of a bundle's manifests without rendering them.
+
+Owns the checks that ``validate`` adds to those of the fleet: files that are no YAML, objects without a
+name, two objects with one name, and names without a value. It never judges what kustomize would make of its
+files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from muster_core.errors import ValidationError
+from muster_core.fleet import FleetContents, Problem
+from muster_core.kinds.model import Bundle, Cluster
+from muster_core.manifest.load import Document, DocumentError, load_documents
+from muster_core.manifest.objects import ObjectRef, ref_of
+from muster_core.release import BundleAt, bundle_tree
+from muster_core.select import values_for
+from muster_core.substitute import substitute
+from muster_core.tree import Tree, join, within
+
+KUSTOMIZATIONS = ("kustomization.yaml", "kustomization.yml", "Kustomization")
+
+
+def manifest_problems(tree: Tree, contents: FleetContents, clusters: Mapping[str, Cluster]) -> list[Problem]:
+    """Problems of every bundle that is otherwise whole; with a registry also names that a cluster lacks."""
+    found: list[Problem] = []
+    for name in contents.digests:
+        at = contents.bundles[name]
+        try:
+            documents = _documents(tree, at)
+        except DocumentError as error:
+            found.append(Problem(error.file, error.line, error.what, name))
+            continue
+        if not _kustomized(tree, at):
+            render = at.bundle.spec.render
+            folder = join(at.source, render.manifests.path if render.manifests else ".")
+            documents = [document for document in documents if within(document.file, (folder,))]
+            found += _objects(documents, name)
+            found += _values(documents, at.bundle, clusters)
+    return found
+
+
+def _documents(tree: Tree, at: BundleAt) -> list[Document]:
+    return [
+        document
+        for file in bundle_tree(tree, at).files()
+        if file.path.endswith((".yaml", ".yml")) and file.path != at.file
+        for document in load_documents(tree.read(file.path), file.path)
+    ]
+
+
+def _kustomized(tree: Tree, at: BundleAt) -> bool:
+    render = at.bundle.spec.render
+    if render.kustomize or render.manifests:
+        return render.kustomize is not None
+    paths = {file.path for file in tree.files()}
+    return any(join(at.source, name) in paths for name in KUSTOMIZATIONS)
+
+
+def _objects(documents: list[Document], bundle: str) -> Iterator[Problem]:
+    seen: dict[ObjectRef, Document] = {}
+    for document in documents:
+        if not isinstance(document.value, dict):
+            yield Problem(document.file, document.line, "a Kubernetes object is expected", bundle)
+            continue
+        try:
+            ref = ref_of(document.value)
+        except ValidationError as error:
+            yield Problem(document.file, document.line, error.message, bundle)
+            continue
+        first = seen.setdefault(ref, document)
+        if first is not document:
+            yield Problem(document.file, document.line, f"{ref} is in {first.file}:{first.line} too", bundle)
+
+
+def _values(documents: list[Document], bundle: Bundle, clusters: Mapping[str, Cluster]) -> Iterator[Problem]:
+    """One problem a document and complaint, named with the first cluster that it concerns."""
+    if not bundle.spec.render.substitute:
+        return
+    said: set[tuple[str, int, str]] = set()
+    for name, cluster in clusters.items():
+        for document in documents:
+            try:
+                values = values_for(bundle, cluster)
+                if values is not None:
+                    substitute(document.value, values)
+            except ValidationError as error:
+                key = (document.file, document.line, error.message)
+                if key not in said:
+                    said.add(key)
+                    text = f"{error.message} on cluster {name}"
+                    yield Problem(document.file, document.line, text, bundle.metadata.name)
