@@ -61,8 +61,8 @@ def test_good_manifests_have_no_problem() -> None:
         ),
         (
             {"bundles/shop/bundle.yaml": SUBSTITUTE.replace("labels.region", "labels.zone")},
-            "bundles/shop/map.yaml:1: substitute.REGION names ${cluster.labels.zone}, which this cluster lacks"
-            " on cluster one",
+            "bundles/shop/map.yaml:1: substitute.REGION names ${cluster.labels.zone}, "
+            "which this cluster lacks on cluster one",
         ),
     ],
 )
