@@ -96,6 +96,13 @@ class Ledger(RuleBasedStateMachine):
         wake = self.ledger.next_wake()
         assert wake is None or wake > self.now
 
+    @rule(clusters=st.sets(name_of))
+    def give_way(self, clusters: set[str]) -> None:
+        owed = {name: debt.tree_digest for name, debt in self.ledger.debts.items()}
+        self.take(self.ledger.give_way(sorted(clusters), self.now))
+        assert owed == {name: debt.tree_digest for name, debt in self.ledger.debts.items()}
+        assert not any(self.ledger.offer_to(name) for name in clusters)
+
     @rule(cluster=name_of)
     def drop(self, cluster: str) -> None:
         self.take(self.ledger.drop(cluster, self.now))

@@ -69,6 +69,7 @@ class Place:
     soak_since: float = 0.0
     stood_since: float | None = None
     stood: float = 0.0
+    clock: float = 0.0  # when its deadline began to run, pauses not counted
 
 
 @dataclass
@@ -82,6 +83,12 @@ class Recount:
     stopping: bool = False
     ended: str = ""
     passed: set[int] = field(default_factory=set)
+    paused_at: float = 0.0
+    paused_for: float = 0.0
+
+    def unpaused(self, at: float) -> float:
+        """Time without pauses: what deadlines count."""
+        return at - self.paused_for - (at - self.paused_at if self.paused else 0.0)
 
     @classmethod
     def of(cls, plan: ResolvedPlan) -> Recount:
@@ -110,7 +117,8 @@ class Recount:
             case ev.WaveOpened():
                 assert event.wave == self.wave + 1
                 assert event.wave == 0 or event.wave - 1 in self.passed
-                self.wave, self.paused = event.wave, False
+                assert not self.paused
+                self.wave = event.wave
             case ev.WavePassed():
                 assert not self.number(event.wave, FLYING | {"waiting"})
                 assert self.number(event.wave, {"done"}) >= self.quorum(event.wave)
@@ -118,12 +126,13 @@ class Recount:
             case ev.Paused():
                 assert not self.paused
                 assert not any(place.state == "offered" for place in self.places.values())
-                self.paused = True
+                self.paused, self.paused_at = True, event.at
             case ev.Resumed():
                 assert self.paused
-                self.paused = False
+                self.go_on(event.at)
             case ev.Stopping():
-                self.stopping, self.paused = True, False
+                self.stopping = True
+                self.go_on(event.at)
             case ev.Ended():
                 self.ended = event.state
                 states = {place.state for place in self.places.values()}
@@ -138,12 +147,19 @@ class Recount:
             case _:
                 pass
 
+    def go_on(self, at: float) -> None:
+        self.paused_for, self.paused = at - self.unpaused(at), False
+
     def _target(self, event: ev.TargetEvent, place: Place) -> None:
         spec, at = self.plan.waves[place.wave], event.at
         if isinstance(event, (ev.TargetAcknowledged, ev.TargetFailed)) and not place.acknowledged:
             place.late = (
                 place.late or place.was_owed
             )  # harm that an owed target brings when its answer was only late
+        if isinstance(event, (ev.TargetAcknowledged, ev.SoakSuspended, ev.SoakBroken)):
+            place.clock = self.unpaused(at)
+        if isinstance(event, ev.TargetLost) or (isinstance(event, ev.TargetFailed) and event.code == "R020"):
+            assert self.unpaused(at) - place.clock >= self.plan.deadline - EPSILON
         match event:
             case ev.OfferMade():
                 assert place.state == "waiting"
@@ -354,6 +370,19 @@ class AnyOrder(RuleBasedStateMachine):
     @rule()
     def resume(self) -> None:
         self.driven.give(ev.Resume("test", ""))
+
+    @rule()
+    def pause_for_a_moment(self) -> None:
+        """Offers are withdrawn and made again; answers to the first ones may still come."""
+        self.driven.give(ev.Pause("test", "look"))
+        self.driven.give(ev.Resume("test", ""))
+
+    @rule()
+    def all_that_took_an_offer_fail(self) -> None:
+        """The worst news at once, from everybody who could have it."""
+        for name, place in self.driven.recount.places.items():
+            if place.offered_at is not None and place.state in FLYING | {"waiting"}:
+                self.driven.give(ev.Reported(name, 1, THIS, "failed", "K1", "said so"))
 
     @precondition(lambda self: len(self.driven.log) > 12)
     @rule()

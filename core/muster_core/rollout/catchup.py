@@ -52,7 +52,7 @@ class Offered(CatchUpEvent, frozen=True, kw_only=True, tag="offered"):
 
 
 class Withdrawn(CatchUpEvent, frozen=True, kw_only=True, tag="withdrawn"):
-    """Not acknowledged in time, or out of contact before: owed as before, its slot free."""
+    """Not acknowledged in time, out of contact before, or a rollout starts: owed as before, its slot free."""
 
 
 class Acknowledged(CatchUpEvent, frozen=True, kw_only=True, tag="acknowledged"):
@@ -197,6 +197,14 @@ class CatchUp:
         for cluster, release in settlement.owe:
             out += self.owe(cluster, release, now)
         return out
+
+    def give_way(self, clusters: Iterable[str], now: float) -> list[AnyCatchUpEvent]:
+        """A rollout of the bundle starts: their offers are withdrawn, their debts stand until it ends.
+
+        Offer to nobody of them meanwhile (``taken`` of :meth:`offers`); :func:`debts_after` settles them.
+        """
+        busy = [cluster for cluster in clusters if self.offer_to(cluster)]
+        return [event for cluster in busy for event in self._emit(Withdrawn(at=now, cluster=cluster))]
 
     def drop(self, cluster: str, now: float) -> list[AnyCatchUpEvent]:
         return self._emit(Dropped(at=now, cluster=cluster)) if cluster in self.debts else []

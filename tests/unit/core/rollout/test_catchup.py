@@ -43,6 +43,28 @@ def test_what_it_never_reached_keeps_its_older_debt() -> None:
     assert ledger.debts["z"].tree_digest == "tree-0"
 
 
+def test_a_rollout_that_starts_and_is_aborted_forgets_nobody() -> None:
+    ledger = cu.CatchUp("shop")
+    for name in ("a", "z"):
+        ledger.owe(name, OLD, 0.0)
+        ledger.contact(name, True, 0.0)
+    ledger.offers(2, 0.0)
+    ledger.acknowledged("z", "shop-0006", 0.0)
+    story = Story(wave("one", "a"), wave("two", "z"))
+    assert len(ledger.give_way(story.machine.targets, 1.0)) == 2
+    assert not ledger.offers(9, 2.0, taken=story.machine.targets)
+    story.healthy("a")
+    story.give(ev.Abort("ann", ""))
+    ledger.settle(cu.debts_after(story.machine, OLD), 3.0)
+    assert "a" not in ledger.debts, "it has a newer release now"
+    story = Story(wave("one", "a"), wave("two", "z"))
+    ledger.owe("z", OLD, 4.0)
+    ledger.give_way(story.machine.targets, 5.0)
+    story.give(ev.Abort("ann", ""))
+    ledger.settle(cu.debts_after(story.machine, OLD), 6.0)
+    assert [(d.cluster, d.tree_digest, d.state) for d in ledger.owed()] == [("z", "tree-0", "owed")]
+
+
 def test_back_it_is_offered_within_the_limit_and_settles_by_its_own_report() -> None:
     ledger = cu.CatchUp("shop")
     for name in "abc":

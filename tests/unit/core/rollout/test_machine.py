@@ -222,6 +222,29 @@ def test_an_acknowledgement_that_crossed_its_withdrawal_counts() -> None:
     assert story.state("b") == "waiting"
 
 
+def test_who_saw_an_offer_is_first_to_get_it_again() -> None:
+    story = Story(wave("all", "a", "b", "c", "d", flying=2))
+    story.give(ev.Pause("ann", ""))
+    story.give(ev.Resume("ann", ""))
+    assert [story.state(name) for name in "abcd"] == ["offered", "offered", "waiting", "waiting"]
+    for name in "ab":
+        story.failed(name)
+    assert [story.state(name) for name in "abcd"] == ["failed", "failed", "waiting", "waiting"]
+
+
+def test_the_deadline_of_what_answers_during_a_pause_begins_after_it() -> None:
+    story = Story(wave("all", "a", "b", flying=1))
+    story.give(ev.Pause("ann", ""))
+    story.acknowledge("a")
+    story.wait(86_400)
+    assert story.state("a") == "acknowledged"
+    story.give(ev.Resume("ann", ""))
+    story.wait(599)
+    assert story.state("a") == "acknowledged"
+    story.wait(1)
+    assert story.state("a") == "failed"
+
+
 def test_commands_that_do_not_apply_are_refused_by_name() -> None:
     story = rings()
     with pytest.raises(RolloutError, match="R012"):
