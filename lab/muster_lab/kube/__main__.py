@@ -9,11 +9,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import signal
 import sys
 from pathlib import Path
-
-import structlog
 
 from .server import LabKube, Settings
 
@@ -55,7 +54,7 @@ async def run(settings: Settings) -> None:
 
 def main() -> None:
     given = arguments()
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
     settings = Settings(
         folder=given.dir,
         port=given.port,

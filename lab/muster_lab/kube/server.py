@@ -8,6 +8,7 @@ do everything.
 from __future__ import annotations
 
 import contextlib
+import logging
 import secrets
 import ssl
 from collections.abc import AsyncIterator
@@ -15,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import structlog
 from aiohttp import web
 
 from muster_lab.authority import make_server
@@ -52,7 +52,7 @@ contexts:
     namespace: default
 """
 
-log = structlog.get_logger("muster_lab.kube")
+log = logging.getLogger("muster_lab.kube")  # not structlog: it costs 4 MB, and this logs one line
 
 
 @dataclass(slots=True)
@@ -133,7 +133,7 @@ class LabKube:
         self.kubeconfig.write_text(
             KUBECONFIG.format(url=self.url, ca=self.files.ca.resolve(), token=self.token)
         )
-        log.info("serving", url=self.url, rbac="not implemented: the one token may do everything")
+        log.info("serving %s; RBAC is not implemented: the one token may do everything", self.url)
 
     async def stop(self) -> None:
         self.watches.close_all()
