@@ -10,7 +10,7 @@ import asyncio
 import base64
 import binascii
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,6 +79,11 @@ def _version(text: str) -> int:
     if not text.isdigit():
         raise bad_request(f"Invalid value: {text!r}: strconv.ParseUint: parsing {text!r}: invalid syntax")
     return int(text)
+
+
+def flag(query: Mapping[str, str], name: str) -> bool:
+    """As the real server reads it: absent, 0 and false (in any case) are false, everything else is true."""
+    return name in query and query[name].lower() not in ("0", "false")
 
 
 def number(query: dict[str, str], name: str) -> int:
@@ -226,11 +231,11 @@ class Watches:
         version = _version(query.get("resourceVersion", ""))
         initial = query.get("sendInitialEvents")
         watcher.version = self._store.version
-        if initial == "true" or (initial is None and version == 0):
+        if flag(query, "sendInitialEvents") or (initial is None and version == 0):
             for record in self._store.walk(resource.key):
                 if passes is None or passes(record):
                     watcher.push(b"ADDED", watcher.view(record))
-            if initial == "true" and query.get("allowWatchBookmarks") in ("true", "1"):
+            if initial is not None and flag(query, "allowWatchBookmarks"):
                 watcher.bookmark(self._store.version, initial_end=True)
         elif version:
             if version > self._store.version:

@@ -22,7 +22,7 @@ from . import discovery, errors
 from .catalog import Catalog, Resource
 from .errors import StatusError
 from .faults import Faults, Requests
-from .listing import Watches, body_as, list_page, make_filter, metadata_only, number
+from .listing import Watches, body_as, flag, list_page, make_filter, metadata_only, number
 from .objects import Objects, Options
 from .scale import scale_of, with_replicas
 from .store import encode
@@ -131,7 +131,7 @@ class Face:
             await asyncio.sleep(self.faults.latency_ms / 1000)
         if self.faults.partition:
             return cut(request)
-        path = request.path
+        path = request.path.rstrip("/") or "/"
         if path not in OPEN_PATHS and not self._known(request):
             return failure(errors.unauthorized())
         try:
@@ -185,7 +185,7 @@ class Face:
             raise errors.no_route()
         if not target.name:
             if method == "GET":
-                if query.get("watch") in ("true", "1"):
+                if flag(query, "watch"):
                     return await self._watch(request, target, query, partial=partial)
                 body = list_page(
                     self.objects.store, target.resource, target.namespace, query, partial=partial
@@ -326,7 +326,7 @@ class Face:
             raise errors.no_route()
         response = web.StreamResponse(headers={"Content-Type": JSON, "Cache-Control": "no-cache, private"})
         seconds = number(query, "timeoutSeconds") or 1800
-        bookmarks = query.get("allowWatchBookmarks") in ("true", "1")
+        bookmarks = flag(query, "allowWatchBookmarks")
         try:
             watcher = self.watches.open(target.resource, target.namespace, query, partial=partial)
         except StatusError as error:
@@ -393,7 +393,7 @@ def verb_of(request: web.Request, target: Target | None) -> str:
     if request.method == "GET":
         if target.name:
             return "get"
-        return "watch" if request.query.get("watch") in ("true", "1") else "list"
+        return "watch" if flag(request.query, "watch") else "list"
     if request.method == "PATCH" and request.content_type == "application/apply-patch+yaml":
         return "apply"
     if request.method == "DELETE":
@@ -425,7 +425,7 @@ def options_of(request: web.Request, query: dict[str, str]) -> Options:
         manager=query.get("fieldManager") or agent,
         dry_run=dry_run == "All",
         validation=validation,
-        force=query.get("force") in ("true", "1"),
+        force=flag(query, "force"),
     )
 
 

@@ -10,6 +10,8 @@ async def test_version_names_a_release(kube: Kube) -> None:
     assert answer.status == 200
     assert answer.body["gitVersion"].startswith("v1.")
     assert answer.body["major"] == "1"
+    assert (await kube.call("GET", "/version/")).body == answer.body
+    assert (await kube.call("GET", "/apis/")).status == 200
 
 
 async def test_health_endpoints_answer_ok(kube: Kube) -> None:

@@ -111,6 +111,16 @@ async def test_initial_events_end_with_an_annotated_bookmark(kube: Kube) -> None
     assert obj["metadata"]["annotations"]["k8s.io/initial-events-end"] == "true"
 
 
+async def test_booleans_are_read_as_go_reads_them(kube: Kube) -> None:
+    await kube.config("one", labels={"w": "1"})
+    for word in ("True", "1", "t", ""):
+        async with watching(kube, watch=word, labelSelector="w=1") as events:
+            assert await events.named() == ("ADDED", "one"), word
+    for word in ("False", "0"):
+        listed = await kube.call("GET", kube.path("configmaps"), watch=word)
+        assert listed.body["kind"] == "ConfigMapList", word
+
+
 async def test_a_watch_ends_at_its_timeout(kube: Kube) -> None:
     version = await _version(kube)
     query = {"resourceVersion": version, "fieldSelector": "metadata.name=none", "timeoutSeconds": "1"}
