@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import anyio
+import anyio.abc
 from anyio.abc import SocketStream
 
 
@@ -20,19 +21,28 @@ class Line:
     target: tuple[str, int]
     port: int = 0
     is_cut: bool = False
+    beside: Line | None = None  # a second service over the same line
     _open: set[SocketStream] = field(default_factory=set)
 
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
+    @property
+    def extra_address(self) -> str:
+        return self.beside.address if self.beside else ""
+
     async def cut(self) -> None:
         self.is_cut = True
+        if self.beside:
+            await self.beside.cut()
         for stream in tuple(self._open):
             await stream.aclose()
 
     def mend(self) -> None:
         self.is_cut = False
+        if self.beside:
+            self.beside.mend()
 
     async def _carry(self, near: SocketStream) -> None:
         async with near:

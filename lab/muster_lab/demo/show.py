@@ -1,0 +1,132 @@
+"""Tells the demo's story to a person: lines as things happen, a table of clusters and phases, a summary.
+
+Owns the terminal and the exit code. It never decides whether a fact holds.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+from rich.console import Console
+from rich.table import Table
+
+from muster_core.errors import MusterError
+from muster_lab.demo.fleet import Fleet, open_fleet
+from muster_lab.demo.processes import DemoError
+from muster_lab.demo.story import Story, summary
+from muster_proto.v1 import operator_pb2 as op
+
+COLOURS = {"Ready": "green", "Applying": "yellow", "Pending": "dim", "Degraded": "red", "Blocked": "red"}
+
+
+def tell(*, keep: bool, folder: Path | None) -> int:
+    """0 when every fact holds, 1 when one does not, 130 when interrupted."""
+    console = Console(no_color="NO_COLOR" in os.environ, highlight=False)
+    work = folder or Path(tempfile.mkdtemp(prefix="muster-demo-"))
+    try:
+        return anyio.run(_tell, console, work, keep)
+    except KeyboardInterrupt:
+        console.print("interrupted")
+        return 130
+    finally:
+        if folder is None:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+async def _tell(console: Console, folder: Path, keep: bool) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    result = [130]
+    async with anyio.create_task_group() as group:
+        group.start_soon(_interrupt, group.cancel_scope)
+        result[0] = await _story(console, folder, keep, result)
+        group.cancel_scope.cancel()
+    return result[0]
+
+
+async def _interrupt(scope: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            scope.cancel()
+            return
+
+
+async def _story(console: Console, folder: Path, keep: bool, result: list[int]) -> int:
+    started = time.monotonic()
+    console.print("[bold]A fleet on this machine.[/] Starting a Git host and a coordinator.")
+    try:
+        async with open_fleet(folder, console.print) as fleet, anyio.create_task_group() as group:
+            story = Story(fleet, lambda text: console.print(text, markup=False))
+            group.start_soon(_follow, console, fleet)
+            await story.run()
+            console.print(_table(await fleet.operator.list_clusters()))
+            console.print(summary(story.facts, time.monotonic() - started), markup=False)
+            if keep:
+                result[0] = 0
+                _try_this(console, fleet)
+                await _until_something_dies(fleet)
+            group.cancel_scope.cancel()
+    except (DemoError, MusterError) as error:
+        console.print("The demo failed:", str(error), style="red", markup=False)
+        return 1
+    except ExceptionGroup as group_error:
+        ours, others = group_error.split((DemoError, MusterError))
+        if others or ours is None:
+            raise
+        console.print("The demo failed:", str(_first(ours)), style="red", markup=False)
+        return 1
+    return 0
+
+
+def _first(error: BaseException) -> BaseException:
+    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+
+
+async def _follow(console: Console, fleet: Fleet) -> None:
+    """A line per event, as the coordinator tells it."""
+
+    def read() -> None:
+        try:
+            for event in fleet.operator.events():
+                if event.kind == op.Event.LOG:
+                    anyio.from_thread.run_sync(partial(console.print, f"   · {event.text}", style="dim", markup=False))
+        except (MusterError, RuntimeError):
+            return
+
+    await anyio.to_thread.run_sync(read, abandon_on_cancel=True)
+
+
+def _table(clusters: op.ClusterList) -> Table:
+    table = Table("CLUSTER", "STATE", "RING", "SHOP", "PHASE", "OBJECTS")
+    for cluster in clusters.clusters:
+        report = next((r for r in cluster.bundles if r.bundle == "shop"), None)
+        phase = report.phase if report else "-"
+        table.add_row(
+            cluster.name, cluster.state, cluster.labels.get("ring", "-"), report.release.commit[:7] if report else "-",
+            f"[{COLOURS.get(phase, 'white')}]{phase}[/]", f"{report.ready_count}/{report.object_count}" if report else "-",
+        )
+    return table
+
+
+def _try_this(console: Console, fleet: Fleet) -> None:
+    console.print("\nThe fleet stays. Try, in another terminal:")
+    console.print(f"  export MUSTER_CONTEXT={fleet.context}", markup=False)
+    for command in ("muster get clusters -o wide", "muster get rollouts", "muster describe bundle shop", "muster rollout explain shop-0004 edge-2"):
+        console.print(f"  {command}", markup=False)
+    console.print(f"  the checkout is {fleet.checkout}; commit and push there to roll out.", markup=False)
+    console.print("Ctrl-C ends everything.")
+    sys.stdout.flush()
+
+
+async def _until_something_dies(fleet: Fleet) -> None:
+    while True:
+        fleet.supervisor.check()
+        await anyio.sleep(0.5)
