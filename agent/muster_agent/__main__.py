@@ -20,19 +20,50 @@ Later starts need no token: the state folder knows everything. Keep that folder;
 
 
 def parser() -> argparse.ArgumentParser:
-    root = argparse.ArgumentParser(prog="muster-agent", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    root = argparse.ArgumentParser(
+        prog="muster-agent", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     root.add_argument("--version", action="version", version=f"muster-agent {version('muster-fleet')}")
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    run = commands.add_parser("run", help="run the agent until it is told to stop", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    run = commands.add_parser(
+        "run",
+        help="run the agent until it is told to stop",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     run.add_argument("--cluster", help="this cluster's name, as the token has it")
     run.add_argument("--token-file", type=Path, help="a file with the join token (first start only)")
-    run.add_argument("--token", help="the join token itself; other users of this machine can see it, so prefer the file or MUSTER_TOKEN")
-    run.add_argument("--kubeconfig", type=Path, help="how to reach the API server; absent: the pod's service account")
-    run.add_argument("--state-dir", type=Path, required=True, help="keys, floors and what was admitted; must survive restarts")
-    run.add_argument("--namespace", default="muster-system", help="where the agent keeps one ConfigMap a bundle")
-    run.add_argument("--git-ca-file", type=Path, help="CA certificate of the Git host, if it is a private one")
-    run.add_argument("--metrics", default="127.0.0.1:0", metavar="HOST:PORT", help="/metrics, /healthz, /readyz; port 0 takes any free one")
-    run.add_argument("--poll", type=float, default=300.0, metavar="SECONDS", help="how often Git is asked when nobody says that something is new")
+    run.add_argument(
+        "--token",
+        help="the join token itself; other users of this machine can see it, so prefer the file or MUSTER_TOKEN",
+    )
+    run.add_argument(
+        "--kubeconfig", type=Path, help="how to reach the API server; absent: the pod's service account"
+    )
+    run.add_argument(
+        "--state-dir",
+        type=Path,
+        required=True,
+        help="keys, floors and what was admitted; must survive restarts",
+    )
+    run.add_argument(
+        "--namespace", default="muster-system", help="where the agent keeps one ConfigMap a bundle"
+    )
+    run.add_argument(
+        "--git-ca-file", type=Path, help="CA certificate of the Git host, if it is a private one"
+    )
+    run.add_argument(
+        "--metrics",
+        default="127.0.0.1:0",
+        metavar="HOST:PORT",
+        help="/metrics, /healthz, /readyz; port 0 takes any free one",
+    )
+    run.add_argument(
+        "--poll",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="how often Git is asked when nobody says that something is new",
+    )
     run.add_argument("--kustomize", help="path of the kustomize binary; absent: the one on PATH, if any")
     run.add_argument("--log-format", choices=["json", "text"], default="json")
     return root
@@ -55,10 +86,23 @@ def main() -> None:
     from muster_agent.obs.logging import configure
 
     configure(arguments.log_format)
-    sys.exit(start(Settings(
-        arguments.cluster, token, arguments.kubeconfig, arguments.state_dir, arguments.namespace, arguments.git_ca_file, host, int(port),
-        arguments.poll, arguments.kustomize, arguments.log_format,
-    )))
+    sys.exit(
+        start(
+            Settings(
+                arguments.cluster,
+                token,
+                arguments.kubeconfig,
+                arguments.state_dir,
+                arguments.namespace,
+                arguments.git_ca_file,
+                host,
+                int(port),
+                arguments.poll,
+                arguments.kustomize,
+                arguments.log_format,
+            )
+        )
+    )
 
 
 if __name__ == "__main__":

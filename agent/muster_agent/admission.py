@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
-
 from muster_core.durations import parse_duration
 from muster_core.errors import MusterError, TrustError, ValidationError
 from muster_core.fleet import FleetContents, compile_fleet_policies, read_fleet, read_registry
@@ -21,6 +20,7 @@ from muster_core.policy import PolicySet, Verdict
 from muster_core.release import Release
 from muster_core.sealing.keys import SealingKey, encode_identity
 from muster_core.select import targeted, values_for
+
 from muster_agent.gate import gate
 from muster_agent.render.renderer import Renderer
 from muster_agent.source.repository import BlobTree, Heads, SourceRepository
@@ -82,7 +82,9 @@ class Desired:
         floor = self.floors.branches.get("fleet", "")
         if heads.commit != floor or self.policies is None:
             try:
-                await acceptable(self.source, heads.commit, anchor=repository.anchor, floor=floor, branch_head=heads.commit)
+                await acceptable(
+                    self.source, heads.commit, anchor=repository.anchor, floor=floor, branch_head=heads.commit
+                )
                 await self._take_policies(heads.commit)
                 await self.source.pin("floor/fleet", heads.commit)
                 self._raise_floor("fleet", heads.commit)
@@ -91,7 +93,9 @@ class Desired:
         known = self.floors.branches.get("registry", "")
         if heads.registry and (heads.registry != known or self.entry is None):
             try:
-                await acceptable(self.source, heads.registry, anchor="", floor=known, branch_head=heads.registry)
+                await acceptable(
+                    self.source, heads.registry, anchor="", floor=known, branch_head=heads.registry
+                )
                 await self._take_entry(heads.registry)
                 await self.source.pin("floor/registry", heads.registry)
                 self._raise_floor("registry", heads.registry)
@@ -116,9 +120,20 @@ class Desired:
         entry = clusters.get(self.enrolment.cluster)
         if entry is None:
             self.entry, self.registry_commit = None, commit
-            raise TrustError("T020", "the registry has no entry for this cluster", object=self.enrolment.cluster, retryable=True)
-        if entry.spec.uid != self.enrolment.uid or entry.spec.identity_key != encode_identity(self.identity_public):
-            raise TrustError("T021", "the registry's entry of this name is another cluster's", object=self.enrolment.cluster)
+            raise TrustError(
+                "T020",
+                "the registry has no entry for this cluster",
+                object=self.enrolment.cluster,
+                retryable=True,
+            )
+        if entry.spec.uid != self.enrolment.uid or entry.spec.identity_key != encode_identity(
+            self.identity_public
+        ):
+            raise TrustError(
+                "T021",
+                "the registry's entry of this name is another cluster's",
+                object=self.enrolment.cluster,
+            )
         self.entry, self.registry_commit = entry, commit
 
     async def _contents(self, commit: str) -> tuple[BlobTree, FleetContents]:
@@ -133,11 +148,19 @@ class Desired:
         """A new release. Its floor is on disk when this returns; nothing was applied."""
         repository = self.enrolment.repositories[0]
         floor = self.floors.bundles.get(release.bundle, "")
-        await acceptable(self.source, release.commit, anchor=repository.anchor, floor=floor, branch_head=self.floors.branches.get("fleet", ""))
+        await acceptable(
+            self.source,
+            release.commit,
+            anchor=repository.anchor,
+            floor=floor,
+            branch_head=self.floors.branches.get("fleet", ""),
+        )
         admission = Admission(release, self.registry_commit, self.policy_commit)
         admissible = await self._build(admission, gated=True)
         await self.source.pin(f"admitted/{release.bundle}", release.commit)
-        self.floors = msgspec.structs.replace(self.floors, bundles={**self.floors.bundles, release.bundle: release.commit})
+        self.floors = msgspec.structs.replace(
+            self.floors, bundles={**self.floors.bundles, release.bundle: release.commit}
+        )
         self.state.put("floors", self.floors)
         return admissible
 
@@ -156,13 +179,27 @@ class Desired:
         if contents.digests.get(release.bundle) != release.tree_digest:
             raise TrustError("T030", "the commit's tree is not the one that was offered", object=str(release))
         if self.entry is None:
-            raise TrustError("T020", "the registry has no entry for this cluster", object=self.enrolment.cluster, retryable=True)
+            raise TrustError(
+                "T020",
+                "the registry has no entry for this cluster",
+                object=self.enrolment.cluster,
+                retryable=True,
+            )
         values = values_for(at.bundle, self.entry)
         if values is None and gated:
-            raise TrustError("T022", "the bundle does not target this cluster by its own registry entry", object=release.bundle)
+            raise TrustError(
+                "T022",
+                "the bundle does not target this cluster by its own registry entry",
+                object=release.bundle,
+            )
         objects = await self.renderer.render(tree, at, values or {})
-        objects += unseal(contents.secrets_of(release.bundle), fleet_id=contents.fleet.spec.id, uid=self.enrolment.uid,
-                          keys=self.sealing, bundle=release.bundle)
+        objects += unseal(
+            contents.secrets_of(release.bundle),
+            fleet_id=contents.fleet.spec.id,
+            uid=self.enrolment.uid,
+            keys=self.sealing,
+            bundle=release.bundle,
+        )
         warnings: tuple[Verdict, ...] = ()
         if gated:
             if self.policies is None:

@@ -14,10 +14,10 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 import structlog
-
 from muster_core.errors import MusterError, ValidationError
 from muster_core.session.backoff import Backoff
 from muster_core.token import JoinToken
+
 from muster_agent.admission import Desired
 from muster_agent.cluster.kube import KubeCluster
 from muster_agent.identity import join as joining
@@ -60,7 +60,9 @@ async def run(settings: Settings) -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(_stop_on_signal, group.cancel_scope)
             ready = ["not joined yet"]
-            await group.start(http.serve, settings.metrics_host, settings.metrics_port, metrics.registry, lambda: ready[0])
+            await group.start(
+                http.serve, settings.metrics_host, settings.metrics_port, metrics.registry, lambda: ready[0]
+            )
             uid = await _patiently(api.uid)
             version = await _patiently(api.version)
             identity = joining.load_identity(state)
@@ -76,14 +78,36 @@ async def run(settings: Settings) -> None:
             if not enrolment.certificate:
                 enrolment = await rejoin(enrolment)
             repository = enrolment.repositories[0]
-            source = SourceRepository(settings.state_dir / "fleet.git", repository.url, repository.branch, settings.git_ca_file)
-            await api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": settings.namespace}})
-            desired = Desired(source, state, enrolment, joining.identity_key(identity).public, [joining.sealing_key(identity)],
-                              Renderer(find_kustomize(settings.kustomize)))
+            source = SourceRepository(
+                settings.state_dir / "fleet.git", repository.url, repository.branch, settings.git_ca_file
+            )
+            await api.apply(
+                {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": settings.namespace}}
+            )
+            desired = Desired(
+                source,
+                state,
+                enrolment,
+                joining.identity_key(identity).public,
+                [joining.sealing_key(identity)],
+                Renderer(find_kustomize(settings.kustomize)),
+            )
             outbox = load_outbox(state, os.urandom(8).hex())
             reconciler: Reconciler
-            link = LinkSession(state, identity, enrolment, outbox, lambda frame: reconciler.receive(frame), Backoff(uniform), clock, version, rejoin)
-            reconciler = Reconciler(api, source, desired, state, settings.namespace, link.say, clock, uniform, metrics)
+            link = LinkSession(
+                state,
+                identity,
+                enrolment,
+                outbox,
+                lambda frame: reconciler.receive(frame),
+                Backoff(uniform),
+                clock,
+                version,
+                rejoin,
+            )
+            reconciler = Reconciler(
+                api, source, desired, state, settings.namespace, link.say, clock, uniform, metrics
+            )
             link.resend = reconciler.resend
             ready[0] = ""
             group.start_soon(reconciler.run, settings.poll_seconds)

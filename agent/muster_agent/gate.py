@@ -20,17 +20,20 @@ class Denied(PolicyError):
         first = verdicts[0]
         where = f" at {first.path}" if first.path else ""
         more = f" (and {len(verdicts) - 1} more)" if len(verdicts) > 1 else ""
-        super().__init__("P001", f"policy {first.policy}, rule {first.rule} forbids {first.object}{where}: {first.message}{more}",
-                         hint="Change the object, or the policy.")
+        super().__init__(
+            "P001",
+            f"policy {first.policy}, rule {first.rule} forbids {first.object}{where}: {first.message}{more}",
+            hint="Change the object, or the policy.",
+        )
         self.verdicts = tuple(verdicts)
 
 
-def gate(policies: PolicySet, objects: Sequence[Manifest], namespace_labels: Mapping[str, Mapping[str, str]]) -> tuple[Verdict, ...]:
+def gate(
+    policies: PolicySet, objects: Sequence[Manifest], namespace_labels: Mapping[str, Mapping[str, str]]
+) -> tuple[Verdict, ...]:
     """Warnings, when nothing denies; :class:`Denied` otherwise."""
     verdicts = policies.evaluate(objects, namespace_labels=namespace_labels)
     denied = blocked(verdicts)
     if denied:
         raise Denied(denied)
     return tuple(verdict for verdict in verdicts if verdict.status in {"fail", "warn"})
-
-

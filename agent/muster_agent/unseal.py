@@ -10,7 +10,6 @@ import base64
 from collections.abc import Sequence
 
 import structlog
-
 from muster_core.kinds.model import FleetSecret
 from muster_core.manifest.objects import Manifest
 from muster_core.sealing.envelope import open_secret
@@ -19,13 +18,22 @@ from muster_core.sealing.keys import SealingKey
 log = structlog.get_logger()
 
 
-def unseal(secrets: Sequence[FleetSecret], *, fleet_id: str, uid: str, keys: Sequence[SealingKey], bundle: str) -> list[Manifest]:
+def unseal(
+    secrets: Sequence[FleetSecret], *, fleet_id: str, uid: str, keys: Sequence[SealingKey], bundle: str
+) -> list[Manifest]:
     """The bundle's Secrets; raises :class:`muster_core.errors.SecretError` for the first that does not open."""
     opened = []
     for secret in secrets:
         plain = open_secret(secret, fleet_id=fleet_id, uid=uid, keys=keys)
-        log.info("secret opened", bundle=bundle, secret=f"{plain.namespace}/{plain.name}", file_id=secret.spec.file_id,
-                 key_generation=secret.spec.key_generation, revision=secret.spec.revision, entries=sorted(plain.data))
+        log.info(
+            "secret opened",
+            bundle=bundle,
+            secret=f"{plain.namespace}/{plain.name}",
+            file_id=secret.spec.file_id,
+            key_generation=secret.spec.key_generation,
+            revision=secret.spec.revision,
+            entries=sorted(plain.data),
+        )
         metadata: Manifest = {"name": plain.name, "namespace": plain.namespace}
         if plain.labels:
             metadata["labels"] = dict(plain.labels)

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import anyio
 import structlog
-
 from muster_core.errors import MusterError
+
 from muster_coordinator.api.operator import OperatorApi
 from muster_coordinator.api.watchers import Watchers
 from muster_coordinator.catalog.catalog import Catalog, Reading
@@ -50,7 +50,9 @@ async def serve(settings: Settings) -> None:
     authority = Authority.load_or_make(data, dt.datetime.now(dt.UTC))
     token = _token(data / "admin-token")
     store = await SqlStore.open(data / "muster.db")
-    repository = FleetRepository.open(data / "fleet.git", settings.repository, settings.branch, settings.git_ca_file)
+    repository = FleetRepository.open(
+        data / "fleet.git", settings.repository, settings.branch, settings.git_ca_file
+    )
     watchers = Watchers()
     late: list[OperatorApi] = []
     metrics_of: list[Metrics] = []
@@ -72,25 +74,53 @@ async def serve(settings: Settings) -> None:
     servicer = LinkServicer(engine, enrolment, clock, BEAT_SECONDS, BACKOFF_SECONDS)
     metrics = Metrics(engine.state, lambda: servicer.streams, clock)
     metrics_of.append(metrics)
-    hosts = [address.rpartition(":")[0].strip("[]") for address in (settings.advertise_link, settings.advertise_edge) if address]
+    hosts = [
+        address.rpartition(":")[0].strip("[]")
+        for address in (settings.advertise_link, settings.advertise_edge)
+        if address
+    ]
     certificate = authority.server([*hosts, settings.link.host, settings.edge.host], dt.datetime.now(dt.UTC))
     try:
         async with anyio.create_task_group() as group:
             group.start_soon(engine.run)
             link = await listen(str(settings.link), certificate, authority.pem, *link_servicers(servicer))
             link_address = settings.advertise_link or f"{settings.link.host}:{link.port}"
-            api = OperatorApi(engine, catalog, store, watchers, clock, secrets.token_bytes, authority.pem, (link_address, ""))
+            api = OperatorApi(
+                engine,
+                catalog,
+                store,
+                watchers,
+                clock,
+                secrets.token_bytes,
+                authority.pem,
+                (link_address, ""),
+            )
             edge = await listen(str(settings.edge), certificate, None, *edge_servicers(enrolment, api, token))
             edge_address = settings.advertise_edge or f"{settings.edge.host}:{edge.port}"
             api.addresses = (link_address, edge_address)
             late.append(api)
-            port = await group.start(http.serve, settings.metrics.host, settings.metrics.port, metrics.registry, lambda: catalog.error)
-            context = {"name": settings.name, "edge": edge_address, "ca_pem_file": str((data / "ca.crt").resolve()),
-                       "token_file": str((data / "admin-token").resolve())}
+            port = await group.start(
+                http.serve,
+                settings.metrics.host,
+                settings.metrics.port,
+                metrics.registry,
+                lambda: catalog.error,
+            )
+            context = {
+                "name": settings.name,
+                "edge": edge_address,
+                "ca_pem_file": str((data / "ca.crt").resolve()),
+                "token_file": str((data / "admin-token").resolve()),
+            }
             write_private(data / "context.json", json.dumps(context, indent=2).encode())
             group.start_soon(catalog.run)
-            ready = {"event": "ready", "edge": edge_address, "link": link_address, "metrics": f"{settings.metrics.host}:{port}",
-                     "context": str(data / "context.json")}
+            ready = {
+                "event": "ready",
+                "edge": edge_address,
+                "link": link_address,
+                "metrics": f"{settings.metrics.host}:{port}",
+                "context": str(data / "context.json"),
+            }
             sys.stdout.write(json.dumps(ready) + "\n")
             sys.stdout.flush()
             log.info("coordinator is ready", edge=edge_address, link=link_address)

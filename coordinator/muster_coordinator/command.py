@@ -23,20 +23,72 @@ class AddressType(click.ParamType):
 
 
 @click.command()
-@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), required=True, help="Database, CA, admin token, context file.")
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="Database, CA, admin token, context file.",
+)
 @click.option("--repository", required=True, metavar="URL", help="The fleet repository (https, ssh or file).")
 @click.option("--branch", default="main", show_default=True, help="The branch that holds desired state.")
-@click.option("--git-ca-file", type=click.Path(exists=True, path_type=Path), help="CA certificate of the Git host, if it is a private one.")
-@click.option("--link", type=AddressType(), default="0.0.0.0:7443", show_default=True, help="Where agents with certificates connect.")
-@click.option("--edge", type=AddressType(), default="0.0.0.0:7444", show_default=True, help="Where agents join and operators connect.")
-@click.option("--metrics", type=AddressType(), default="127.0.0.1:7445", show_default=True, help="/metrics, /healthz, /readyz.")
-@click.option("--advertise-link", metavar="HOST:PORT", help="How agents reach the link listener, where it differs.")
-@click.option("--advertise-edge", metavar="HOST:PORT", help="How agents and operators reach the edge listener, where it differs.")
-@click.option("--poll", "poll_seconds", type=float, default=30.0, show_default=True, help="Seconds between looks at the repository.")
+@click.option(
+    "--git-ca-file",
+    type=click.Path(exists=True, path_type=Path),
+    help="CA certificate of the Git host, if it is a private one.",
+)
+@click.option(
+    "--link",
+    type=AddressType(),
+    default="0.0.0.0:7443",
+    show_default=True,
+    help="Where agents with certificates connect.",
+)
+@click.option(
+    "--edge",
+    type=AddressType(),
+    default="0.0.0.0:7444",
+    show_default=True,
+    help="Where agents join and operators connect.",
+)
+@click.option(
+    "--metrics",
+    type=AddressType(),
+    default="127.0.0.1:7445",
+    show_default=True,
+    help="/metrics, /healthz, /readyz.",
+)
+@click.option(
+    "--advertise-link", metavar="HOST:PORT", help="How agents reach the link listener, where it differs."
+)
+@click.option(
+    "--advertise-edge",
+    metavar="HOST:PORT",
+    help="How agents and operators reach the edge listener, where it differs.",
+)
+@click.option(
+    "--poll",
+    "poll_seconds",
+    type=float,
+    default=30.0,
+    show_default=True,
+    help="Seconds between looks at the repository.",
+)
 @click.option("--name", default="default", show_default=True, help="The context's name.")
 @click.option("--log-format", type=click.Choice(["json", "text"]), default="json", show_default=True)
-def serve(data_dir: Path, repository: str, branch: str, git_ca_file: Path | None, link: Address, edge: Address, metrics: Address,
-          advertise_link: str | None, advertise_edge: str | None, poll_seconds: float, name: str, log_format: Literal["json", "text"]) -> int:
+def serve(
+    data_dir: Path,
+    repository: str,
+    branch: str,
+    git_ca_file: Path | None,
+    link: Address,
+    edge: Address,
+    metrics: Address,
+    advertise_link: str | None,
+    advertise_edge: str | None,
+    poll_seconds: float,
+    name: str,
+    log_format: Literal["json", "text"],
+) -> int:
     """Run a coordinator.
 
     It needs a data folder and the fleet repository's URL. The first start makes a CA, an admin token and context.json in
@@ -47,5 +99,17 @@ def serve(data_dir: Path, repository: str, branch: str, git_ca_file: Path | None
     from muster_coordinator.obs.logging import configure
 
     configure(log_format)
-    settings = Settings(data_dir, repository, branch, git_ca_file, link, edge, metrics, advertise_link, advertise_edge, poll_seconds, name)
+    settings = Settings(
+        data_dir,
+        repository,
+        branch,
+        git_ca_file,
+        link,
+        edge,
+        metrics,
+        advertise_link,
+        advertise_edge,
+        poll_seconds,
+        name,
+    )
     return main(settings)

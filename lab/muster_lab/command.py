@@ -9,7 +9,12 @@ import click
 
 @click.command()
 @click.option("--keep", is_flag=True, help="Leave the fleet running afterwards and print commands to try.")
-@click.option("--dir", "folder", type=click.Path(file_okay=False, path_type=Path), help="Keep everything (logs too) in this folder.")
+@click.option(
+    "--dir",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keep everything (logs too) in this folder.",
+)
 @click.pass_context
 def demo(ctx: click.Context, keep: bool, folder: Path | None) -> None:
     """Start a whole fleet on this machine and tell its story.

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import anyio
-
 from muster_core.apply.applyset import MANAGER, member, parent, part_of, set_id
 from muster_core.apply.changeset import Change, ChangeSet
 from muster_core.apply.owned import owned_digest
@@ -17,6 +16,7 @@ from muster_core.apply.plan import Applied, kinds_of, plan
 from muster_core.errors import KubernetesError
 from muster_core.health import health
 from muster_core.manifest.objects import Manifest, ObjectRef, digest, ref_of
+
 from muster_agent.cluster.observe import Observer
 from muster_agent.cluster.port import ClusterApi
 
@@ -25,13 +25,16 @@ ESTABLISH_STEP = 0.2
 NAMESPACE_KIND = "Namespace"
 
 
-async def located(api: ClusterApi, objects: Sequence[Manifest], namespace: str) -> tuple[dict[ObjectRef, Manifest], list[Change]]:
+async def located(
+    api: ClusterApi, objects: Sequence[Manifest], namespace: str
+) -> tuple[dict[ObjectRef, Manifest], list[Change]]:
     """The objects by full name: ``namespace`` fills in where a namespaced one has none.
 
     Kinds that the cluster does not know yet, but that a CRD of the same objects defines, count by that CRD's scope.
     """
     scopes = {
-        (f"{crd['spec']['group']}/{version['name']}", crd["spec"]["names"]["kind"]): crd["spec"].get("scope") == "Namespaced"
+        (f"{crd['spec']['group']}/{version['name']}", crd["spec"]["names"]["kind"]): crd["spec"].get("scope")
+        == "Namespaced"
         for crd in objects
         if crd.get("kind") == "CustomResourceDefinition"
         for version in (crd.get("spec") or {}).get("versions") or []
@@ -54,7 +57,13 @@ async def located(api: ClusterApi, objects: Sequence[Manifest], namespace: str) 
             ref = ref._replace(namespace=namespace or "default")
             obj = {**obj, "metadata": {**obj["metadata"], "namespace": ref.namespace}}
         if ref in found:
-            problems.append(Change(ref, "refused", KubernetesError("K013", "the bundle has this object twice", object=str(ref))))
+            problems.append(
+                Change(
+                    ref,
+                    "refused",
+                    KubernetesError("K013", "the bundle has this object twice", object=str(ref)),
+                )
+            )
         found[ref] = obj
     return found, problems
 
@@ -66,7 +75,13 @@ class Applier:
         self._api, self._observer, self._namespace = api, observer, namespace
 
     async def apply(
-        self, bundle: str, objects: Mapping[ObjectRef, Manifest], applied: Mapping[ObjectRef, Applied], *, prune: bool, note: Mapping[str, str]
+        self,
+        bundle: str,
+        objects: Mapping[ObjectRef, Manifest],
+        applied: Mapping[ObjectRef, Applied],
+        *,
+        prune: bool,
+        note: Mapping[str, str],
     ) -> ChangeSet:
         """Makes the cluster hold exactly ``objects`` for this bundle; what is so already costs nothing.
 
@@ -84,7 +99,9 @@ class Applier:
             return result
         if {*desired, *applied} != set(applied) or not applied:
             # The parent names every kind before the first member of it exists, so that none can be lost.
-            await self._api.apply(parent(bundle, self._namespace, {*desired, *applied}, dict(note)), force=True)
+            await self._api.apply(
+                parent(bundle, self._namespace, {*desired, *applied}, dict(note)), force=True
+            )
         for ref in todo.first:
             await self._apply_one(ref, desired[ref], digests[ref], applyset, applied, result)
         await self._established([ref for ref in todo.first if ref.kind != NAMESPACE_KIND], result)
@@ -97,7 +114,9 @@ class Applier:
             if todo.prune:
                 await self._api.apply(parent(bundle, self._namespace, desired, dict(note)), force=True)
         drifted = set(todo.drifted)
-        result.healed = [c.ref for c in result.changes if c.ref in drifted and c.action in {"created", "configured"}]
+        result.healed = [
+            c.ref for c in result.changes if c.ref in drifted and c.action in {"created", "configured"}
+        ]
         return result
 
     async def _served(self, kind: tuple[str, str]) -> bool:
@@ -110,7 +129,13 @@ class Applier:
         return True
 
     async def _apply_one(
-        self, ref: ObjectRef, obj: Manifest, desired: str, applyset: str, applied: Mapping[ObjectRef, Applied], result: ChangeSet
+        self,
+        ref: ObjectRef,
+        obj: Manifest,
+        desired: str,
+        applyset: str,
+        applied: Mapping[ObjectRef, Applied],
+        result: ChangeSet,
     ) -> None:
         try:
             ours = await self._is_ours(ref, applyset)
@@ -138,8 +163,12 @@ class Applier:
         if ref.kind == NAMESPACE_KIND:
             return False
         whose = "another bundle's" if owner else "not Muster's"
-        raise KubernetesError("K014", f"an object of this name is there and is {whose}", object=str(ref),
-                              hint="It is left alone. Rename yours, or delete that one by hand.")
+        raise KubernetesError(
+            "K014",
+            f"an object of this name is there and is {whose}",
+            object=str(ref),
+            hint="It is left alone. Rename yours, or delete that one by hand.",
+        )
 
     async def _established(self, refs: Sequence[ObjectRef], result: ChangeSet) -> None:
         failed = {change.ref for change in result.errors}

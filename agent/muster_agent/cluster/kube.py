@@ -20,6 +20,7 @@ from urllib.parse import quote, urlencode
 from muster_core.apply.applyset import MANAGER
 from muster_core.errors import KubernetesError
 from muster_core.manifest.objects import Manifest, ObjectRef
+
 from muster_agent.cluster.port import Page, Resource, WatchEvent
 
 DEADLINE = 30.0
@@ -55,7 +56,7 @@ def _without_models() -> None:
 class KubeCluster:
     """Open with :meth:`connect`; close with :meth:`aclose`."""
 
-    def __init__(self, configuration: Any) -> None:  # noqa: ANN401 - the library is untyped
+    def __init__(self, configuration: Any) -> None:
         from kubernetes_asyncio.client.rest import RESTClientObject
 
         self._configuration = configuration
@@ -79,14 +80,20 @@ class KubeCluster:
             if kubeconfig:
                 from kubernetes_asyncio.config.kube_config import load_kube_config
 
-                await load_kube_config(config_file=str(kubeconfig), client_configuration=configuration, persist_config=False)
+                await load_kube_config(
+                    config_file=str(kubeconfig), client_configuration=configuration, persist_config=False
+                )
             else:
                 from kubernetes_asyncio.config.incluster_config import load_incluster_config
 
                 load_incluster_config(client_configuration=configuration)
         except (ConfigException, OSError) as error:
-            raise KubernetesError("K011", f"no way into the cluster ({error})", object=str(kubeconfig or "service account"),
-                                  hint="Pass --kubeconfig FILE, or run as a pod with a service account.") from error
+            raise KubernetesError(
+                "K011",
+                f"no way into the cluster ({error})",
+                object=str(kubeconfig or "service account"),
+                hint="Pass --kubeconfig FILE, or run as a pod with a service account.",
+            ) from error
         return cls(configuration)
 
     async def aclose(self) -> None:
@@ -97,10 +104,20 @@ class KubeCluster:
     async def _headers(self) -> dict[str, str]:
         key = self._configuration.get_api_key_with_prefix("BearerToken")
         key = await key if asyncio.iscoroutine(key) else key
-        return {"Accept": "application/json", "User-Agent": "muster-agent", **({"Authorization": key} if key else {})}
+        return {
+            "Accept": "application/json",
+            "User-Agent": "muster-agent",
+            **({"Authorization": key} if key else {}),
+        }
 
     async def _request(
-        self, method: str, path: str, query: Mapping[str, str] | None = None, body: bytes | None = None, content: str = "application/json", what: str = ""
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        content: str = "application/json",
+        what: str = "",
     ) -> tuple[int, Manifest]:
         import aiohttp
 
@@ -110,13 +127,23 @@ class KubeCluster:
             headers["Content-Type"] = content
         try:
             async with self._session.request(
-                method, url, data=body, headers=headers, timeout=aiohttp.ClientTimeout(total=DEADLINE), proxy=self._rest.proxy
+                method,
+                url,
+                data=body,
+                headers=headers,
+                timeout=aiohttp.ClientTimeout(total=DEADLINE),
+                proxy=self._rest.proxy,
             ) as answer:
                 data = await answer.read()
                 status = answer.status
                 retry = answer.headers.get("Retry-After", "")
-        except (aiohttp.ClientError, OSError, TimeoutError, asyncio.TimeoutError) as error:
-            raise KubernetesError("K001", f"the API server does not answer ({type(error).__name__})", object=what or path, retryable=True) from error
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise KubernetesError(
+                "K001",
+                f"the API server does not answer ({type(error).__name__})",
+                object=what or path,
+                retryable=True,
+            ) from error
         try:
             value = json.loads(data) if data else {}
         except ValueError:
@@ -144,21 +171,32 @@ class KubeCluster:
         now = asyncio.get_running_loop().time()
         if now - self._discovered.get(api_version, -DISCOVERY_RETRY) >= DISCOVERY_RETRY:
             self._discovered[api_version] = now
-            status, value = await self._request("GET", f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}")
+            status, value = await self._request(
+                "GET", f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
+            )
             if status == 404:
                 del self._discovered[api_version]
             for item in value.get("resources") or []:
                 if "/" not in item["name"]:
-                    self._resources[api_version, item["kind"]] = Resource(api_version, item["kind"], item["name"], bool(item["namespaced"]))
+                    self._resources[api_version, item["kind"]] = Resource(
+                        api_version, item["kind"], item["name"], bool(item["namespaced"])
+                    )
         found = self._resources.get((api_version, kind))
         if found is None:
             self._discovered.pop(api_version, None)
-            raise KubernetesError("K004", f"the cluster has no kind {kind} in {api_version}", object=f"{api_version}/{kind}", retryable=True,
-                                  hint="Deliver its CustomResourceDefinition first, in this bundle or another.")
+            raise KubernetesError(
+                "K004",
+                f"the cluster has no kind {kind} in {api_version}",
+                object=f"{api_version}/{kind}",
+                retryable=True,
+                hint="Deliver its CustomResourceDefinition first, in this bundle or another.",
+            )
         return found
 
     def _path(self, resource: Resource, namespace: str = "", name: str = "") -> str:
-        root = f"/apis/{resource.api_version}" if "/" in resource.api_version else f"/api/{resource.api_version}"
+        root = (
+            f"/apis/{resource.api_version}" if "/" in resource.api_version else f"/api/{resource.api_version}"
+        )
         scope = f"/namespaces/{quote(namespace)}" if resource.namespaced and namespace else ""
         return f"{root}{scope}/{resource.plural}" + (f"/{quote(name)}" if name else "")
 
@@ -166,7 +204,9 @@ class KubeCluster:
 
     async def get(self, ref: ObjectRef) -> Manifest | None:
         resource = await self.resource(ref.api_version, ref.kind)
-        status, value = await self._request("GET", self._path(resource, ref.namespace, ref.name), what=str(ref))
+        status, value = await self._request(
+            "GET", self._path(resource, ref.namespace, ref.name), what=str(ref)
+        )
         return None if status == 404 else value
 
     async def apply(self, obj: Manifest, *, force: bool = False, dry_run: bool = False) -> Manifest:
@@ -177,10 +217,20 @@ class KubeCluster:
         if dry_run:
             query["dryRun"] = "All"
         status, value = await self._request(
-            "PATCH", self._path(resource, ref.namespace, ref.name), query, json.dumps(obj).encode(), "application/apply-patch+yaml", str(ref)
+            "PATCH",
+            self._path(resource, ref.namespace, ref.name),
+            query,
+            json.dumps(obj).encode(),
+            "application/apply-patch+yaml",
+            str(ref),
         )
         if status == 404:
-            raise KubernetesError("K009", str(value.get("message") or "its namespace is not there"), object=str(ref), retryable=True)
+            raise KubernetesError(
+                "K009",
+                str(value.get("message") or "its namespace is not there"),
+                object=str(ref),
+                retryable=True,
+            )
         return value
 
     async def delete(self, ref: ObjectRef, uid: str) -> bool:
@@ -188,7 +238,13 @@ class KubeCluster:
         options: Manifest = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
         if uid:
             options["preconditions"] = {"uid": uid}
-        status, _ = await self._request("DELETE", self._path(resource, ref.namespace, ref.name), None, json.dumps(options).encode(), what=str(ref))
+        status, _ = await self._request(
+            "DELETE",
+            self._path(resource, ref.namespace, ref.name),
+            None,
+            json.dumps(options).encode(),
+            what=str(ref),
+        )
         return status != 404
 
     async def pages(self, resource: Resource, selector: str) -> AsyncIterator[Page]:
@@ -197,7 +253,9 @@ class KubeCluster:
             status, value = await self._request("GET", self._path(resource), query, what=resource.kind)
             if status == 404:
                 self._resources.pop((resource.api_version, resource.kind), None)
-                raise KubernetesError("K004", f"the kind {resource.kind} is gone", object=resource.api_version, retryable=True)
+                raise KubernetesError(
+                    "K004", f"the kind {resource.kind} is gone", object=resource.api_version, retryable=True
+                )
             metadata = value.get("metadata") or {}
             for item in value.get("items") or []:
                 item.setdefault("apiVersion", resource.api_version)
@@ -207,16 +265,25 @@ class KubeCluster:
                 return
             query["continue"] = metadata["continue"]
 
-    async def watch(self, resource: Resource, selector: str, resource_version: str) -> AsyncIterator[WatchEvent]:
+    async def watch(
+        self, resource: Resource, selector: str, resource_version: str
+    ) -> AsyncIterator[WatchEvent]:
         """Ends when the server ends it; ``K008`` when the version is too old, ``K001`` when nothing came for too long."""
         import aiohttp
 
-        query = {"labelSelector": selector, "watch": "true", "allowWatchBookmarks": "true", "resourceVersion": resource_version,
-                 "timeoutSeconds": str(WATCH_SECONDS)}
+        query = {
+            "labelSelector": selector,
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": resource_version,
+            "timeoutSeconds": str(WATCH_SECONDS),
+        }
         url = self._host + self._path(resource) + "?" + urlencode(query)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=DEADLINE, sock_read=WATCH_SILENCE)
         try:
-            async with self._session.get(url, headers=await self._headers(), timeout=timeout, proxy=self._rest.proxy) as answer:
+            async with self._session.get(
+                url, headers=await self._headers(), timeout=timeout, proxy=self._rest.proxy
+            ) as answer:
                 if answer.status != 200:
                     raise _error(answer.status, {"message": (await answer.text())[:300]}, resource.kind, "")
                 async for line in _lines(answer.content):
@@ -227,11 +294,13 @@ class KubeCluster:
                     event["object"].setdefault("apiVersion", resource.api_version)
                     event["object"].setdefault("kind", resource.kind)
                     yield WatchEvent(event["type"], event["object"])
-        except (aiohttp.ClientError, OSError, TimeoutError, asyncio.TimeoutError, ValueError) as error:
-            raise KubernetesError("K001", f"the watch broke ({type(error).__name__})", object=resource.kind, retryable=True) from error
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            raise KubernetesError(
+                "K001", f"the watch broke ({type(error).__name__})", object=resource.kind, retryable=True
+            ) from error
 
 
-async def _lines(content: Any) -> AsyncIterator[bytes]:  # noqa: ANN401
+async def _lines(content: Any) -> AsyncIterator[bytes]:
     """Lines of any length up to a bound; the library's own reader stops at 4 MiB."""
     rest = b""
     async for chunk in content.iter_any():
@@ -250,16 +319,33 @@ def _error(status: int, value: Manifest, what: str, retry_after: str) -> Kuberne
     causes = (value.get("details") or {}).get("causes") or []
     if status == 409 and any(cause.get("reason") == "FieldManagerConflict" for cause in causes):
         fields = "; ".join(f"{cause.get('message')}: {cause.get('field')}" for cause in causes[:3])
-        return KubernetesError("K005", f"others manage fields of it ({fields})", object=what, retryable=True,
-                               hint="Take the field out of the bundle, or let the other manager give it up.")
+        return KubernetesError(
+            "K005",
+            f"others manage fields of it ({fields})",
+            object=what,
+            retryable=True,
+            hint="Take the field out of the bundle, or let the other manager give it up.",
+        )
     if status == 410 or reason == "Expired":
         return KubernetesError("K008", message, object=what, retryable=True)
     if status == 429:
-        return KubernetesError("K002", "the API server asks to slow down" + (f", {retry_after} s" if retry_after else ""), object=what, retryable=True)
+        return KubernetesError(
+            "K002",
+            "the API server asks to slow down" + (f", {retry_after} s" if retry_after else ""),
+            object=what,
+            retryable=True,
+        )
     if status in (401, 403):
-        return KubernetesError("K003", message, object=what, retryable=True, hint="Grant it to the agent's service account.")
+        return KubernetesError(
+            "K003", message, object=what, retryable=True, hint="Grant it to the agent's service account."
+        )
     if "immutable" in message or any("immutable" in str(cause.get("message", "")) for cause in causes):
-        return KubernetesError("K006", f"a field cannot be changed ({message})", object=what, hint="Give the object a new name, or delete it by hand.")
+        return KubernetesError(
+            "K006",
+            f"a field cannot be changed ({message})",
+            object=what,
+            hint="Give the object a new name, or delete it by hand.",
+        )
     if status in (400, 422):
         return KubernetesError("K007", message, object=what)
     if status >= 500:

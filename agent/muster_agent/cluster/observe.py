@@ -14,7 +14,6 @@ import anyio
 import anyio.lowlevel
 import structlog
 from anyio.abc import TaskGroup
-
 from muster_core.apply.applyset import MANAGER, PART_OF, part_of
 from muster_core.apply.owned import owned_digest
 from muster_core.apply.plan import Live
@@ -22,6 +21,7 @@ from muster_core.errors import KubernetesError
 from muster_core.health import Health, health
 from muster_core.manifest.objects import Manifest, ObjectRef, ref_of
 from muster_core.session.backoff import Backoff
+
 from muster_agent.cluster.port import ClusterApi
 
 log = structlog.get_logger()
@@ -46,7 +46,9 @@ class _Kind:
 class Observer:
     """``changed(set_id)`` is called for every event that changes a digest or a health; ``uniform`` gives jitter."""
 
-    def __init__(self, api: ClusterApi, changed: Callable[[str], None], uniform: Callable[[float, float], float]) -> None:
+    def __init__(
+        self, api: ClusterApi, changed: Callable[[str], None], uniform: Callable[[float, float], float]
+    ) -> None:
         self._api, self._changed, self._uniform = api, changed, uniform
         self._kinds: dict[tuple[str, str], _Kind] = {}
         self._group: TaskGroup | None = None
@@ -71,7 +73,9 @@ class Observer:
             with anyio.move_on_after(LIST_WAIT):
                 await state.listed.wait()
             if not state.listed.is_set():
-                raise state.error or KubernetesError("K001", "the kind could not be listed", object=kind[1], retryable=True)
+                raise state.error or KubernetesError(
+                    "K001", "the kind could not be listed", object=kind[1], retryable=True
+                )
 
     def members(self, set_id: str) -> dict[ObjectRef, Live]:
         """The live objects of one set."""

@@ -7,7 +7,7 @@ Owns every use of gRPC in the agent: channels, one reader a stream, deadlines, a
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,11 +16,11 @@ import anyio
 import anyio.lowlevel
 import grpc
 import grpc.aio
-
 from muster_core.errors import JoinError, LinkError
-from muster_agent.state.records import Enrolment, Identity
 from muster_proto.v1 import link_pb2 as wire
 from muster_proto.v1 import link_pb2_grpc
+
+from muster_agent.state.records import Enrolment, Identity
 
 T = TypeVar("T")
 CALL_DEADLINE = 20.0
@@ -51,8 +51,15 @@ def _translated(error: grpc.RpcError) -> LinkError | JoinError:
     number, message = (coded[1], coded[2]) if coded else ("L020", details or code.name)
     if code == grpc.StatusCode.PERMISSION_DENIED:
         return JoinError(number, message)
-    retryable = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.ABORTED,
-                         grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED, grpc.StatusCode.RESOURCE_EXHAUSTED)
+    retryable = code in (
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+    )
     return LinkError(number, message, retryable=retryable)
 
 
@@ -107,7 +114,11 @@ class Stream:
 
 
 def _ended(error: Exception) -> LinkError | JoinError:
-    return _translated(error) if isinstance(error, grpc.aio.AioRpcError) else LinkError("L021", "the session has ended", retryable=True)
+    return (
+        _translated(error)
+        if isinstance(error, grpc.aio.AioRpcError)
+        else LinkError("L021", "the session has ended", retryable=True)
+    )
 
 
 @asynccontextmanager
@@ -118,12 +129,12 @@ async def session(enrolment: Enrolment, identity: Identity) -> AsyncIterator[Str
             with anyio.fail_after(CONNECT_DEADLINE):
                 await channel.channel_ready()
         except TimeoutError as error:
-            raise LinkError("L022", "the coordinator does not answer", object=enrolment.link_address, retryable=True) from error
+            raise LinkError(
+                "L022", "the coordinator does not answer", object=enrolment.link_address, retryable=True
+            ) from error
         stub = link_pb2_grpc.LinkStub(channel)
         call = stub.Session()
         try:
             yield Stream(call, stub)  # type: ignore[arg-type]
         finally:
             call.cancel()
-
-

@@ -13,15 +13,15 @@ from importlib.metadata import version
 import anyio
 import msgspec
 import structlog
-
 from muster_core.errors import JoinError, LinkError, MusterError
 from muster_core.session.backoff import Backoff
 from muster_core.session.outbox import Outbox, OutboxState
+from muster_proto.v1 import link_pb2 as wire
+
 from muster_agent.identity import x509
 from muster_agent.link.client import Stream, session
 from muster_agent.state.port import StatePort
 from muster_agent.state.records import Enrolment, Identity
-from muster_proto.v1 import link_pb2 as wire
 
 log = structlog.get_logger()
 
@@ -88,10 +88,18 @@ class LinkSession:
 
     async def _hold(self, stream: Stream) -> None:
         hello = wire.Hello(
-            capability=CAPABILITY, cluster_name=self._enrolment.cluster, cluster_uid=self._enrolment.uid,
-            agent_version=version("muster-fleet"), session_epoch=self._outbox.epoch, last_hub_seq=self._last_hub_seq,
-            kubernetes_version=self._kubernetes_version, head_commit=self.head,
-            bundles=[wire.BundleDigest(bundle=name, digest=hashlib.sha256(data).digest()) for name, data in self.reports.items()],
+            capability=CAPABILITY,
+            cluster_name=self._enrolment.cluster,
+            cluster_uid=self._enrolment.uid,
+            agent_version=version("muster-fleet"),
+            session_epoch=self._outbox.epoch,
+            last_hub_seq=self._last_hub_seq,
+            kubernetes_version=self._kubernetes_version,
+            head_commit=self.head,
+            bundles=[
+                wire.BundleDigest(bundle=name, digest=hashlib.sha256(data).digest())
+                for name, data in self.reports.items()
+            ],
         )
         await stream.send(wire.AgentFrame(hello=hello))
         with anyio.move_on_after(WELCOME_DEADLINE) as scope:
@@ -101,7 +109,9 @@ class LinkSession:
         if not first.HasField("welcome"):
             raise LinkError("L024", "the coordinator's first frame is no welcome", retryable=True)
         welcome = first.welcome
-        self._backoff.limits(float(welcome.backoff_min_seconds or 1), float(welcome.backoff_max_seconds or 60))
+        self._backoff.limits(
+            float(welcome.backoff_min_seconds or 1), float(welcome.backoff_max_seconds or 60)
+        )
         if self._outbox.reconnected(welcome.last_agent_seq):
             self._state.put(SAVE_KEY, self._outbox.snapshot())
         for bundle in welcome.resend_bundles:
@@ -147,7 +157,9 @@ class LinkSession:
             self._state.put("enrolment", self._enrolment)
             csr = x509.request(self._identity.tls_key, self._enrolment.cluster)
             try:
-                certificate = await stream.renew(wire.RenewRequest(csr_der=csr, counter=self._enrolment.renewals))
+                certificate = await stream.renew(
+                    wire.RenewRequest(csr_der=csr, counter=self._enrolment.renewals)
+                )
             except MusterError as error:
                 log.warning("the certificate was not renewed", error=str(error))
                 await anyio.sleep(60)

@@ -18,7 +18,12 @@ MAX_REQUEST = 8192
 
 
 async def serve(
-    host: str, port: int, registry: CollectorRegistry, ready: Callable[[], str], *, task_status: TaskStatus[int] = anyio.TASK_STATUS_IGNORED
+    host: str,
+    port: int,
+    registry: CollectorRegistry,
+    ready: Callable[[], str],
+    *,
+    task_status: TaskStatus[int] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """``ready()`` gives an empty text or why not. Reports the port that it got."""
 
@@ -31,7 +36,9 @@ async def serve(
                         request += await stream.receive()
                     except (anyio.EndOfStream, anyio.BrokenResourceError):
                         return
-                status, kind, body = await _page(request.split(b"\r\n", 1)[0].decode("latin-1"), registry, ready)
+                status, kind, body = await _page(
+                    request.split(b"\r\n", 1)[0].decode("latin-1"), registry, ready
+                )
                 head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
                 try:
                     await stream.send(head.encode() + body)
@@ -51,7 +58,11 @@ async def _page(line: str, registry: CollectorRegistry, ready: Callable[[], str]
     if method != "GET":
         return "405 Method Not Allowed", text, b"only GET\n"
     if path == "/metrics":
-        return "200 OK", "text/plain; version=0.0.4; charset=utf-8", await anyio.to_thread.run_sync(generate_latest, registry)
+        return (
+            "200 OK",
+            "text/plain; version=0.0.4; charset=utf-8",
+            await anyio.to_thread.run_sync(generate_latest, registry),
+        )
     if path == "/healthz":
         return "200 OK", text, b"ok\n"
     if path == "/readyz":

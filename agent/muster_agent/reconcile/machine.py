@@ -132,7 +132,11 @@ class BundleMachine:
     def start(self, now: float) -> list[Command]:
         """After a start of the process: what was admitted is rendered again; an offer without a verdict goes on."""
         record = self.record
-        if record.offer and record.outcome in {"", "applying"} and not (record.admission and record.admission.release == record.offer.release):
+        if (
+            record.offer
+            and record.outcome in {"", "applying"}
+            and not (record.admission and record.admission.release == record.offer.release)
+        ):
             self._admitting = True
             first: list[Command] = [Readmit(record.admission)] if record.admission else []
             return [*first, Admit(record.offer)]
@@ -225,7 +229,9 @@ class BundleMachine:
     def _after_apply(self, event: AppliedAll, now: float) -> list[Command]:
         out: list[Command] = []
         if event.healed:
-            self.record = msgspec.structs.replace(self.record, healed=self.record.healed + len(event.healed), last_healed=event.healed[0])
+            self.record = msgspec.structs.replace(
+                self.record, healed=self.record.healed + len(event.healed), last_healed=event.healed[0]
+            )
             out += [Save(), Report()]
         self._applied = not event.worst
         if event.worst:
@@ -255,7 +261,12 @@ class BundleMachine:
 
     def _healthy(self) -> list[Command]:
         record = self.record
-        refused = record.outcome == "failed" and record.offer is not None and record.admission is not None and record.offer.release != record.admission.release
+        refused = (
+            record.outcome == "failed"
+            and record.offer is not None
+            and record.admission is not None
+            and record.offer.release != record.admission.release
+        )
         self.deadline = None
         if not refused:
             self.phase, self.code, self.message = "Ready", "", ""
@@ -295,7 +306,12 @@ class BundleMachine:
         """Not healthy in time: back to the last healthy release where that is allowed, else failed."""
         record, back = self.record, self.record.last_healthy
         self.phase = "Degraded"
-        allowed = record.offer is not None and record.offer.may_return and self._may_roll_back and not record.returning
+        allowed = (
+            record.offer is not None
+            and record.offer.may_return
+            and self._may_roll_back
+            and not record.returning
+        )
         if allowed and back is not None and back != record.admission:
             self.record = msgspec.structs.replace(record, admission=back, returning=True)
             self.deadline = now + self._patience

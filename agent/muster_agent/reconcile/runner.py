@@ -14,7 +14,6 @@ import anyio
 import msgspec
 import structlog
 from anyio.abc import TaskGroup
-
 from muster_core.apply.applyset import set_id
 from muster_core.apply.plan import Applied
 from muster_core.errors import KubernetesError, MusterError
@@ -22,6 +21,8 @@ from muster_core.health import health
 from muster_core.manifest.objects import Manifest, ObjectRef
 from muster_core.policy import Verdict
 from muster_core.release import Release
+from muster_proto.v1 import link_pb2 as wire
+
 from muster_agent.admission import Admissible, Desired
 from muster_agent.cluster.apply import Applier, located
 from muster_agent.cluster.observe import Observer
@@ -32,7 +33,6 @@ from muster_agent.reconcile import machine as m
 from muster_agent.source.repository import Heads, SourceRepository
 from muster_agent.state.port import StatePort
 from muster_agent.state.records import AppliedObject, AppliedRecord, BundleRecord, OfferRecord
-from muster_proto.v1 import link_pb2 as wire
 
 log = structlog.get_logger()
 
@@ -64,10 +64,24 @@ class Reconciler:
     """``say(key, frame)`` queues what goes to the coordinator; ``clock`` gives unix seconds."""
 
     def __init__(
-        self, api: ClusterApi, source: SourceRepository, desired: Desired, state: StatePort, namespace: str,
-        say: Callable[[str, wire.AgentFrame], None], clock: Callable[[], float], uniform: Callable[[float, float], float], metrics: Metrics,
+        self,
+        api: ClusterApi,
+        source: SourceRepository,
+        desired: Desired,
+        state: StatePort,
+        namespace: str,
+        say: Callable[[str, wire.AgentFrame], None],
+        clock: Callable[[], float],
+        uniform: Callable[[float, float], float],
+        metrics: Metrics,
     ) -> None:
-        self._api, self._source, self._desired, self._state, self._namespace = api, source, desired, state, namespace
+        self._api, self._source, self._desired, self._state, self._namespace = (
+            api,
+            source,
+            desired,
+            state,
+            namespace,
+        )
         self._say, self._clock, self._metrics = say, clock, metrics
         self.observer = Observer(api, self._changed, uniform)
         self._applier = Applier(api, self.observer, namespace)
@@ -139,7 +153,12 @@ class Reconciler:
                 return
             if release.bundle not in self._bundles:
                 self._start(BundleRecord(bundle=release.bundle))
-            record = OfferRecord(offer.rollout, offer.attempt, Release(release.bundle, release.commit, release.tree_digest), offer.may_return)
+            record = OfferRecord(
+                offer.rollout,
+                offer.attempt,
+                Release(release.bundle, release.commit, release.tree_digest),
+                offer.may_return,
+            )
             self._tell(release.bundle, m.Offered(record))
         elif frame.HasField("withdraw") and frame.withdraw.bundle in self._bundles:
             self._tell(frame.withdraw.bundle, m.Withdrawn(frame.withdraw.rollout, frame.withdraw.attempt))
@@ -184,7 +203,12 @@ class Reconciler:
                 case m.Save():
                     self._state.put(f"bundle/{name}", bundle.machine.record)
                 case m.Acknowledge():
-                    reply = wire.OfferReply(rollout=command.offer.rollout, bundle=name, attempt=command.offer.attempt, answer=wire.OfferReply.ACKNOWLEDGED)
+                    reply = wire.OfferReply(
+                        rollout=command.offer.rollout,
+                        bundle=name,
+                        attempt=command.offer.attempt,
+                        answer=wire.OfferReply.ACKNOWLEDGED,
+                    )
                     self._say(f"reply/{name}", wire.AgentFrame(offer_reply=reply))
                 case m.Admit():
                     queue += bundle.machine.handle(await self._admit(bundle, command.offer), self._clock())
@@ -197,7 +221,9 @@ class Reconciler:
 
     async def _admit(self, bundle: _Bundle, offer: OfferRecord) -> m.Event:
         try:
-            if not await self._source.has(offer.release.commit) or not await self._source.descends(self._desired.floors.branches.get("fleet", ""), offer.release.commit):
+            if not await self._source.has(offer.release.commit) or not await self._source.descends(
+                self._desired.floors.branches.get("fleet", ""), offer.release.commit
+            ):
                 await self._fetch()
             admissible = await self._desired.admit(offer.release)
         except Denied as denied:
@@ -226,27 +252,46 @@ class Reconciler:
     async def _apply(self, name: str, bundle: _Bundle) -> list[m.Command]:
         if bundle.admissible is None:
             admission = bundle.machine.record.admission
-            return bundle.machine.handle(await self._again(bundle, m.Readmit(admission)), self._clock()) if admission else []
+            return (
+                bundle.machine.handle(await self._again(bundle, m.Readmit(admission)), self._clock())
+                if admission
+                else []
+            )
         admissible = bundle.admissible
         try:
             with self._metrics.reconcile_seconds.time():
                 bundle.objects, problems = await located(self._api, admissible.objects, admissible.namespace)
                 note = {"release": str(admissible.admission.release), "phase": bundle.machine.phase}
-                result = await self._applier.apply(name, bundle.objects, bundle.applied, prune=admissible.prune and not problems, note=note)
+                result = await self._applier.apply(
+                    name, bundle.objects, bundle.applied, prune=admissible.prune and not problems, note=note
+                )
         except KubernetesError as error:
             self._metrics.reconciles.labels(name, "error").inc()
             return [*bundle.machine.handle(m.AppliedAll(error.code, _text(error), ()), self._clock())]
         if result.changes or result.applied.keys() != bundle.applied.keys():
             bundle.applied = result.applied
-            self._state.put(f"applied/{name}", AppliedRecord(tuple(AppliedObject(ref, record) for ref, record in result.applied.items())))
+            self._state.put(
+                f"applied/{name}",
+                AppliedRecord(tuple(AppliedObject(ref, record) for ref, record in result.applied.items())),
+            )
         errors = [*problems, *result.errors]
-        self._metrics.reconciles.labels(name, "error" if errors else "changed" if result.writes else "unchanged").inc()
+        self._metrics.reconciles.labels(
+            name, "error" if errors else "changed" if result.writes else "unchanged"
+        ).inc()
         self._metrics.drift.inc(len(result.healed))
         if result.changes:
-            log.info("applied", bundle=name, writes=result.writes, errors=[str(c.error) for c in errors[:3]], healed=[str(r) for r in result.healed[:3]])
+            log.info(
+                "applied",
+                bundle=name,
+                writes=result.writes,
+                errors=[str(c.error) for c in errors[:3]],
+                healed=[str(r) for r in result.healed[:3]],
+            )
         first = errors[0].error if errors else None
         healed = tuple(str(ref) for ref in result.healed)
-        out = bundle.machine.handle(m.AppliedAll(first.code if first else "", _text(first) if first else "", healed), self._clock())
+        out = bundle.machine.handle(
+            m.AppliedAll(first.code if first else "", _text(first) if first else "", healed), self._clock()
+        )
         return [*out, *bundle.machine.handle(self._health(bundle), self._clock())]
 
     def _health(self, bundle: _Bundle) -> m.HealthSeen:
@@ -282,7 +327,15 @@ class Reconciler:
             healed_count=record.healed,
             last_healed=record.last_healed,
             violations=[
-                wire.Violation(policy=v.policy, rule=v.rule, object=v.object, path=v.path, message=v.message, action=v.action, status=v.status)
+                wire.Violation(
+                    policy=v.policy,
+                    rule=v.rule,
+                    object=v.object,
+                    path=v.path,
+                    message=v.message,
+                    action=v.action,
+                    status=v.status,
+                )
                 for v in bundle.verdicts[:MAX_VIOLATIONS]
             ],
             last_healthy=_release(record.last_healthy.release if record.last_healthy else None),
@@ -305,12 +358,24 @@ class Reconciler:
 
     def digests(self) -> dict[str, bytes]:
         """Bundle to its last report, for a hello."""
-        return {name: hashlib.sha256(bundle.last_report).digest() for name, bundle in self._bundles.items() if bundle.last_report}
+        return {
+            name: hashlib.sha256(bundle.last_report).digest()
+            for name, bundle in self._bundles.items()
+            if bundle.last_report
+        }
 
 
 def _release(release: Release | None) -> wire.Release:
-    return wire.Release(bundle=release.bundle, commit=release.commit, tree_digest=release.tree_digest) if release else wire.Release()
+    return (
+        wire.Release(bundle=release.bundle, commit=release.commit, tree_digest=release.tree_digest)
+        if release
+        else wire.Release()
+    )
 
 
 def _text(error: MusterError) -> str:
-    return f"{error.message}: {error.object}" if error.object and error.object not in error.message else error.message
+    return (
+        f"{error.message}: {error.object}"
+        if error.object and error.object not in error.message
+        else error.message
+    )

@@ -22,11 +22,21 @@ from muster_core.release import BundleAt, bundle_tree
 from muster_core.select import Value
 from muster_core.substitute import substitute
 from muster_core.tree import SUBMODULE, SYMLINK, Tree, join, within
+
 from muster_agent.render import sandbox
 
 KUSTOMIZATION = ("kustomization.yaml", "kustomization.yml", "Kustomization")
 REMOTE = re.compile(r"^[a-z][a-z0-9+.-]*://|^git@|^[\w.-]+\.[a-z]{2,}/|\?ref=|^//", re.IGNORECASE)
-PATH_FIELDS = ("resources", "bases", "components", "configurations", "crds", "generators", "transformers", "validators")
+PATH_FIELDS = (
+    "resources",
+    "bases",
+    "components",
+    "configurations",
+    "crds",
+    "generators",
+    "transformers",
+    "validators",
+)
 REFUSED_FIELDS = ("helmCharts", "helmChartInflationGenerator", "helmGlobals", "openapi")
 MAX_CACHED = 2_000
 
@@ -64,10 +74,16 @@ class Renderer:
     def _plain(self, source: Tree, folder: str, at: BundleAt) -> list[Manifest]:
         objects: list[Manifest] = []
         for file in source.files():
-            if not within(file.path, (folder,)) or not file.path.endswith((".yaml", ".yml", ".json")) or file.path == at.file:
+            if (
+                not within(file.path, (folder,))
+                or not file.path.endswith((".yaml", ".yml", ".json"))
+                or file.path == at.file
+            ):
                 continue
             if file.mode in (SYMLINK, SUBMODULE):
-                raise ValidationError("V025", "symbolic links and submodules are not followed", object=file.path)
+                raise ValidationError(
+                    "V025", "symbolic links and submodules are not followed", object=file.path
+                )
             objects += self._parse(source, file.path)
         return objects
 
@@ -75,7 +91,9 @@ class Renderer:
         data = source.read(path)
         key = f"{path}\0{hash(data)}"
         if key not in self._parsed:
-            self._parsed[key] = tuple(item for document in load_documents(data, path) for item in _objects(document))
+            self._parsed[key] = tuple(
+                item for document in load_documents(data, path) for item in _objects(document)
+            )
             if len(self._parsed) > MAX_CACHED:
                 self._parsed.popitem(last=False)
         self._parsed.move_to_end(key)
@@ -83,20 +101,30 @@ class Renderer:
 
     async def _build(self, source: Tree, folder: str, at: BundleAt) -> list[Manifest]:
         if self._kustomize is None:
-            raise ValidationError("V043", "the bundle needs kustomize, which this agent does not have", object=folder or ".",
-                                  hint="Install the kustomize binary on PATH, or pass --kustomize PATH.")
+            raise ValidationError(
+                "V043",
+                "the bundle needs kustomize, which this agent does not have",
+                object=folder or ".",
+                hint="Install the kustomize binary on PATH, or pass --kustomize PATH.",
+            )
         self._refuse_remote(source)
         with tempfile.TemporaryDirectory(prefix="muster-render-") as work:
             root = Path(work) / "tree"
             for file in source.files():
                 if file.mode in (SYMLINK, SUBMODULE):
-                    raise ValidationError("V025", "symbolic links and submodules are not followed", object=file.path)
+                    raise ValidationError(
+                        "V025", "symbolic links and submodules are not followed", object=file.path
+                    )
                 target = root / file.path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(source.read(file.path))
             argv = [self._kustomize, "build", str(root / folder), "--load-restrictor", "LoadRestrictionsNone"]
             out = await sandbox.run(argv, Path(work), "kustomize")
-        return [item for document in load_documents(out, f"kustomize build {folder or '.'}") for item in _objects(document)]
+        return [
+            item
+            for document in load_documents(out, f"kustomize build {folder or '.'}")
+            for item in _objects(document)
+        ]
 
     def _refuse_remote(self, source: Tree) -> None:
         """Nothing is fetched while rendering, and no path leaves the tree: said before the tool runs."""
@@ -107,12 +135,20 @@ class Renderer:
                 value: dict[str, Any] = document.value if isinstance(document.value, dict) else {}
                 for field in REFUSED_FIELDS:
                     if field in value:
-                        raise ValidationError("V044", f"{file.path}:{document.line_of((field,))}: {field} is not supported", object=file.path)
+                        raise ValidationError(
+                            "V044",
+                            f"{file.path}:{document.line_of((field,))}: {field} is not supported",
+                            object=file.path,
+                        )
                 for field in PATH_FIELDS:
                     for index, entry in enumerate(value.get(field) or []):
                         if isinstance(entry, str) and REMOTE.search(entry):
-                            raise ValidationError("V045", f"{file.path}:{document.line_of((field, index))}: {field} names something remote ({entry})",
-                                                  object=file.path, hint="Vendor it into the repository.")
+                            raise ValidationError(
+                                "V045",
+                                f"{file.path}:{document.line_of((field, index))}: {field} names something remote ({entry})",
+                                object=file.path,
+                                hint="Vendor it into the repository.",
+                            )
                         if isinstance(entry, str) and "\n" not in entry:
                             join(posixpath.dirname(file.path), entry)
 
@@ -125,7 +161,11 @@ def _objects(document: Document) -> list[Manifest]:
     """A List is its items."""
     value = document.value
     if not isinstance(value, dict):
-        raise ValidationError("V046", f"{document.file}:{document.line}: a Kubernetes object is expected", object=document.file)
-    if value.get("kind") == "List" or (str(value.get("kind", "")).endswith("List") and isinstance(value.get("items"), list)):
+        raise ValidationError(
+            "V046", f"{document.file}:{document.line}: a Kubernetes object is expected", object=document.file
+        )
+    if value.get("kind") == "List" or (
+        str(value.get("kind", "")).endswith("List") and isinstance(value.get("items"), list)
+    ):
         return [item for item in value.get("items") or [] if isinstance(item, dict)]
     return [value]

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import anyio
 import anyio.to_thread
-
 from muster_core.errors import ValidationError
 
 DEADLINE = 60.0
@@ -40,13 +39,21 @@ async def run(argv: Sequence[str], folder: Path, what: str) -> bytes:
 def _run(argv: list[str], folder: Path, what: str) -> bytes:
     environment = {"HOME": str(folder), "TMPDIR": str(folder), "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
     process = subprocess.Popen(
-        argv, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        start_new_session=True, preexec_fn=_limits,  # noqa: PLW1509 - only sets limits, which has no other way
+        argv,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=_limits,
     )
     try:
         out, err = process.communicate(timeout=DEADLINE)
     except subprocess.TimeoutExpired as error:
-        raise ValidationError("V040", f"{what} did not end within {DEADLINE:.0f} s", object=argv[0]) from error
+        raise ValidationError(
+            "V040", f"{what} did not end within {DEADLINE:.0f} s", object=argv[0]
+        ) from error
     finally:
         try:
             os.killpg(process.pid, signal.SIGKILL)

@@ -16,7 +16,6 @@ import anyio
 import anyio.to_thread
 import git
 from git.exc import GitCommandError
-
 from muster_core.errors import GitError
 from muster_core.tree import SUBMODULE, SYMLINK, TreeFile
 
@@ -70,7 +69,11 @@ class SourceRepository:
             raise GitError("G001", "this is no URL of a repository", object=url)
         folder.mkdir(parents=True, exist_ok=True)
         self.url, self.branch = url, branch
-        self._repo = git.Repo(folder) if (folder / "HEAD").exists() else git.Repo.init(folder, bare=True, initial_branch="none")
+        self._repo = (
+            git.Repo(folder)
+            if (folder / "HEAD").exists()
+            else git.Repo.init(folder, bare=True, initial_branch="none")
+        )
         with self._repo.config_writer() as config:
             config.set_value("core", "hooksPath", "/dev/null")
             config.set_value("fetch", "fsckObjects", "true")
@@ -91,25 +94,58 @@ class SourceRepository:
 
     def _fetch(self) -> Heads:
         try:
-            found = self._repo.git.ls_remote("--heads", "--", self.url, f"refs/heads/{self.branch}", f"refs/heads/{REGISTRY_BRANCH}",
-                                             kill_after_timeout=DEADLINE)
-            remote = {line.split("\t")[1].removeprefix("refs/heads/"): line.split("\t")[0] for line in found.splitlines() if "\t" in line}
+            found = self._repo.git.ls_remote(
+                "--heads",
+                "--",
+                self.url,
+                f"refs/heads/{self.branch}",
+                f"refs/heads/{REGISTRY_BRANCH}",
+                kill_after_timeout=DEADLINE,
+            )
+            remote = {
+                line.split("\t")[1].removeprefix("refs/heads/"): line.split("\t")[0]
+                for line in found.splitlines()
+                if "\t" in line
+            }
             if self.branch not in remote:
-                raise GitError("G003", f"the repository has no branch {self.branch}", object=self.url, retryable=True)
-            wanted = [f"+refs/heads/{name}:refs/muster/remote/{name}" for name, commit in remote.items() if self._ref(name) != commit]
+                raise GitError(
+                    "G003", f"the repository has no branch {self.branch}", object=self.url, retryable=True
+                )
+            wanted = [
+                f"+refs/heads/{name}:refs/muster/remote/{name}"
+                for name, commit in remote.items()
+                if self._ref(name) != commit
+            ]
             if wanted:
-                self._repo.git.fetch("--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-gc", "--", self.url, *wanted,
-                                     kill_after_timeout=DEADLINE)
+                self._repo.git.fetch(
+                    "--no-tags",
+                    "--no-write-fetch-head",
+                    "--no-recurse-submodules",
+                    "--no-auto-gc",
+                    "--",
+                    self.url,
+                    *wanted,
+                    kill_after_timeout=DEADLINE,
+                )
         except GitCommandError as error:
             lines = str(error.stderr).strip().removeprefix("stderr: ").strip("'\n ").splitlines()
-            raise GitError("G002", f"the repository cannot be fetched ({lines[-1] if lines else error.status})", object=self.url, retryable=True) from error
+            raise GitError(
+                "G002",
+                f"the repository cannot be fetched ({lines[-1] if lines else error.status})",
+                object=self.url,
+                retryable=True,
+            ) from error
         finally:
             self._repo.git.clear_cache()
         return Heads(remote[self.branch], remote.get(REGISTRY_BRANCH, ""))
 
     def _ref(self, branch: str) -> str:
         try:
-            return str(self._repo.git.rev_parse("--verify", "--quiet", f"refs/muster/remote/{branch}", kill_after_timeout=DEADLINE))
+            return str(
+                self._repo.git.rev_parse(
+                    "--verify", "--quiet", f"refs/muster/remote/{branch}", kill_after_timeout=DEADLINE
+                )
+            )
         except GitCommandError:
             return ""
 
@@ -139,7 +175,8 @@ class SourceRepository:
     async def pin(self, name: str, commit: str) -> None:
         """Keeps a commit alive under ``refs/muster/<name>``, whatever happens to the branch."""
         await anyio.to_thread.run_sync(
-            lambda: self._repo.git.update_ref(f"refs/muster/{name}", commit, kill_after_timeout=DEADLINE), limiter=self._limiter
+            lambda: self._repo.git.update_ref(f"refs/muster/{name}", commit, kill_after_timeout=DEADLINE),
+            limiter=self._limiter,
         )
 
     async def tree(self, commit: str) -> BlobTree:
@@ -147,7 +184,11 @@ class SourceRepository:
 
     def _tree(self, commit: str) -> BlobTree:
         files, blobs = list[TreeFile](), dict[str, str]()
-        listing = self._repo.git.ls_tree("-r", "-z", "-l", "--full-tree", commit, kill_after_timeout=DEADLINE) if commit else ""
+        listing = (
+            self._repo.git.ls_tree("-r", "-z", "-l", "--full-tree", commit, kill_after_timeout=DEADLINE)
+            if commit
+            else ""
+        )
         for line in listing.split("\0"):
             if not line:
                 continue

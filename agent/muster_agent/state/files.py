@@ -12,7 +12,6 @@ from typing import TypeVar
 from urllib.parse import quote, unquote
 
 import msgspec
-
 from muster_core.errors import MusterError
 
 R = TypeVar("R", bound=msgspec.Struct)
@@ -57,11 +56,19 @@ class FileState:
         try:
             envelope = msgspec.json.decode(data, type=_Envelope)
             if envelope.version != VERSION or envelope.kind != kind.__name__:
-                raise StateError("K020", f"a state record of version {envelope.version} is not known here", object=str(path))
+                raise StateError(
+                    "K020",
+                    f"a state record of version {envelope.version} is not known here",
+                    object=str(path),
+                )
             return msgspec.json.decode(envelope.record, type=kind)
         except msgspec.MsgspecError as error:
-            raise StateError("K020", "a state record cannot be read", object=str(path),
-                             hint="Restore it, or remove it: the agent then starts from its anchor and reports that its state was lost.") from error
+            raise StateError(
+                "K020",
+                "a state record cannot be read",
+                object=str(path),
+                hint="Restore it, or remove it: the agent then starts from its anchor and reports that its state was lost.",
+            ) from error
 
     def put(self, name: str, record: msgspec.Struct) -> None:
         envelope = _Envelope(VERSION, type(record).__name__, msgspec.Raw(msgspec.json.encode(record)))
@@ -71,7 +78,7 @@ class FileState:
         try:
             data = msgspec.json.encode(envelope)
             while data:
-                data = data[os.write(descriptor, data):]
+                data = data[os.write(descriptor, data) :]
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

@@ -6,7 +6,6 @@ Owns their fields. Private keys are in ``Identity`` and nowhere else.
 from __future__ import annotations
 
 import msgspec
-
 from muster_core.apply.plan import Applied
 from muster_core.manifest.objects import ObjectRef
 from muster_core.release import Release

@@ -16,13 +16,14 @@ from muster_core.rollout import events as ev
 from muster_core.rollout.explain import explain
 from muster_core.rollout.machine import RolloutMachine
 from muster_core.select import matches, parse_selector
+from muster_proto.v1 import operator_pb2 as op
+
 from muster_coordinator.api import views
 from muster_coordinator.api.watchers import Watchers
 from muster_coordinator.catalog.catalog import Catalog
 from muster_coordinator.enrol import tokens
 from muster_coordinator.rollout.engine import Effects, Engine
 from muster_coordinator.store.port import Store
-from muster_proto.v1 import operator_pb2 as op
 
 CAPABILITY = 1
 
@@ -48,11 +49,19 @@ class OperatorApi:
         reading = self.engine.state.reading
         fleet = reading.contents.fleet
         return op.Info(
-            version=version("muster-fleet"), capability=CAPABILITY, fleet_id=fleet.spec.id if fleet else "",
-            fleet_name=fleet.metadata.name if fleet else "", mode=fleet.spec.mode if fleet else "",
-            repository_url=self.catalog.repository.url, branch=self.catalog.repository.branch,
-            head_commit=reading.heads.commit, registry_commit=reading.heads.registry, ca_pem=self.ca_pem,
-            link_address=self.addresses[0], edge_address=self.addresses[1], catalog_error=self.catalog.error,
+            version=version("muster-fleet"),
+            capability=CAPABILITY,
+            fleet_id=fleet.spec.id if fleet else "",
+            fleet_name=fleet.metadata.name if fleet else "",
+            mode=fleet.spec.mode if fleet else "",
+            repository_url=self.catalog.repository.url,
+            branch=self.catalog.repository.branch,
+            head_commit=reading.heads.commit,
+            registry_commit=reading.heads.registry,
+            ca_pem=self.ca_pem,
+            link_address=self.addresses[0],
+            edge_address=self.addresses[1],
+            catalog_error=self.catalog.error,
         )
 
     async def refresh(self) -> op.Info:
@@ -62,25 +71,46 @@ class OperatorApi:
     async def create_token(self, request: op.CreateTokenRequest) -> op.CreateTokenResponse:
         if not request.cluster:
             raise JoinError("J008", "a token is for one cluster; name it")
-        row, secret = await tokens.create(self.store, request.cluster, request.ttl_seconds or 3600, int(self.clock()), self.random)
+        row, secret = await tokens.create(
+            self.store, request.cluster, request.ttl_seconds or 3600, int(self.clock()), self.random
+        )
         return op.CreateTokenResponse(id=row.id, secret=secret, expires_unix=row.expires)
 
     async def list_tokens(self) -> op.TokenList:
         now = self.clock()
-        return op.TokenList(tokens=[
-            op.Token(id=t.id, cluster=t.cluster, created_unix=t.created, expires_unix=t.expires, used_unix=t.used,
-                     state="Used" if t.used else "Expired" if t.expires <= now else "Valid")
-            for t in await self.store.tokens()
-        ])
+        return op.TokenList(
+            tokens=[
+                op.Token(
+                    id=t.id,
+                    cluster=t.cluster,
+                    created_unix=t.created,
+                    expires_unix=t.expires,
+                    used_unix=t.used,
+                    state="Used" if t.used else "Expired" if t.expires <= now else "Valid",
+                )
+                for t in await self.store.tokens()
+            ]
+        )
 
     def list_joins(self) -> op.JoinList:
         """Only joins that wait for an approval."""
         joins = [c.join for c in self.engine.state.clusters.values() if c.join and not c.entry]
-        return op.JoinList(joins=[
-            op.Join(cluster=j.cluster, uid=j.uid, identity_key=j.identity, sealing_key=j.sealing, sealing_generation=j.sealing_generation,
-                    sealing_signature=j.sealing_signature, requested_unix=j.requested, state="Pending", agent_version=j.agent_version)
-            for j in joins
-        ])
+        return op.JoinList(
+            joins=[
+                op.Join(
+                    cluster=j.cluster,
+                    uid=j.uid,
+                    identity_key=j.identity,
+                    sealing_key=j.sealing,
+                    sealing_generation=j.sealing_generation,
+                    sealing_signature=j.sealing_signature,
+                    requested_unix=j.requested,
+                    state="Pending",
+                    agent_version=j.agent_version,
+                )
+                for j in joins
+            ]
+        )
 
     def list_clusters(self, selector: str) -> op.ClusterList:
         state, wanted = self.engine.state, parse_selector(selector)
@@ -96,9 +126,13 @@ class OperatorApi:
 
     def list_rollouts(self, bundle: str) -> op.RolloutList:
         now, machines = self.clock(), self.engine.state.rollouts.values()
-        return op.RolloutList(rollouts=[
-            views.rollout_view(m, now, targets=False) for m in machines if not bundle or m.started.bundle == bundle
-        ])
+        return op.RolloutList(
+            rollouts=[
+                views.rollout_view(m, now, targets=False)
+                for m in machines
+                if not bundle or m.started.bundle == bundle
+            ]
+        )
 
     def get_cluster(self, name: str) -> op.ClusterView:
         state = self.engine.state
@@ -108,8 +142,15 @@ class OperatorApi:
 
     def get_bundle(self, name: str) -> op.BundleView:
         state = self.engine.state
-        if name not in state.reading.contents.bundles and not any(p.bundle == name for p in state.reading.problems):
-            raise NotFoundError("L041", "there is no such bundle in the fleet repository", object=name, hint="muster get bundles")
+        if name not in state.reading.contents.bundles and not any(
+            p.bundle == name for p in state.reading.problems
+        ):
+            raise NotFoundError(
+                "L041",
+                "there is no such bundle in the fleet repository",
+                object=name,
+                hint="muster get bundles",
+            )
         return views.bundle_view(state, name)
 
     def get_rollout(self, name: str) -> op.RolloutView:
@@ -129,15 +170,28 @@ class OperatorApi:
             digest = state.reading.contents.digests.get(bundle)
             if digest is None:
                 problems = [str(p) for p in state.reading.problems if p.bundle == bundle]
-                raise RolloutError("R007", problems[0] if problems else "there is no such bundle", object=bundle)
+                raise RolloutError(
+                    "R007", problems[0] if problems else "there is no such bundle", object=bundle
+                )
             head = state.reading.heads.commit
             if request.commit and not head.startswith(request.commit):
-                raise RolloutError("R008", "only the newest commit of the tracked branch can be rolled out in this mode", object=request.commit,
-                                   hint=f"The newest is {head[:7]}; to go back, revert in Git.")
+                raise RolloutError(
+                    "R008",
+                    "only the newest commit of the tracked branch can be rolled out in this mode",
+                    object=request.commit,
+                    hint=f"The newest is {head[:7]}; to go back, revert in Git.",
+                )
             runs = state.rollouts_of(bundle)
             if runs and runs[-1].started.tree_digest == digest and not request.again and runs[-1].has_ended:
-                raise RolloutError("R009", f"{runs[-1].name} was of this very release ({runs[-1].state})", object=bundle, hint="Pass --again to do it once more.")
-            machine = self.engine.start(Release(bundle, head, digest), request.plan, "operator", request.reason, effects, now)
+                raise RolloutError(
+                    "R009",
+                    f"{runs[-1].name} was of this very release ({runs[-1].state})",
+                    object=bundle,
+                    hint="Pass --again to do it once more.",
+                )
+            machine = self.engine.start(
+                Release(bundle, head, digest), request.plan, "operator", request.reason, effects, now
+            )
             return views.rollout_view(machine, now, targets=True)
 
         result: op.RolloutView = await self.engine.ask(work)
@@ -145,10 +199,16 @@ class OperatorApi:
 
     async def act(self, request: op.ActOnRolloutRequest) -> op.RolloutView:
         self._machine(request.rollout)
-        actions = {op.ActOnRolloutRequest.PAUSE: ev.Pause, op.ActOnRolloutRequest.RESUME: ev.Resume, op.ActOnRolloutRequest.ABORT: ev.Abort}
+        actions = {
+            op.ActOnRolloutRequest.PAUSE: ev.Pause,
+            op.ActOnRolloutRequest.RESUME: ev.Resume,
+            op.ActOnRolloutRequest.ABORT: ev.Abort,
+        }
         if request.action not in actions:
             raise LinkError("L043", "no such action", object=str(request.action))
-        await self.engine.ask(self.engine.act(request.rollout, actions[request.action]("operator", request.reason)))
+        await self.engine.ask(
+            self.engine.act(request.rollout, actions[request.action]("operator", request.reason))
+        )
         return self.get_rollout(request.rollout)
 
     def explain(self, request: op.ExplainRequest) -> op.Explanation:
@@ -170,13 +230,30 @@ class OperatorApi:
             for event in events:
                 watcher.tell(event)
 
-    def _present(self, clusters: set[str], bundles: set[str], rollouts: set[str], now: float) -> list[op.Event]:
+    def _present(
+        self, clusters: set[str], bundles: set[str], rollouts: set[str], now: float
+    ) -> list[op.Event]:
         state, at = self.engine.state, int(now * 1000)
-        events = [op.Event(kind=op.Event.CLUSTER, at_unix_ms=at, cluster=views.cluster_view(state, state.clusters[name]))
-                  for name in sorted(clusters) if name in state.clusters]
-        events += [op.Event(kind=op.Event.BUNDLE, at_unix_ms=at, bundle=views.bundle_view(state, name)) for name in sorted(bundles)]
-        events += [op.Event(kind=op.Event.ROLLOUT, at_unix_ms=at, rollout=views.rollout_view(state.rollouts[name], now, targets=True))
-                   for name in sorted(rollouts) if name in state.rollouts]
+        events = [
+            op.Event(
+                kind=op.Event.CLUSTER, at_unix_ms=at, cluster=views.cluster_view(state, state.clusters[name])
+            )
+            for name in sorted(clusters)
+            if name in state.clusters
+        ]
+        events += [
+            op.Event(kind=op.Event.BUNDLE, at_unix_ms=at, bundle=views.bundle_view(state, name))
+            for name in sorted(bundles)
+        ]
+        events += [
+            op.Event(
+                kind=op.Event.ROLLOUT,
+                at_unix_ms=at,
+                rollout=views.rollout_view(state.rollouts[name], now, targets=True),
+            )
+            for name in sorted(rollouts)
+            if name in state.rollouts
+        ]
         return events
 
     async def watch(self, request: op.WatchRequest) -> AsyncIterator[op.Event]:
@@ -199,7 +276,12 @@ class OperatorApi:
             while True:
                 state = self.engine.state
                 watcher.overflowed = False
-                for event in self._present(set(state.clusters), set(state.reading.contents.bundles), set(state.rollouts), self.clock()):
+                for event in self._present(
+                    set(state.clusters),
+                    set(state.reading.contents.bundles),
+                    set(state.rollouts),
+                    self.clock(),
+                ):
                     if wants(event):
                         yield event
                 yield op.Event(kind=op.Event.SYNCED, at_unix_ms=int(self.clock() * 1000))

@@ -11,14 +11,17 @@ from muster_core.rollout.explain import why
 from muster_core.rollout.machine import RolloutMachine
 from muster_core.sealing.keys import decode_public, fingerprint
 from muster_core.select import targeted
-from muster_coordinator.rollout.fleetstate import ClusterState, FleetState
 from muster_proto.v1 import link_pb2 as wire
 from muster_proto.v1 import operator_pb2 as op
+
+from muster_coordinator.rollout.fleetstate import ClusterState, FleetState
 
 
 def cluster_view(state: FleetState, cluster: ClusterState) -> op.ClusterView:
     entry = cluster.entry
-    identity = decode_public(entry.spec.identity_key) if entry else cluster.join.identity if cluster.join else b""
+    identity = (
+        decode_public(entry.spec.identity_key) if entry else cluster.join.identity if cluster.join else b""
+    )
     return op.ClusterView(
         name=cluster.name,
         uid=entry.spec.uid if entry else cluster.join.uid if cluster.join else "",
@@ -32,7 +35,11 @@ def cluster_view(state: FleetState, cluster: ClusterState) -> op.ClusterView:
         kubernetes_version=cluster.kubernetes_version,
         bundles=[cluster.reports[bundle] for bundle in sorted(cluster.reports)],
         owed=state.owed_to(cluster.name),
-        message="" if entry else "waits for approval: muster cluster approve " + cluster.name if cluster.state == "Pending" else "",
+        message=""
+        if entry
+        else "waits for approval: muster cluster approve " + cluster.name
+        if cluster.state == "Pending"
+        else "",
     )
 
 
@@ -44,7 +51,9 @@ def bundle_view(state: FleetState, name: str) -> op.BundleView:
     error = str(problems[0]) if problems else state.bundle_errors.get(name, "")
     view = op.BundleView(
         name=name,
-        current=wire.Release(bundle=name, commit=state.reading.heads.commit, tree_digest=contents.digests.get(name, "")),
+        current=wire.Release(
+            bundle=name, commit=state.reading.heads.commit, tree_digest=contents.digests.get(name, "")
+        ),
         plan=contents.plan_of(name) if at else "",
         error=error,
         owed=state.owed_count(name),
@@ -62,7 +71,14 @@ def bundle_view(state: FleetState, name: str) -> op.BundleView:
             view.degraded += phase == "Degraded"
             view.blocked += phase == "Blocked"
             release = report.release if report else wire.Release(bundle=name)
-            view.places.append(op.BundlePlace(cluster=cluster.name, release=release, phase=phase, message=report.message if report else ""))
+            view.places.append(
+                op.BundlePlace(
+                    cluster=cluster.name,
+                    release=release,
+                    phase=phase,
+                    message=report.message if report else "",
+                )
+            )
     return view
 
 
@@ -100,19 +116,35 @@ def _wave(machine: RolloutMachine, index: int) -> op.WaveView:
     wave = machine.waves[index]
     state = "passed" if wave.passed else "open" if index <= machine.wave else "waiting"
     return op.WaveView(
-        name=wave.spec.name, state=state, total=len(wave.spec.members), done=wave.count("done"), in_flight=wave.in_flight,
-        failed=wave.count("failed", "returned"), lost=wave.count("lost"), owed=wave.count("owed"), waiting=wave.count("waiting"),
-        skipped=wave.count("skipped"), max_in_flight=wave.spec.max_in_flight, max_failed=wave.spec.max_failed,
-        quorum=wave.quorum, soak_seconds=int(wave.spec.soak),
+        name=wave.spec.name,
+        state=state,
+        total=len(wave.spec.members),
+        done=wave.count("done"),
+        in_flight=wave.in_flight,
+        failed=wave.count("failed", "returned"),
+        lost=wave.count("lost"),
+        owed=wave.count("owed"),
+        waiting=wave.count("waiting"),
+        skipped=wave.count("skipped"),
+        max_in_flight=wave.spec.max_in_flight,
+        max_failed=wave.spec.max_failed,
+        quorum=wave.quorum,
+        soak_seconds=int(wave.spec.soak),
     )
 
 
 def target_view(machine: RolloutMachine, cluster: str) -> op.TargetView:
     target = machine.targets[cluster]
     return op.TargetView(
-        cluster=cluster, wave=machine.waves[target.wave].spec.name, state=target.state, attempt=target.attempt,
-        message=target.message, code=f"MUSTER-{target.code}" if target.code else "", since_unix_ms=int(target.since * 1000),
-        until_unix_ms=int((target.deadline or 0) * 1000), online="yes" if machine.is_online(cluster) else "no",
+        cluster=cluster,
+        wave=machine.waves[target.wave].spec.name,
+        state=target.state,
+        attempt=target.attempt,
+        message=target.message,
+        code=f"MUSTER-{target.code}" if target.code else "",
+        since_unix_ms=int(target.since * 1000),
+        until_unix_ms=int((target.deadline or 0) * 1000),
+        online="yes" if machine.is_online(cluster) else "no",
     )
 
 

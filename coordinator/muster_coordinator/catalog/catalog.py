@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import anyio
 import anyio.to_thread
 import structlog
-
 from muster_core.errors import MusterError
 from muster_core.fleet import FleetContents, Problem, read_fleet, read_registry, unmatched
 from muster_core.kinds.model import Cluster
+
 from muster_coordinator.catalog.repository import BlobTree, FleetRepository, Heads
 
 log = structlog.get_logger()
@@ -40,7 +40,9 @@ def read(heads: Heads, tree: BlobTree, registry: BlobTree) -> Reading:
 class Catalog:
     """``changed`` is awaited with each new reading."""
 
-    def __init__(self, repository: FleetRepository, poll: float, changed: Callable[[Reading], Awaitable[None]]) -> None:
+    def __init__(
+        self, repository: FleetRepository, poll: float, changed: Callable[[Reading], Awaitable[None]]
+    ) -> None:
         self.repository, self._poll, self._changed = repository, poll, changed
         self.reading = Reading()
         self.error = ""
@@ -54,9 +56,14 @@ class Catalog:
                 if heads != self.reading.heads:
                     trees = await self.repository.trees(heads)
                     self.reading = await anyio.to_thread.run_sync(read, heads, *trees)
-                    log.info("catalog read", commit=heads.commit[:12], registry=heads.registry[:12],
-                             bundles=len(self.reading.contents.bundles), clusters=len(self.reading.clusters),
-                             problems=[str(problem) for problem in self.reading.problems[:10]])
+                    log.info(
+                        "catalog read",
+                        commit=heads.commit[:12],
+                        registry=heads.registry[:12],
+                        bundles=len(self.reading.contents.bundles),
+                        clusters=len(self.reading.clusters),
+                        problems=[str(problem) for problem in self.reading.problems[:10]],
+                    )
                     await self._changed(self.reading)
                 self.error = ""
             except MusterError as error:

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import anyio.to_thread
 import git
 from git.exc import GitCommandError
-
 from muster_core.errors import GitError
 from muster_core.tree import SUBMODULE, SYMLINK, TreeFile
 
@@ -43,7 +42,11 @@ class BlobTree:
 
     def __init__(self, repo: git.Repo, commit: str) -> None:
         self._repo, self._files, self._blobs = repo, list[TreeFile](), dict[str, str]()
-        listing = repo.git.ls_tree("-r", "-z", "-l", "--full-tree", commit, kill_after_timeout=DEADLINE) if commit else ""
+        listing = (
+            repo.git.ls_tree("-r", "-z", "-l", "--full-tree", commit, kill_after_timeout=DEADLINE)
+            if commit
+            else ""
+        )
         for line in listing.split("\0"):
             if line:
                 head, path = line.split("\t", 1)
@@ -77,9 +80,18 @@ class FleetRepository:
     @classmethod
     def open(cls, folder: Path, url: str, branch: str, ca_file: Path | None) -> FleetRepository:
         if url.startswith("-") or "::" in url:
-            raise GitError("G001", "this is no URL of a repository", object=url, hint="Write https://…, ssh://… or file://….")
+            raise GitError(
+                "G001",
+                "this is no URL of a repository",
+                object=url,
+                hint="Write https://…, ssh://… or file://….",
+            )
         folder.mkdir(parents=True, exist_ok=True)
-        repo = git.Repo(folder) if (folder / "HEAD").exists() else git.Repo.init(folder, bare=True, initial_branch="none")
+        repo = (
+            git.Repo(folder)
+            if (folder / "HEAD").exists()
+            else git.Repo.init(folder, bare=True, initial_branch="none")
+        )
         with repo.config_writer() as config:
             config.set_value("core", "hooksPath", "/dev/null")
             config.set_value("fetch", "fsckObjects", "true")
@@ -92,19 +104,50 @@ class FleetRepository:
 
     def _fetch(self) -> Heads:
         try:
-            found = self._repo.git.ls_remote("--heads", "--", self.url, f"refs/heads/{self.branch}", f"refs/heads/{REGISTRY_BRANCH}",
-                                             kill_after_timeout=DEADLINE)
-            remote = {line.split("\t")[1].removeprefix("refs/heads/"): line.split("\t")[0] for line in found.splitlines() if "\t" in line}
+            found = self._repo.git.ls_remote(
+                "--heads",
+                "--",
+                self.url,
+                f"refs/heads/{self.branch}",
+                f"refs/heads/{REGISTRY_BRANCH}",
+                kill_after_timeout=DEADLINE,
+            )
+            remote = {
+                line.split("\t")[1].removeprefix("refs/heads/"): line.split("\t")[0]
+                for line in found.splitlines()
+                if "\t" in line
+            }
             if self.branch not in remote:
-                raise GitError("G003", f"the repository has no branch {self.branch}", object=self.url, retryable=True, hint="Push it, or pass --branch.")
-            wanted = [f"+refs/heads/{branch}:refs/muster/{branch}" for branch, commit in remote.items() if not self._has(branch, commit)]
+                raise GitError(
+                    "G003",
+                    f"the repository has no branch {self.branch}",
+                    object=self.url,
+                    retryable=True,
+                    hint="Push it, or pass --branch.",
+                )
+            wanted = [
+                f"+refs/heads/{branch}:refs/muster/{branch}"
+                for branch, commit in remote.items()
+                if not self._has(branch, commit)
+            ]
             if wanted:
-                self._repo.git.fetch("--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--", self.url, *wanted,
-                                     kill_after_timeout=DEADLINE)
+                self._repo.git.fetch(
+                    "--no-tags",
+                    "--no-write-fetch-head",
+                    "--no-recurse-submodules",
+                    "--",
+                    self.url,
+                    *wanted,
+                    kill_after_timeout=DEADLINE,
+                )
         except GitCommandError as error:
             lines = str(error.stderr).strip().removeprefix("stderr: ").strip("'\n ").splitlines()
-            raise GitError("G002", f"the fleet repository cannot be fetched ({lines[-1] if lines else error.status})",
-                           object=self.url, retryable=True) from error
+            raise GitError(
+                "G002",
+                f"the fleet repository cannot be fetched ({lines[-1] if lines else error.status})",
+                object=self.url,
+                retryable=True,
+            ) from error
         return Heads(remote[self.branch], remote.get(REGISTRY_BRANCH, ""))
 
     def _has(self, branch: str, commit: str) -> bool:
@@ -115,7 +158,8 @@ class FleetRepository:
 
     async def trees(self, heads: Heads) -> tuple[BlobTree, BlobTree]:
         return await anyio.to_thread.run_sync(
-            lambda: (BlobTree(self._repo, heads.commit), BlobTree(self._repo, heads.registry)), limiter=self._limiter
+            lambda: (BlobTree(self._repo, heads.commit), BlobTree(self._repo, heads.registry)),
+            limiter=self._limiter,
         )
 
     def close(self) -> None:

@@ -10,22 +10,24 @@ import datetime as dt
 from collections.abc import Callable
 
 import msgspec
-
 from muster_core.errors import JoinError
 from muster_core.sealing.keys import encode_identity
+from muster_proto.v1 import link_pb2 as wire
+
 from muster_coordinator.enrol import tokens
 from muster_coordinator.enrol.x509 import Authority
 from muster_coordinator.rollout.engine import Effects, Engine
 from muster_coordinator.store.port import JoinRow, Store
-from muster_proto.v1 import link_pb2 as wire
 
-RETRY_SECONDS = 2
+RETRY_SECONDS = 1
 
 
 class Enrolment:
     """``clock`` gives unix seconds."""
 
-    def __init__(self, engine: Engine, store: Store, authority: Authority, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, engine: Engine, store: Store, authority: Authority, clock: Callable[[], float]
+    ) -> None:
         self._engine, self._store, self._authority, self._clock = engine, store, authority, clock
 
     async def join(self, request: wire.JoinRequest) -> wire.JoinResponse:
@@ -40,8 +42,12 @@ class Enrolment:
         fleet = self._engine.state.reading.contents.fleet
         fleet_id = fleet.spec.id if fleet else ""
         if certificate:
-            return wire.JoinResponse(state=wire.JoinResponse.APPROVED, certificate_pem=certificate, fleet_id=fleet_id)
-        return wire.JoinResponse(state=wire.JoinResponse.PENDING, retry_after_seconds=RETRY_SECONDS, fleet_id=fleet_id)
+            return wire.JoinResponse(
+                state=wire.JoinResponse.APPROVED, certificate_pem=certificate, fleet_id=fleet_id
+            )
+        return wire.JoinResponse(
+            state=wire.JoinResponse.PENDING, retry_after_seconds=RETRY_SECONDS, fleet_id=fleet_id
+        )
 
     def _keep(self, row: JoinRow) -> Callable[[Effects, float], None]:
         def work(effects: Effects, now: float) -> None:
@@ -60,8 +66,12 @@ class Enrolment:
         if entry is None:
             return None
         if entry.spec.identity_key != encode_identity(row.identity) or entry.spec.uid != row.uid:
-            raise JoinError("J031", "the registry has this name with another identity", object=row.cluster,
-                            hint="If the cluster was rebuilt, remove its entry from the registry and approve it anew.")
+            raise JoinError(
+                "J031",
+                "the registry has this name with another identity",
+                object=row.cluster,
+                hint="If the cluster was rebuilt, remove its entry from the registry and approve it anew.",
+            )
         return self._authority.client(row.csr, row.cluster, row.uid, dt.datetime.fromtimestamp(now, dt.UTC))
 
     async def renew(self, name: str, request: wire.RenewRequest) -> wire.RenewResponse:
@@ -70,9 +80,15 @@ class Enrolment:
         if cluster.join is None or cluster.entry is None:
             raise JoinError("J030", "this cluster is not in the registry", object=name)
         if request.counter <= cluster.join.renewals:
-            raise JoinError("J032", "this renewal was seen before: there may be two agents with one identity", object=name,
-                            hint="Find the other one; then remove the registry entry and approve the right one anew.")
-        certificate = self._authority.client(request.csr_der, name, cluster.entry.spec.uid, dt.datetime.fromtimestamp(now, dt.UTC))
+            raise JoinError(
+                "J032",
+                "this renewal was seen before: there may be two agents with one identity",
+                object=name,
+                hint="Find the other one; then remove the registry entry and approve the right one anew.",
+            )
+        certificate = self._authority.client(
+            request.csr_der, name, cluster.entry.spec.uid, dt.datetime.fromtimestamp(now, dt.UTC)
+        )
         row = msgspec.structs.replace(cluster.join, renewals=request.counter, issued=int(now))
         await self._engine.ask(self._keep(row))
         return wire.RenewResponse(certificate_pem=certificate)

@@ -12,9 +12,10 @@ from collections.abc import Callable
 
 from muster_core.errors import JoinError
 from muster_core.sealing.keys import fingerprint, join_statement, verify
+from muster_proto.v1 import link_pb2 as wire
+
 from muster_coordinator.enrol.x509 import read_csr
 from muster_coordinator.store.port import JoinRow, Store, TokenRow
-from muster_proto.v1 import link_pb2 as wire
 
 SECRET_BYTES = 32
 MAX_TTL = 7 * 86400
@@ -24,7 +25,9 @@ def digest_of(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-async def create(store: Store, cluster: str, ttl: int, now: int, random: Callable[[int], bytes]) -> tuple[TokenRow, str]:
+async def create(
+    store: Store, cluster: str, ttl: int, now: int, random: Callable[[int], bytes]
+) -> tuple[TokenRow, str]:
     """A token and its secret part, which nobody can read again. ``MUSTER-J002`` for a life outside 1 s to 7 d."""
     if not 0 < ttl <= MAX_TTL:
         raise JoinError("J002", "a token lives between a second and seven days", object=cluster)
@@ -40,24 +43,55 @@ async def admit(store: Store, request: wire.JoinRequest, known: JoinRow | None, 
     ``MUSTER-J003`` wrong token, ``J004`` used, ``J005`` expired, ``J006`` for another cluster, ``J007`` bad proof.
     """
     name, identity = request.cluster_name, fingerprint(request.identity_key)
-    statement = join_statement(request.token_secret, name, request.cluster_uid, request.identity_key, request.sealing_key, request.csr_der)
-    if len(request.identity_key) != 32 or len(request.sealing_key) != 32 or not verify(request.identity_key, statement, request.proof):
+    statement = join_statement(
+        request.token_secret,
+        name,
+        request.cluster_uid,
+        request.identity_key,
+        request.sealing_key,
+        request.csr_der,
+    )
+    if (
+        len(request.identity_key) != 32
+        or len(request.sealing_key) != 32
+        or not verify(request.identity_key, statement, request.proof)
+    ):
         raise JoinError("J007", "the join is not signed by the identity key that it names", object=name)
     read_csr(request.csr_der)
     token = await store.consume_token(digest_of(request.token_secret), name, identity, now)
     again = known is not None and known.identity == request.identity_key and known.uid == request.cluster_uid
     if token is None:
-        raise JoinError("J003", "the token is not known here", object=name, hint="Make a new one: muster token create.")
+        raise JoinError(
+            "J003", "the token is not known here", object=name, hint="Make a new one: muster token create."
+        )
     if token.cluster != name:
-        raise JoinError("J006", f"the token is for cluster {token.cluster}", object=name,
-                        hint=f"Make one for it: muster token create --cluster {name}.")
+        raise JoinError(
+            "J006",
+            f"the token is for cluster {token.cluster}",
+            object=name,
+            hint=f"Make one for it: muster token create --cluster {name}.",
+        )
     if token.used and token.identity != identity:
-        raise JoinError("J004", "the token was used before, by another identity", object=name, hint="Make a new one: muster token create.")
+        raise JoinError(
+            "J004",
+            "the token was used before, by another identity",
+            object=name,
+            hint="Make a new one: muster token create.",
+        )
     if not token.used and token.expires <= now:
-        raise JoinError("J005", "the token has expired", object=name, hint="Make a new one: muster token create.")
+        raise JoinError(
+            "J005", "the token has expired", object=name, hint="Make a new one: muster token create."
+        )
     return JoinRow(
-        cluster=name, uid=request.cluster_uid, identity=request.identity_key, sealing=request.sealing_key,
-        sealing_generation=request.sealing_generation, sealing_signature=request.sealing_signature, csr=request.csr_der,
-        requested=known.requested if again and known else now, agent_version=request.agent_version,
-        issued=known.issued if again and known else 0, renewals=known.renewals if again and known else 0,
+        cluster=name,
+        uid=request.cluster_uid,
+        identity=request.identity_key,
+        sealing=request.sealing_key,
+        sealing_generation=request.sealing_generation,
+        sealing_signature=request.sealing_signature,
+        csr=request.csr_der,
+        requested=known.requested if again and known else now,
+        agent_version=request.agent_version,
+        issued=known.issued if again and known else 0,
+        renewals=known.renewals if again and known else 0,
     )

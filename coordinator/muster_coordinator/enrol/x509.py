@@ -16,7 +16,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
 from muster_core.errors import JoinError
 
 CA_LIFE = dt.timedelta(days=3650)
@@ -67,7 +66,9 @@ class Authority:
     def server(self, hosts: list[str], now: dt.datetime) -> ServerCertificate:
         """A fresh key and certificate for these names and addresses."""
         key = ec.generate_private_key(ec.SECP256R1())
-        names: list[x509.GeneralName] = [_general(host) for host in dict.fromkeys([*hosts, "localhost", "127.0.0.1", "::1"])]
+        names: list[x509.GeneralName] = [
+            _general(host) for host in dict.fromkeys([*hosts, "localhost", "127.0.0.1", "::1"])
+        ]
         certificate = (
             self._leaf("muster-coordinator", key.public_key(), now, SERVER_LIFE)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
@@ -84,18 +85,25 @@ class Authority:
         csr = read_csr(csr_der)
         certificate = (
             self._leaf(cluster, csr.public_key(), now, CLIENT_LIFE)
-            .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(f"muster://cluster/{uid}")]), critical=False)
+            .add_extension(
+                x509.SubjectAlternativeName([x509.UniformResourceIdentifier(f"muster://cluster/{uid}")]),
+                critical=False,
+            )
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
             .sign(self._key, hashes.SHA256())
         )
         return certificate.public_bytes(serialization.Encoding.PEM)
 
-    def _leaf(self, name: str, public: object, now: dt.datetime, life: dt.timedelta) -> x509.CertificateBuilder:
+    def _leaf(
+        self, name: str, public: object, now: dt.datetime, life: dt.timedelta
+    ) -> x509.CertificateBuilder:
         return (
             _builder(name, self._certificate.subject, public, now, life)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signs=False), critical=True)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
+            )
         )
 
 
@@ -133,7 +141,9 @@ def _general(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
 
 
-def _builder(name: str, issuer: x509.Name, public: object, now: dt.datetime, life: dt.timedelta) -> x509.CertificateBuilder:
+def _builder(
+    name: str, issuer: x509.Name, public: object, now: dt.datetime, life: dt.timedelta
+) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
         .subject_name(_name(name))
@@ -146,11 +156,20 @@ def _builder(name: str, issuer: x509.Name, public: object, now: dt.datetime, lif
 
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
 
 def _usage(*, signs: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
-        digital_signature=True, content_commitment=False, key_encipherment=False, data_encipherment=False,
-        key_agreement=False, key_cert_sign=signs, crl_sign=signs, encipher_only=False, decipher_only=False,
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs,
+        crl_sign=signs,
+        encipher_only=False,
+        decipher_only=False,
     )

@@ -18,15 +18,15 @@ import anyio
 import grpc
 import grpc.aio
 import structlog
-
 from muster_core.errors import JoinError, LinkError, MusterError, RolloutError
+from muster_proto.v1 import link_pb2 as wire
+from muster_proto.v1 import link_pb2_grpc, operator_pb2_grpc
+from muster_proto.v1 import operator_pb2 as op
+
 from muster_coordinator.api.operator import CAPABILITY, NotFoundError, OperatorApi
 from muster_coordinator.enrol.enrolment import Enrolment
 from muster_coordinator.enrol.x509 import ServerCertificate
 from muster_coordinator.rollout.engine import Engine
-from muster_proto.v1 import link_pb2 as wire
-from muster_proto.v1 import link_pb2_grpc, operator_pb2_grpc
-from muster_proto.v1 import operator_pb2 as op
 
 log = structlog.get_logger()
 
@@ -70,7 +70,9 @@ class EnrolServicer(link_pb2_grpc.EnrolServicer):
     def __init__(self, enrolment: Enrolment) -> None:
         self._enrolment = enrolment
 
-    async def Join(self, request: wire.JoinRequest, context: grpc.aio.ServicerContext[Any, Any]) -> wire.JoinResponse:  # noqa: N802
+    async def Join(
+        self, request: wire.JoinRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> wire.JoinResponse:
         try:
             return await self._enrolment.join(request)
         except MusterError as error:
@@ -82,15 +84,32 @@ def _peer(context: grpc.aio.ServicerContext[Any, Any]) -> tuple[str, str]:
     """Name and UID from the verified client certificate."""
     authenticated = context.auth_context()
     names = [value.decode() for value in authenticated.get("x509_common_name", [])]
-    uids = [found[1] for value in authenticated.get("x509_subject_alternative_name", []) if (found := _URI.match(value.decode()))]
+    uids = [
+        found[1]
+        for value in authenticated.get("x509_subject_alternative_name", [])
+        if (found := _URI.match(value.decode()))
+    ]
     return (names[0] if names else "", uids[0] if uids else "")
 
 
 class LinkServicer(link_pb2_grpc.LinkServicer):
     """``beat`` is how often agents say that they live, in seconds."""
 
-    def __init__(self, engine: Engine, enrolment: Enrolment, clock: Callable[[], float], beat: int, backoff: tuple[int, int]) -> None:
-        self._engine, self._enrolment, self._clock, self._beat, self._backoff = engine, enrolment, clock, beat, backoff
+    def __init__(
+        self,
+        engine: Engine,
+        enrolment: Enrolment,
+        clock: Callable[[], float],
+        beat: int,
+        backoff: tuple[int, int],
+    ) -> None:
+        self._engine, self._enrolment, self._clock, self._beat, self._backoff = (
+            engine,
+            enrolment,
+            clock,
+            beat,
+            backoff,
+        )
         self._connections = itertools.count(1)
         self.streams = 0
 
@@ -98,23 +117,38 @@ class LinkServicer(link_pb2_grpc.LinkServicer):
         name, uid = _peer(context)
         cluster = self._engine.state.clusters.get(name)
         if not cluster or not cluster.entry or cluster.entry.spec.uid != uid:
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(JoinError("J030", "this cluster is not in the registry", object=name)))
+            await context.abort(
+                grpc.StatusCode.PERMISSION_DENIED,
+                str(JoinError("J030", "this cluster is not in the registry", object=name)),
+            )
         return name
 
     def _welcome(self) -> wire.Welcome:
-        return wire.Welcome(capability=CAPABILITY, beat_seconds=self._beat, backoff_min_seconds=self._backoff[0], backoff_max_seconds=self._backoff[1])
+        return wire.Welcome(
+            capability=CAPABILITY,
+            beat_seconds=self._beat,
+            backoff_min_seconds=self._backoff[0],
+            backoff_max_seconds=self._backoff[1],
+        )
 
-    async def Session(self, request_iterator: AsyncIterator[wire.AgentFrame], context: grpc.aio.ServicerContext[Any, Any]) -> None:  # noqa: N802
+    async def Session(
+        self, request_iterator: AsyncIterator[wire.AgentFrame], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
         name = await self._known(context)
         first = await context.read()
         if first is grpc.aio.EOF or not first.HasField("hello"):
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(LinkError("L050", "the first frame must be a hello", object=name)))
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                str(LinkError("L050", "the first frame must be a hello", object=name)),
+            )
         connection = next(self._connections)
         outgoing: asyncio.Queue[wire.HubFrame] = asyncio.Queue(OUTGOING)
         session = _Outgoing(outgoing)
         self.streams += 1
         try:
-            await self._engine.submit(self._engine.connected(name, first.hello, connection, session.send, self._welcome()))
+            await self._engine.submit(
+                self._engine.connected(name, first.hello, connection, session.send, self._welcome())
+            )
             async with anyio.create_task_group() as group:
                 group.start_soon(self._read, name, context, group.cancel_scope)
                 group.start_soon(self._watch_silence, name, session, group.cancel_scope)
@@ -129,7 +163,9 @@ class LinkServicer(link_pb2_grpc.LinkServicer):
             with anyio.CancelScope(shield=True):
                 await self._engine.submit(self._engine.disconnected(name, connection))
 
-    async def _read(self, name: str, context: grpc.aio.ServicerContext[Any, Any], scope: anyio.CancelScope) -> None:
+    async def _read(
+        self, name: str, context: grpc.aio.ServicerContext[Any, Any], scope: anyio.CancelScope
+    ) -> None:
         """The one reader of a stream; ends the session at its end."""
         try:
             while (frame := await context.read()) is not grpc.aio.EOF:
@@ -149,14 +185,21 @@ class LinkServicer(link_pb2_grpc.LinkServicer):
                 log.info("session ended by the hub", cluster=name, overflowed=session.overflowed)
                 scope.cancel()
 
-    async def Exchange(self, request: wire.AgentBatch, context: grpc.aio.ServicerContext[Any, Any]) -> wire.HubBatch:  # noqa: N802
+    async def Exchange(
+        self, request: wire.AgentBatch, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> wire.HubBatch:
         name = await self._known(context)
         if not request.frames or not request.frames[0].HasField("hello"):
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(LinkError("L050", "the first frame must be a hello", object=name)))
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                str(LinkError("L050", "the first frame must be a hello", object=name)),
+            )
         connection = next(self._connections)
         outgoing: asyncio.Queue[wire.HubFrame] = asyncio.Queue(OUTGOING)
         session = _Outgoing(outgoing)
-        await self._engine.submit(self._engine.connected(name, request.frames[0].hello, connection, session.send, self._welcome()))
+        await self._engine.submit(
+            self._engine.connected(name, request.frames[0].hello, connection, session.send, self._welcome())
+        )
         try:
             for frame in request.frames[1:]:
                 await self._engine.submit(self._engine.said(name, frame))
@@ -169,7 +212,9 @@ class LinkServicer(link_pb2_grpc.LinkServicer):
             frames.append(outgoing.get_nowait())
         return wire.HubBatch(frames=frames)
 
-    async def Renew(self, request: wire.RenewRequest, context: grpc.aio.ServicerContext[Any, Any]) -> wire.RenewResponse:  # noqa: N802
+    async def Renew(
+        self, request: wire.RenewRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> wire.RenewResponse:
         name = await self._known(context)
         try:
             return await self._enrolment.renew(name, request)
@@ -201,7 +246,7 @@ class OperatorServicer(operator_pb2_grpc.OperatorServicer):
     def __init__(self, api: OperatorApi, token: str) -> None:
         self._api, self._token = api, f"Bearer {token}".encode()
 
-    async def _answer(self, context: grpc.aio.ServicerContext[Any, Any], call: Callable[[], Any]) -> Any:  # noqa: ANN401
+    async def _answer(self, context: grpc.aio.ServicerContext[Any, Any], call: Callable[[], Any]) -> Any:
         await self._admit(context)
         try:
             result = call()
@@ -212,52 +257,56 @@ class OperatorServicer(operator_pb2_grpc.OperatorServicer):
     async def _admit(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         given = dict(context.invocation_metadata() or ()).get("authorization", "")
         if not hmac.compare_digest(str(given).encode(), self._token):
-            error = LinkError("L001", "this needs an operator's credential", hint="Use the context file that `muster serve` wrote.")
+            error = LinkError(
+                "L001",
+                "this needs an operator's credential",
+                hint="Use the context file that `muster serve` wrote.",
+            )
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
 
-    async def GetInfo(self, request: op.GetInfoRequest, context: Any) -> op.Info:  # noqa: N802, ANN401
+    async def GetInfo(self, request: op.GetInfoRequest, context: Any) -> op.Info:  # noqa: N802
         return await self._answer(context, self._api.info)  # type: ignore[no-any-return]
 
-    async def Refresh(self, request: op.RefreshRequest, context: Any) -> op.Info:  # noqa: N802, ANN401
+    async def Refresh(self, request: op.RefreshRequest, context: Any) -> op.Info:  # noqa: N802
         return await self._answer(context, self._api.refresh)  # type: ignore[no-any-return]
 
-    async def CreateToken(self, request: op.CreateTokenRequest, context: Any) -> op.CreateTokenResponse:  # noqa: N802, ANN401
+    async def CreateToken(self, request: op.CreateTokenRequest, context: Any) -> op.CreateTokenResponse:  # noqa: N802
         return await self._answer(context, lambda: self._api.create_token(request))  # type: ignore[no-any-return]
 
-    async def ListTokens(self, request: op.ListTokensRequest, context: Any) -> op.TokenList:  # noqa: N802, ANN401
+    async def ListTokens(self, request: op.ListTokensRequest, context: Any) -> op.TokenList:  # noqa: N802
         return await self._answer(context, self._api.list_tokens)  # type: ignore[no-any-return]
 
-    async def ListJoins(self, request: op.ListJoinsRequest, context: Any) -> op.JoinList:  # noqa: N802, ANN401
+    async def ListJoins(self, request: op.ListJoinsRequest, context: Any) -> op.JoinList:  # noqa: N802
         return await self._answer(context, self._api.list_joins)  # type: ignore[no-any-return]
 
-    async def ListClusters(self, request: op.ListClustersRequest, context: Any) -> op.ClusterList:  # noqa: N802, ANN401
+    async def ListClusters(self, request: op.ListClustersRequest, context: Any) -> op.ClusterList:  # noqa: N802
         return await self._answer(context, lambda: self._api.list_clusters(request.selector))  # type: ignore[no-any-return]
 
-    async def ListBundles(self, request: op.ListBundlesRequest, context: Any) -> op.BundleList:  # noqa: N802, ANN401
+    async def ListBundles(self, request: op.ListBundlesRequest, context: Any) -> op.BundleList:  # noqa: N802
         return await self._answer(context, lambda: self._api.list_bundles(request.selector))  # type: ignore[no-any-return]
 
-    async def ListRollouts(self, request: op.ListRolloutsRequest, context: Any) -> op.RolloutList:  # noqa: N802, ANN401
+    async def ListRollouts(self, request: op.ListRolloutsRequest, context: Any) -> op.RolloutList:  # noqa: N802
         return await self._answer(context, lambda: self._api.list_rollouts(request.bundle))  # type: ignore[no-any-return]
 
-    async def GetCluster(self, request: op.GetRequest, context: Any) -> op.ClusterView:  # noqa: N802, ANN401
+    async def GetCluster(self, request: op.GetRequest, context: Any) -> op.ClusterView:  # noqa: N802
         return await self._answer(context, lambda: self._api.get_cluster(request.name))  # type: ignore[no-any-return]
 
-    async def GetBundle(self, request: op.GetRequest, context: Any) -> op.BundleView:  # noqa: N802, ANN401
+    async def GetBundle(self, request: op.GetRequest, context: Any) -> op.BundleView:  # noqa: N802
         return await self._answer(context, lambda: self._api.get_bundle(request.name))  # type: ignore[no-any-return]
 
-    async def GetRollout(self, request: op.GetRequest, context: Any) -> op.RolloutView:  # noqa: N802, ANN401
+    async def GetRollout(self, request: op.GetRequest, context: Any) -> op.RolloutView:  # noqa: N802
         return await self._answer(context, lambda: self._api.get_rollout(request.name))  # type: ignore[no-any-return]
 
-    async def StartRollout(self, request: op.StartRolloutRequest, context: Any) -> op.RolloutView:  # noqa: N802, ANN401
+    async def StartRollout(self, request: op.StartRolloutRequest, context: Any) -> op.RolloutView:  # noqa: N802
         return await self._answer(context, lambda: self._api.start_rollout(request))  # type: ignore[no-any-return]
 
-    async def ActOnRollout(self, request: op.ActOnRolloutRequest, context: Any) -> op.RolloutView:  # noqa: N802, ANN401
+    async def ActOnRollout(self, request: op.ActOnRolloutRequest, context: Any) -> op.RolloutView:  # noqa: N802
         return await self._answer(context, lambda: self._api.act(request))  # type: ignore[no-any-return]
 
-    async def Explain(self, request: op.ExplainRequest, context: Any) -> op.Explanation:  # noqa: N802, ANN401
+    async def Explain(self, request: op.ExplainRequest, context: Any) -> op.Explanation:  # noqa: N802
         return await self._answer(context, lambda: self._api.explain(request))  # type: ignore[no-any-return]
 
-    async def Watch(self, request: op.WatchRequest, context: Any) -> AsyncIterator[op.Event]:  # noqa: N802, ANN401
+    async def Watch(self, request: op.WatchRequest, context: Any) -> AsyncIterator[op.Event]:  # noqa: N802
         await self._admit(context)
         events = self._api.watch(request)
         try:
@@ -268,13 +317,18 @@ class OperatorServicer(operator_pb2_grpc.OperatorServicer):
 
 
 async def listen(
-    address: str, certificate: ServerCertificate, ca_pem: bytes | None, *servicers: tuple[Callable[[Any, grpc.aio.Server], None], object]
+    address: str,
+    certificate: ServerCertificate,
+    ca_pem: bytes | None,
+    *servicers: tuple[Callable[[Any, grpc.aio.Server], None], object],
 ) -> Listener:
     """A started server; with ``ca_pem`` a client certificate is required. ``MUSTER-L002`` when the address is taken."""
     server = grpc.aio.server(options=OPTIONS)
     for add, servicer in servicers:
         add(servicer, server)
-    credentials = grpc.ssl_server_credentials([(certificate.key, certificate.certificate)], ca_pem, require_client_auth=ca_pem is not None)
+    credentials = grpc.ssl_server_credentials(
+        [(certificate.key, certificate.certificate)], ca_pem, require_client_auth=ca_pem is not None
+    )
     try:
         port = server.add_secure_port(address, credentials)
     except RuntimeError as error:
@@ -283,9 +337,13 @@ async def listen(
     return Listener(server, port)
 
 
-def edge_servicers(enrolment: Enrolment, api: OperatorApi, token: str) -> list[tuple[Callable[[Any, grpc.aio.Server], None], object]]:
-    return [(link_pb2_grpc.add_EnrolServicer_to_server, EnrolServicer(enrolment)),
-            (operator_pb2_grpc.add_OperatorServicer_to_server, OperatorServicer(api, token))]
+def edge_servicers(
+    enrolment: Enrolment, api: OperatorApi, token: str
+) -> list[tuple[Callable[[Any, grpc.aio.Server], None], object]]:
+    return [
+        (link_pb2_grpc.add_EnrolServicer_to_server, EnrolServicer(enrolment)),
+        (operator_pb2_grpc.add_OperatorServicer_to_server, OperatorServicer(api, token)),
+    ]
 
 
 def link_servicers(servicer: LinkServicer) -> list[tuple[Callable[[Any, grpc.aio.Server], None], object]]:

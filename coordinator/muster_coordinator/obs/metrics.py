@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry
-from prometheus_client import Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -19,8 +18,12 @@ class Metrics:
     def __init__(self, state: FleetState, streams: Callable[[], int], clock: Callable[[], float]) -> None:
         self.registry = CollectorRegistry()
         self.reports = Counter("muster_reports_total", "Reports made durable.", registry=self.registry)
-        self.commit_seconds = Histogram("muster_report_commit_seconds", "From taking a batch to its durability.", registry=self.registry)
-        self.renewals = Counter("muster_renewals_total", "Certificate renewals.", ["result"], registry=self.registry)
+        self.commit_seconds = Histogram(
+            "muster_report_commit_seconds", "From taking a batch to its durability.", registry=self.registry
+        )
+        self.renewals = Counter(
+            "muster_renewals_total", "Certificate renewals.", ["result"], registry=self.registry
+        )
         self.registry.register(_StateGauges(state, streams, clock))
 
 
@@ -30,8 +33,12 @@ class _StateGauges(Collector):
 
     def collect(self) -> Iterable[Metric]:
         state = self._state
-        yield _gauge("muster_clusters", "Clusters by state.", "state", Tally(c.state for c in state.clusters.values()))
-        yield _gauge("muster_rollouts", "Rollouts by state.", "state", Tally(m.state for m in state.rollouts.values()))
+        yield _gauge(
+            "muster_clusters", "Clusters by state.", "state", Tally(c.state for c in state.clusters.values())
+        )
+        yield _gauge(
+            "muster_rollouts", "Rollouts by state.", "state", Tally(m.state for m in state.rollouts.values())
+        )
         targets: Tally[str] = Tally()
         for machine in state.active():
             for wave in machine.waves:

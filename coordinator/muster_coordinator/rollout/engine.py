@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import anyio
 import structlog
-
 from muster_core.durations import parse_duration, resolve_count
 from muster_core.errors import MusterError, RolloutError
 from muster_core.release import Release
@@ -25,10 +24,11 @@ from muster_core.rollout.board import HARMED
 from muster_core.rollout.machine import RolloutMachine
 from muster_core.rollout.plan import Member, resolve
 from muster_core.select import targeted
+from muster_proto.v1 import link_pb2 as wire
+
 from muster_coordinator.catalog.catalog import Reading
 from muster_coordinator.rollout.fleetstate import CATCHUP, ClusterState, FleetState, offer_of, offer_of_debt
 from muster_coordinator.store.port import Batch, EventRow, ReportRow, SessionRow, Store
-from muster_proto.v1 import link_pb2 as wire
 
 log = structlog.get_logger()
 
@@ -102,7 +102,7 @@ class Engine:
         """Queues work; waits while the queue is full, which slows the sender down."""
         await self._send.send(work)
 
-    async def ask(self, work: Callable[[Effects, float], Any]) -> Any:  # noqa: ANN401 - whatever the work returns
+    async def ask(self, work: Callable[[Effects, float], Any]) -> Any:
         """Runs work in its turn and returns its result once it is durable, or raises what it raised."""
         done = anyio.Event()
         result: list[Any] = []
@@ -172,7 +172,9 @@ class Engine:
     def _feed(self, machine: RolloutMachine, given: ev.Input, effects: Effects, now: float) -> None:
         self._record(machine, machine.handle(given, now), effects, now)
 
-    def _record(self, machine: RolloutMachine, events: Iterable[ev.AnyEvent], effects: Effects, now: float) -> None:
+    def _record(
+        self, machine: RolloutMachine, events: Iterable[ev.AnyEvent], effects: Effects, now: float
+    ) -> None:
         bundle = machine.started.bundle
         for event in events:
             effects.batch.events.append(EventRow(machine.name, self._number(machine.name), ev.encode(event)))
@@ -181,10 +183,20 @@ class Engine:
             if line := _line(machine, event):
                 effects.lines.append(line)
             if isinstance(event, ev.OfferMade):
-                effects.sends.append((event.cluster, wire.HubFrame(offer=offer_of(machine, machine.targets[event.cluster]))))
+                effects.sends.append(
+                    (event.cluster, wire.HubFrame(offer=offer_of(machine, machine.targets[event.cluster])))
+                )
             elif isinstance(event, ev.OfferWithdrawn):
-                effects.sends.append((event.cluster, wire.HubFrame(withdraw=wire.Withdraw(
-                    rollout=machine.name, bundle=bundle, attempt=event.attempt, why=event.why))))
+                effects.sends.append(
+                    (
+                        event.cluster,
+                        wire.HubFrame(
+                            withdraw=wire.Withdraw(
+                                rollout=machine.name, bundle=bundle, attempt=event.attempt, why=event.why
+                            )
+                        ),
+                    )
+                )
             elif isinstance(event, ev.Ended):
                 self._after(machine, effects, now)
 
@@ -201,7 +213,9 @@ class Engine:
             if isinstance(event, cu.Offered):
                 debt = ledger.debts[event.cluster]
                 effects.sends.append((event.cluster, wire.HubFrame(offer=offer_of_debt(bundle, debt))))
-                effects.lines.append(f"{event.cluster} is back and is offered {bundle}@{debt.commit[:7]}, which it is owed")
+                effects.lines.append(
+                    f"{event.cluster} is back and is offered {bundle}@{debt.commit[:7]}, which it is owed"
+                )
             elif isinstance(event, cu.Done):
                 effects.lines.append(f"{event.cluster} caught up with {bundle}")
             elif isinstance(event, cu.Failed):
@@ -213,8 +227,14 @@ class Engine:
             last = self.state.last_succeeded(bundle)
             if last and ledger.debts:
                 active = self.state.active_of(bundle)
-                limit = resolve_count(last.started.plan.catch_up_in_flight, len(self.state.clusters), rounding="down-at-least-one")
-                self._record_debts(bundle, ledger.offers(limit, now, active.targets if active else ()), effects)
+                limit = resolve_count(
+                    last.started.plan.catch_up_in_flight,
+                    len(self.state.clusters),
+                    rounding="down-at-least-one",
+                )
+                self._record_debts(
+                    bundle, ledger.offers(limit, now, active.targets if active else ()), effects
+                )
 
     def _after(self, machine: RolloutMachine, effects: Effects, now: float) -> None:
         """Who is owed what, now that a rollout has ended."""
@@ -261,7 +281,14 @@ class Engine:
             self._feed(machine, ev.MemberRemoved(name, "removed from the registry"), effects, now)
         for bundle, ledger in self.state.debts.items():
             self._record_debts(bundle, ledger.drop(name, now), effects)
-        effects.sends.append((name, wire.HubFrame(bye=wire.Bye(retry_after_seconds=300, why="the registry no longer has this cluster"))))
+        effects.sends.append(
+            (
+                name,
+                wire.HubFrame(
+                    bye=wire.Bye(retry_after_seconds=300, why="the registry no longer has this cluster")
+                ),
+            )
+        )
         effects.lines.append(f"{name} was removed from the registry")
 
     def start_what_is_new(self, effects: Effects, now: float) -> None:
@@ -269,31 +296,54 @@ class Engine:
         contents = self.state.reading.contents
         for bundle, digest in contents.digests.items():
             runs = self.state.rollouts_of(bundle)
-            if (runs and (not runs[-1].has_ended or runs[-1].started.tree_digest == digest)):
+            if runs and (not runs[-1].has_ended or runs[-1].started.tree_digest == digest):
                 continue
             if contents.problems_of(bundle):
                 continue
             try:
-                self.start(Release(bundle, self.state.reading.heads.commit, digest), "", "muster", "new commit", effects, now)
+                self.start(
+                    Release(bundle, self.state.reading.heads.commit, digest),
+                    "",
+                    "muster",
+                    "new commit",
+                    effects,
+                    now,
+                )
                 self.state.bundle_errors.pop(bundle, None)
             except MusterError as error:
                 self.state.bundle_errors[bundle] = str(error)
 
-    def start(self, release: Release, plan_name: str, by: str, reason: str, effects: Effects, now: float) -> RolloutMachine:
+    def start(
+        self, release: Release, plan_name: str, by: str, reason: str, effects: Effects, now: float
+    ) -> RolloutMachine:
         """Starts a rollout over the clusters that are targeted now; ``MUSTER-R0xx`` says why not."""
         contents, bundle = self.state.reading.contents, release.bundle
         active = self.state.active_of(bundle)
         if active:
-            raise RolloutError("R005", f"{active.name} is still {active.state}", object=bundle,
-                               hint=f"It goes first; the newest commit starts when it has ended. To end it: muster rollout abort {active.name}.")
+            raise RolloutError(
+                "R005",
+                f"{active.name} is still {active.state}",
+                object=bundle,
+                hint=f"It goes first; the newest commit starts when it has ended. To end it: muster rollout abort {active.name}.",
+            )
         plan = contents.plans.get(plan_name or contents.plan_of(bundle))
         if plan is None:
-            raise RolloutError("R006", f"there is no plan {plan_name or contents.plan_of(bundle) or '(none named)'}", object=bundle)
+            raise RolloutError(
+                "R006",
+                f"there is no plan {plan_name or contents.plan_of(bundle) or '(none named)'}",
+                object=bundle,
+            )
         members = self._members(bundle)
         number = 1 + sum(1 for machine in self.state.rollouts_of(bundle))
         started = ev.Started(
-            at=now, rollout=f"{bundle}-{number:04d}", bundle=bundle, commit=release.commit, tree_digest=release.tree_digest,
-            plan=resolve(plan, members), by=by, reason=reason,
+            at=now,
+            rollout=f"{bundle}-{number:04d}",
+            bundle=bundle,
+            commit=release.commit,
+            tree_digest=release.tree_digest,
+            plan=resolve(plan, members),
+            by=by,
+            reason=reason,
         )
         machine = RolloutMachine(started)
         self.state.rollouts[machine.name] = machine
@@ -312,7 +362,9 @@ class Engine:
         for name, entry in reading.clusters.items():
             if targeted(at.bundle, entry.all_labels):
                 site = classes.get(entry.spec.site_class)
-                members.append(Member(name, entry.all_labels, parse_duration(site.contact_interval) if site else 60.0))
+                members.append(
+                    Member(name, entry.all_labels, parse_duration(site.contact_interval) if site else 60.0)
+                )
                 self.state.cluster(name)
         return members
 
@@ -330,7 +382,14 @@ class Engine:
 
     # --- what agents say -----------------------------------------------------------------------------------------
 
-    def connected(self, name: str, hello: wire.Hello, connection: int, send: Callable[[wire.HubFrame], None], welcome: wire.Welcome) -> Work:
+    def connected(
+        self,
+        name: str,
+        hello: wire.Hello,
+        connection: int,
+        send: Callable[[wire.HubFrame], None],
+        welcome: wire.Welcome,
+    ) -> Work:
         """A session begins; ``welcome`` is completed and is the first frame of it."""
 
         def work(effects: Effects, now: float) -> None:
@@ -340,12 +399,16 @@ class Engine:
             cluster.agent_version, cluster.kubernetes_version = hello.agent_version, hello.kubernetes_version
             self._keep_session(cluster, effects)
             known = {item.bundle: item.digest for item in hello.bundles}
-            resend = [bundle for bundle in known if known[bundle] != report_digest(cluster.reports.get(bundle))]
+            resend = [
+                bundle for bundle in known if known[bundle] != report_digest(cluster.reports.get(bundle))
+            ]
             welcome.last_agent_seq = last
             welcome.resend_bundles.extend(resend)
             effects.sends.append((name, wire.HubFrame(welcome=welcome)))
             heads = self.state.reading.heads
-            effects.sends.append((name, wire.HubFrame(head=wire.Head(commit=heads.commit, registry_commit=heads.registry))))
+            effects.sends.append(
+                (name, wire.HubFrame(head=wire.Head(commit=heads.commit, registry_commit=heads.registry)))
+            )
             effects.clusters.add(name)
             effects.lines.append(f"{name} is in contact")
             effects.sends += [(name, wire.HubFrame(offer=offer)) for offer in self.state.offers_for(name)]
@@ -416,8 +479,14 @@ class Engine:
             return
         if report.rollout.endswith(CATCHUP):
             ledger = self.state.ledger(bundle)
-            self._record_debts(bundle, ledger.acknowledged(name, report.rollout.removesuffix(CATCHUP), now), effects)
-            self._record_debts(bundle, ledger.reported(name, report.release.tree_digest, outcome, report.message, now), effects)
+            self._record_debts(
+                bundle, ledger.acknowledged(name, report.rollout.removesuffix(CATCHUP), now), effects
+            )
+            self._record_debts(
+                bundle,
+                ledger.reported(name, report.release.tree_digest, outcome, report.message, now),
+                effects,
+            )
             return
         machine = self.state.rollouts.get(report.rollout)
         if machine:
@@ -449,13 +518,19 @@ class Engine:
 
     def _keep_session(self, cluster: ClusterState, effects: Effects) -> None:
         effects.batch.sessions[cluster.name] = SessionRow(
-            cluster.name, cluster.inbox.epoch, cluster.inbox.last, int(cluster.last_seen * 1000), cluster.agent_version,
+            cluster.name,
+            cluster.inbox.epoch,
+            cluster.inbox.last,
+            int(cluster.last_seen * 1000),
+            cluster.agent_version,
             cluster.kubernetes_version,
         )
 
     # --- what operators say --------------------------------------------------------------------------------------
 
-    def act(self, rollout: str, given: ev.Pause | ev.Resume | ev.Abort) -> Callable[[Effects, float], RolloutMachine]:
+    def act(
+        self, rollout: str, given: ev.Pause | ev.Resume | ev.Abort
+    ) -> Callable[[Effects, float], RolloutMachine]:
         def work(effects: Effects, now: float) -> RolloutMachine:
             machine = self.state.rollouts[rollout]
             self._feed(machine, given, effects, now)
@@ -503,7 +578,11 @@ def _line(machine: RolloutMachine, event: ev.AnyEvent) -> str:
         case ev.SoakStarted():
             return f"{event.cluster} is healthy on {release}"
         case ev.TargetFailed() | ev.TargetReturned():
-            what = "failed" if isinstance(event, ev.TargetFailed) else "failed and returned to its last healthy release"
+            what = (
+                "failed"
+                if isinstance(event, ev.TargetFailed)
+                else "failed and returned to its last healthy release"
+            )
             return f"{event.cluster} {what}: {event.message}"
         case ev.TargetLost():
             return f"{event.cluster} acknowledged {release} and fell silent: lost"

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from muster_core.kinds.model import Cluster
-from muster_core.rollout.catchup import CatchUp, Debt
 from muster_core.rollout.board import Target
+from muster_core.rollout.catchup import CatchUp, Debt
 from muster_core.rollout.machine import RolloutMachine
 from muster_core.session.inbox import Inbox
+from muster_proto.v1 import link_pb2 as wire
+
 from muster_coordinator.catalog.catalog import Reading
 from muster_coordinator.store.port import JoinRow
-from muster_proto.v1 import link_pb2 as wire
 
 CATCHUP = "+catchup"
 
@@ -96,7 +97,11 @@ class FleetState:
     def owed_to(self, cluster: str) -> list[str]:
         """Names of the rollouts whose release this cluster is owed."""
         names = [m.name for m in self.active() if (t := m.targets.get(cluster)) and t.state == "owed"]
-        names += [debt.origin for ledger in self.debts.values() if (debt := ledger.debts.get(cluster)) and debt.state != "failed"]
+        names += [
+            debt.origin
+            for ledger in self.debts.values()
+            if (debt := ledger.debts.get(cluster)) and debt.state != "failed"
+        ]
         return sorted(set(names))
 
     def owed_count(self, bundle: str) -> int:

@@ -28,7 +28,9 @@ def parent_name(bundle: str) -> str:
 def set_id(bundle: str, namespace: str) -> str:
     """``applyset-<base64url(sha256(name.namespace.kind.group))>-v1``."""
     text = f"{parent_name(bundle)}.{namespace}.ConfigMap."
-    return f"applyset-{base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip('=')}-v1"
+    return (
+        f"applyset-{base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip('=')}-v1"
+    )
 
 
 def parent(bundle: str, namespace: str, refs: Iterable[ObjectRef], data: dict[str, str]) -> Manifest:

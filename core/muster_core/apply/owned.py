@@ -18,12 +18,16 @@ _ABSENT = object()
 def owned_digest(obj: Mapping[str, Any], manager: str) -> str:
     """Digest of the values of the fields that ``manager`` applied; empty when it owns nothing."""
     for entry in (obj.get("metadata") or {}).get("managedFields") or []:
-        if entry.get("manager") == manager and entry.get("operation") == "Apply" and not entry.get("subresource"):
+        if (
+            entry.get("manager") == manager
+            and entry.get("operation") == "Apply"
+            and not entry.get("subresource")
+        ):
             return digest(_project(obj, entry.get("fieldsV1") or {}))
     return ""
 
 
-def _project(value: Any, fields: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON in, JSON out
+def _project(value: Any, fields: Mapping[str, Any]) -> Any:
     if not fields:
         return None if value is _ABSENT else value
     out: dict[str, Any] = {}
@@ -36,7 +40,7 @@ def _project(value: Any, fields: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JS
     return out
 
 
-def _find(value: Any, kind: str, text: str) -> Any:  # noqa: ANN401
+def _find(value: Any, kind: str, text: str) -> Any:
     if kind == "f":
         return value.get(text, _ABSENT) if isinstance(value, Mapping) else _ABSENT
     if not isinstance(value, list):
@@ -47,10 +51,12 @@ def _find(value: Any, kind: str, text: str) -> Any:  # noqa: ANN401
     if kind == "v":
         return wanted if wanted in value else _ABSENT
     for item in value:
-        if isinstance(item, Mapping) and all(item.get(key, _default(key)) == part for key, part in wanted.items()):
+        if isinstance(item, Mapping) and all(
+            item.get(key, _default(key)) == part for key, part in wanted.items()
+        ):
             return item
     return _ABSENT
 
 
-def _default(key: str) -> Any:  # noqa: ANN401
+def _default(key: str) -> Any:
     return "TCP" if key == "protocol" else None

@@ -16,12 +16,37 @@ from muster_core.manifest.objects import ObjectRef
 FIRST = ("Namespace", "CustomResourceDefinition")
 RANKS = {
     kind: rank
-    for rank, kind in enumerate((
-        "Namespace", "CustomResourceDefinition", "ResourceQuota", "LimitRange", "PriorityClass", "StorageClass", "ServiceAccount",
-        "Secret", "ConfigMap", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "PersistentVolume", "PersistentVolumeClaim",
-        "Service", "NetworkPolicy", "DaemonSet", "Deployment", "StatefulSet", "ReplicaSet", "Pod", "Job", "CronJob",
-        "PodDisruptionBudget", "HorizontalPodAutoscaler", "Ingress",
-    ))
+    for rank, kind in enumerate(
+        (
+            "Namespace",
+            "CustomResourceDefinition",
+            "ResourceQuota",
+            "LimitRange",
+            "PriorityClass",
+            "StorageClass",
+            "ServiceAccount",
+            "Secret",
+            "ConfigMap",
+            "ClusterRole",
+            "ClusterRoleBinding",
+            "Role",
+            "RoleBinding",
+            "PersistentVolume",
+            "PersistentVolumeClaim",
+            "Service",
+            "NetworkPolicy",
+            "DaemonSet",
+            "Deployment",
+            "StatefulSet",
+            "ReplicaSet",
+            "Pod",
+            "Job",
+            "CronJob",
+            "PodDisruptionBudget",
+            "HorizontalPodAutoscaler",
+            "Ingress",
+        )
+    )
 }
 LAST = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration", "APIService")
 
@@ -61,7 +86,11 @@ def rank(ref: ObjectRef) -> tuple[int, str, str, str]:
 
 
 def plan(
-    desired: Mapping[ObjectRef, str], applied: Mapping[ObjectRef, Applied], live: Mapping[ObjectRef, Live], *, prune: bool
+    desired: Mapping[ObjectRef, str],
+    applied: Mapping[ObjectRef, Applied],
+    live: Mapping[ObjectRef, Live],
+    *,
+    prune: bool,
 ) -> Plan:
     """``desired`` maps each object to its digest. An object that is new, changed, gone or drifted is applied."""
     change, drifted = [], []
@@ -75,7 +104,11 @@ def plan(
             change.append(ref)
             drifted.append(ref)
     order = sorted(change, key=rank)
-    gone = [ref for ref in {**applied, **live} if ref not in desired and ref.kind != "Namespace"] if prune else []
+    gone = (
+        [ref for ref in {**applied, **live} if ref not in desired and ref.kind != "Namespace"]
+        if prune
+        else []
+    )
     return Plan(
         first=tuple(ref for ref in order if ref.kind in FIRST),
         then=tuple(ref for ref in order if ref.kind not in FIRST),

@@ -49,7 +49,11 @@ def _number(table: Mapping[str, Any], key: str, default: int = 0) -> int:
 
 def _condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     conditions = status.get("conditions")
-    found = (c for c in conditions if isinstance(c, Mapping) and c.get("type") == kind) if isinstance(conditions, list) else ()
+    found = (
+        (c for c in conditions if isinstance(c, Mapping) and c.get("type") == kind)
+        if isinstance(conditions, list)
+        else ()
+    )
     return next(iter(found), {})
 
 
@@ -82,8 +86,13 @@ def _replicas(status: Mapping[str, Any], wanted: int, fields: tuple[str, ...]) -
     for field in fields:
         count = _number(status, field)
         if count < wanted:
-            return Health("InProgress", f"{field.removesuffix('Replicas') or 'replicas'}: {count} of {wanted} replicas")
-    if _number(status, "replicas") > _number(status, "updatedReplicas", wanted) and "updatedReplicas" in fields:
+            return Health(
+                "InProgress", f"{field.removesuffix('Replicas') or 'replicas'}: {count} of {wanted} replicas"
+            )
+    if (
+        _number(status, "replicas") > _number(status, "updatedReplicas", wanted)
+        and "updatedReplicas" in fields
+    ):
         return Health("InProgress", "old replicas are still there")
     return CURRENT
 
@@ -93,7 +102,9 @@ def _replicaset(obj: Mapping[str, Any]) -> Health:
     failure = _condition(status, "ReplicaFailure")
     if failure.get("status") == "True":
         return Health("Failed", str(failure.get("message") or "replicas cannot be created"))
-    return _replicas(status, _number(_map(obj, "spec"), "replicas", 1), ("replicas", "readyReplicas", "availableReplicas"))
+    return _replicas(
+        status, _number(_map(obj, "spec"), "replicas", 1), ("replicas", "readyReplicas", "availableReplicas")
+    )
 
 
 def _statefulset(obj: Mapping[str, Any]) -> Health:
@@ -109,7 +120,9 @@ def _statefulset(obj: Mapping[str, Any]) -> Health:
         return CURRENT
     partition = _number(_map(strategy, "rollingUpdate"), "partition")
     if _number(status, "updatedReplicas") < wanted - partition:
-        return Health("InProgress", f"updated: {_number(status, 'updatedReplicas')} of {wanted - partition} replicas")
+        return Health(
+            "InProgress", f"updated: {_number(status, 'updatedReplicas')} of {wanted - partition} replicas"
+        )
     if not partition and status.get("currentRevision") != status.get("updateRevision"):
         return Health("InProgress", "the new revision is not everywhere yet")
     return CURRENT
@@ -152,7 +165,9 @@ def _pod(obj: Mapping[str, Any]) -> Health:
                 if isinstance(item, Mapping)
             )
             reason = next((str(w["reason"]) for w in waiting if w.get("reason")), "")
-            return Health("Failed" if reason == "CrashLoopBackOff" else "InProgress", reason or "the pod is not ready")
+            return Health(
+                "Failed" if reason == "CrashLoopBackOff" else "InProgress", reason or "the pod is not ready"
+            )
 
 
 def _pvc(obj: Mapping[str, Any]) -> Health:
@@ -178,7 +193,11 @@ def _crd(obj: Mapping[str, Any]) -> Health:
 
 
 def _pdb(obj: Mapping[str, Any]) -> Health:
-    return CURRENT if _map(obj, "status").get("observedGeneration") is not None else Health("InProgress", "not observed yet")
+    return (
+        CURRENT
+        if _map(obj, "status").get("observedGeneration") is not None
+        else Health("InProgress", "not observed yet")
+    )
 
 
 _RULES: dict[tuple[str, str], Callable[[Mapping[str, Any]], Health]] = {

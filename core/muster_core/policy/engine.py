@@ -37,7 +37,11 @@ class PolicySet:
     _any: tuple[CompiledRule, ...]
 
     def evaluate(
-        self, objects: Sequence[Mapping[str, Any]], *, namespace_labels: Mapping[str, Mapping[str, str]] | None = None, exists: frozenset[str] = frozenset()
+        self,
+        objects: Sequence[Mapping[str, Any]],
+        *,
+        namespace_labels: Mapping[str, Mapping[str, str]] | None = None,
+        exists: frozenset[str] = frozenset(),
     ) -> tuple[Verdict, ...]:
         """Every verdict but those of rules that do not mean the object, in the order of objects and rules.
 
@@ -48,7 +52,11 @@ class PolicySet:
         for obj in objects:
             ref = ref_of(obj)
             name = str(ref)
-            labels = {**known.get(ref.namespace, {}), "kubernetes.io/metadata.name": ref.namespace} if ref.namespace else {}
+            labels = (
+                {**known.get(ref.namespace, {}), "kubernetes.io/metadata.name": ref.namespace}
+                if ref.namespace
+                else {}
+            )
             context = Context(obj, None, "UPDATE" if name in exists else "CREATE", labels)
             for rule in (*self._index.get(ref.kind.lower(), ()), *self._any):
                 try:
@@ -61,14 +69,20 @@ class PolicySet:
         return tuple(verdicts)
 
 
-def compile_policies(documents: Sequence[tuple[str, int, Mapping[str, Any]]], pod_security: PodSecuritySettings | None) -> PolicySet:
+def compile_policies(
+    documents: Sequence[tuple[str, int, Mapping[str, Any]]], pod_security: PodSecuritySettings | None
+) -> PolicySet:
     """A set from documents ``(file, line, value)``; :class:`PolicyError` rejects the whole of it for one feature not built."""
     rules: list[CompiledRule] = []
     for file, line, value in sorted(documents, key=lambda item: (item[0], item[1])):
         kind, version = str(value.get("kind")), str(value.get("apiVersion"))
         if not _KYVERNO.match(version) or kind not in {"ClusterPolicy", "Policy"}:
-            raise PolicyError("P011", f"{file}:{line}: kind: {version} {kind} is not supported yet", object=file,
-                              hint="Supported: kyverno.io ClusterPolicy and Policy with validate.pattern or anyPattern.")
+            raise PolicyError(
+                "P011",
+                f"{file}:{line}: kind: {version} {kind} is not supported yet",
+                object=file,
+                hint="Supported: kyverno.io ClusterPolicy and Policy with validate.pattern or anyPattern.",
+            )
         rules += compile_policy(file, line, value)
     if pod_security:
         rules += _pod_security(pod_security)
@@ -76,7 +90,9 @@ def compile_policies(documents: Sequence[tuple[str, int, Mapping[str, Any]]], po
     for rule in rules:
         for key in rule.kinds:
             index.setdefault(key, []).append(rule)
-    content = [[file, dict(value)] for file, _, value in sorted(documents, key=lambda item: (item[0], item[1]))]
+    content = [
+        [file, dict(value)] for file, _, value in sorted(documents, key=lambda item: (item[0], item[1]))
+    ]
     settings = list(pod_security) if pod_security else None
     return PolicySet(
         digest({"documents": content, "podSecurity": settings}),
@@ -89,7 +105,11 @@ def compile_policies(documents: Sequence[tuple[str, int, Mapping[str, Any]]], po
 def _pod_security(settings: PodSecuritySettings) -> list[CompiledRule]:
     version = podsecurity.parse_version(settings.version)
     if version is None:
-        raise PolicyError("P012", f"podSecurity.version: {settings.version!r} is no version; write latest or v1.N", object="fleet.yaml")
+        raise PolicyError(
+            "P012",
+            f"podSecurity.version: {settings.version!r} is no version; write latest or v1.N",
+            object="fleet.yaml",
+        )
     levels: list[tuple[str | None, Action]] = [(settings.enforce, "deny"), (settings.warn, "warn")]
     return [_level(level, action, version) for level, action in levels if level and level != "privileged"]
 
@@ -104,14 +124,32 @@ def _level(level: str, action: Action, version: int) -> CompiledRule:
         path, template = found
         spec = template.get("spec")
         metadata = template.get("metadata")
-        findings = podsecurity.findings(level, version, spec if isinstance(spec, Mapping) else {}, metadata if isinstance(metadata, Mapping) else {})
+        findings = podsecurity.findings(
+            level,
+            version,
+            spec if isinstance(spec, Mapping) else {},
+            metadata if isinstance(metadata, Mapping) else {},
+        )
         name = str(ref_of(context.obj))
         if not findings:
             return Verdict("pass", policy, level, name, "", "", action)
         first = findings[0]
         more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
         where = ".".join([*path, first.path])
-        return Verdict("fail", policy, first.check, name, where, f"{first.path} {first.message}{more}", action)
+        return Verdict(
+            "fail", policy, first.check, name, where, f"{first.path} {first.message}{more}", action
+        )
 
-    kinds = frozenset({"pod", "deployment", "replicaset", "statefulset", "daemonset", "replicationcontroller", "job", "cronjob"})
+    kinds = frozenset(
+        {
+            "pod",
+            "deployment",
+            "replicaset",
+            "statefulset",
+            "daemonset",
+            "replicationcontroller",
+            "job",
+            "cronjob",
+        }
+    )
     return CompiledRule(policy, level, kinds, frozenset(), evaluate)

@@ -17,14 +17,46 @@ from muster_core.policy.wildcard import matches as wildcard
 from muster_core.select import matches as selects
 
 AUTOGEN = "pod-policies.kyverno.io/autogen-controllers"
-CONTROLLERS = ("DaemonSet", "Deployment", "Job", "ReplicaSet", "ReplicationController", "StatefulSet", "CronJob")
+CONTROLLERS = (
+    "DaemonSet",
+    "Deployment",
+    "Job",
+    "ReplicaSet",
+    "ReplicationController",
+    "StatefulSet",
+    "CronJob",
+)
 SPEC_FIELDS = {
-    "rules", "validationFailureAction", "validationFailureActionOverrides", "background", "failurePolicy", "admission",
-    "emitWarning", "schemaValidation", "webhookTimeoutSeconds", "webhookConfiguration",
+    "rules",
+    "validationFailureAction",
+    "validationFailureActionOverrides",
+    "background",
+    "failurePolicy",
+    "admission",
+    "emitWarning",
+    "schemaValidation",
+    "webhookTimeoutSeconds",
+    "webhookConfiguration",
 }
 RULE_FIELDS = {"name", "match", "exclude", "validate", "skipBackgroundRequests"}
-VALIDATE_FIELDS = {"message", "pattern", "anyPattern", "failureAction", "failureActionOverrides", "allowExistingViolations"}
-RESOURCE_FIELDS = {"kinds", "name", "names", "namespaces", "annotations", "selector", "namespaceSelector", "operations"}
+VALIDATE_FIELDS = {
+    "message",
+    "pattern",
+    "anyPattern",
+    "failureAction",
+    "failureActionOverrides",
+    "allowExistingViolations",
+}
+RESOURCE_FIELDS = {
+    "kinds",
+    "name",
+    "names",
+    "namespaces",
+    "annotations",
+    "selector",
+    "namespaceSelector",
+    "operations",
+}
 
 
 class _Where:
@@ -36,7 +68,7 @@ class _Where:
     def refuse(self, path: str, what: str) -> PolicyError:
         return PolicyError("P010", f"{self.file}:{self.line}: {path}: {what}", object=self.policy)
 
-    def only(self, value: Any, allowed: set[str], path: str) -> Mapping[str, Any]:  # noqa: ANN401
+    def only(self, value: Any, allowed: set[str], path: str) -> Mapping[str, Any]:
         if not isinstance(value, Mapping):
             raise self.refuse(path, "a mapping is expected")
         for key in value:
@@ -60,11 +92,15 @@ def compile_policy(file: str, line: int, document: Mapping[str, Any]) -> list[Co
     annotations = (metadata or {}).get("annotations") or {}
     compiled: list[CompiledRule] = []
     for index, rule in enumerate(rules):
-        compiled += _rule(where, spec, rule, f"spec.rules[{index}]", str(annotations.get(AUTOGEN, "all")), namespace)
+        compiled += _rule(
+            where, spec, rule, f"spec.rules[{index}]", str(annotations.get(AUTOGEN, "all")), namespace
+        )
     return compiled
 
 
-def _rule(where: _Where, spec: Mapping[str, Any], value: Any, path: str, autogen: str, namespace: str) -> Iterator[CompiledRule]:  # noqa: ANN401
+def _rule(
+    where: _Where, spec: Mapping[str, Any], value: Any, path: str, autogen: str, namespace: str
+) -> Iterator[CompiledRule]:
     rule = where.only(value, RULE_FIELDS, path)
     name = str(rule.get("name") or "")
     if not name:
@@ -75,19 +111,26 @@ def _rule(where: _Where, spec: Mapping[str, Any], value: Any, path: str, autogen
         raise where.refuse(f"{path}.validate", "exactly one of pattern and anyPattern is expected")
     _refuse_variables(where, rule, path)
     action = _action(where, spec, validate, path)
-    include, exclude = _filters(where, rule.get("match"), f"{path}.match"), _filters(where, rule.get("exclude"), f"{path}.exclude")
+    include, exclude = (
+        _filters(where, rule.get("match"), f"{path}.match"),
+        _filters(where, rule.get("exclude"), f"{path}.exclude"),
+    )
     if not include:
         raise where.refuse(f"{path}.match", "is missing")
     message = str(validate.get("message") or "")
     base = _Filter(include, exclude, namespace)
     yield _compiled(where.policy, name, base, patterns, message, action)
     for variant, controllers, prefix in _variants(autogen, base):
-        moved = _Filter([_moved(block, controllers) for block in include], [_moved(block, controllers) for block in exclude], namespace)
+        moved = _Filter(
+            [_moved(block, controllers) for block in include],
+            [_moved(block, controllers) for block in exclude],
+            namespace,
+        )
         nested = [_nested(pattern, prefix) for pattern in patterns]
         yield _compiled(where.policy, f"{variant}{name}", moved, nested, message, action)
 
 
-def _refuse_variables(where: _Where, value: Any, path: str) -> None:  # noqa: ANN401
+def _refuse_variables(where: _Where, value: Any, path: str) -> None:
     if isinstance(value, str) and "{{" in value and not path.endswith(".message"):
         raise where.refuse(path, "variables ({{ }}) are not supported yet")
     if isinstance(value, Mapping):
@@ -98,7 +141,9 @@ def _refuse_variables(where: _Where, value: Any, path: str) -> None:  # noqa: AN
             _refuse_variables(where, inner, f"{path}[{index}]")
 
 
-def _action(where: _Where, spec: Mapping[str, Any], validate: Mapping[str, Any], path: str) -> Callable[[str], Action]:
+def _action(
+    where: _Where, spec: Mapping[str, Any], validate: Mapping[str, Any], path: str
+) -> Callable[[str], Action]:
     default = validate.get("failureAction") or spec.get("validationFailureAction") or "Audit"
     overrides = validate.get("failureActionOverrides") or spec.get("validationFailureActionOverrides") or []
     for item in overrides:
@@ -108,7 +153,14 @@ def _action(where: _Where, spec: Mapping[str, Any], validate: Mapping[str, Any],
             raise where.refuse(f"{path}.validate.failureAction", f"{text!r} is neither Enforce nor Audit")
 
     def action(namespace: str) -> Action:
-        chosen = next((o["action"] for o in overrides if any(wildcard(str(n), namespace) for n in o.get("namespaces") or [])), default)
+        chosen = next(
+            (
+                o["action"]
+                for o in overrides
+                if any(wildcard(str(n), namespace) for n in o.get("namespaces") or [])
+            ),
+            default,
+        )
         return "deny" if str(chosen).lower() == "enforce" else "audit"
 
     return action
@@ -117,7 +169,7 @@ def _action(where: _Where, spec: Mapping[str, Any], validate: Mapping[str, Any],
 Block = Mapping[str, Any]
 
 
-def _filters(where: _Where, value: Any, path: str) -> list[tuple[str, list[Block]]]:  # noqa: ANN401
+def _filters(where: _Where, value: Any, path: str) -> list[tuple[str, list[Block]]]:
     """``[("any"|"all", resource blocks)]``; empty when nothing is said."""
     if value is None or value == {}:
         return []
@@ -135,7 +187,7 @@ def _filters(where: _Where, value: Any, path: str) -> list[tuple[str, list[Block
     return found
 
 
-def _block(where: _Where, value: Any, path: str) -> Block:  # noqa: ANN401
+def _block(where: _Where, value: Any, path: str) -> Block:
     block = dict(where.only(value, RESOURCE_FIELDS, path))
     for field in ("selector", "namespaceSelector"):
         if field in block:
@@ -143,25 +195,37 @@ def _block(where: _Where, value: Any, path: str) -> Block:  # noqa: ANN401
     return block
 
 
-def _selector(where: _Where, value: Any, path: str) -> Selector:  # noqa: ANN401
+def _selector(where: _Where, value: Any, path: str) -> Selector:
     selector = where.only(value, {"matchLabels", "matchExpressions"}, path)
     terms = []
     for item in selector.get("matchExpressions") or []:
         entry = where.only(item, {"key", "operator", "values"}, f"{path}.matchExpressions")
         if entry.get("operator") not in {"In", "NotIn", "Exists", "DoesNotExist"}:
-            raise where.refuse(f"{path}.matchExpressions", f"the operator {entry.get('operator')!r} is not known")
-        terms.append(Requirement(key=str(entry.get("key")), operator=entry["operator"], values=[str(v) for v in entry.get("values") or []]))
+            raise where.refuse(
+                f"{path}.matchExpressions", f"the operator {entry.get('operator')!r} is not known"
+            )
+        terms.append(
+            Requirement(
+                key=str(entry.get("key")),
+                operator=entry["operator"],
+                values=[str(v) for v in entry.get("values") or []],
+            )
+        )
     return Selector(match_labels=dict(selector.get("matchLabels") or {}), match_expressions=terms)
 
 
 class _Filter:
     """Whether a rule means an object."""
 
-    def __init__(self, include: list[tuple[str, list[Block]]], exclude: list[tuple[str, list[Block]]], namespace: str) -> None:
+    def __init__(
+        self, include: list[tuple[str, list[Block]]], exclude: list[tuple[str, list[Block]]], namespace: str
+    ) -> None:
         self.include, self.exclude, self.namespace = include, exclude, namespace
 
     def kinds(self) -> set[str]:
-        return {str(kind) for _, blocks in self.include for block in blocks for kind in block.get("kinds") or []}
+        return {
+            str(kind) for _, blocks in self.include for block in blocks for kind in block.get("kinds") or []
+        }
 
     def means(self, context: Context) -> bool:
         if self.namespace and (context.obj.get("metadata") or {}).get("namespace") != self.namespace:
@@ -205,7 +269,9 @@ def _block_holds(block: Block, context: Context) -> bool:
         "operations": lambda operations: context.operation in operations,
         "annotations": lambda wanted: _pairs_hold(wanted, metadata.get("annotations") or {}),
         "selector": lambda selector: _selected(selector, metadata.get("labels") or {}),
-        "namespaceSelector": lambda selector: not is_namespace and _selected(selector, context.namespace_labels),
+        "namespaceSelector": lambda selector: (
+            not is_namespace and _selected(selector, context.namespace_labels)
+        ),
     }
     return bool(block) and all(tests[field](value) for field, value in block.items())
 
@@ -217,7 +283,10 @@ def _selected(selector: Selector, labels: Mapping[str, str]) -> bool:
 
 def _pairs_hold(wanted: Mapping[str, str], have: Mapping[str, str]) -> bool:
     return all(
-        any(wildcard(str(key), str(name)) and wildcard(str(value), str(found)) for name, found in have.items()) for key, value in wanted.items()
+        any(
+            wildcard(str(key), str(name)) and wildcard(str(value), str(found)) for name, found in have.items()
+        )
+        for key, value in wanted.items()
     )
 
 
@@ -244,14 +313,19 @@ def _moved(filters: tuple[str, list[Block]], controllers: tuple[str, ...]) -> tu
     return mode, [{**block, "kinds": list(controllers)} if "kinds" in block else block for block in blocks]
 
 
-def _nested(pattern: Any, prefix: tuple[str, ...]) -> Any:  # noqa: ANN401
+def _nested(pattern: Any, prefix: tuple[str, ...]) -> Any:
     for step in reversed(prefix):
         pattern = {step: pattern}
     return pattern
 
 
 def _compiled(
-    policy: str, name: str, filters: _Filter, patterns: list[Any], message: str, action: Callable[[str], Action]
+    policy: str,
+    name: str,
+    filters: _Filter,
+    patterns: list[Any],
+    message: str,
+    action: Callable[[str], Action],
 ) -> CompiledRule:
     def evaluate(context: Context) -> Verdict | None:
         if not filters.means(context):
@@ -262,11 +336,17 @@ def _compiled(
 
     kinds = frozenset(kind.rpartition("/")[2].lower() for kind in filters.kinds())
     exact = frozenset() if any("*" in kind or "?" in kind for kind in kinds) else kinds
-    needs = frozenset({"namespaceLabels"}) if any("namespaceSelector" in b for _, g in [*filters.include, *filters.exclude] for b in g) else frozenset()
+    needs = (
+        frozenset({"namespaceLabels"})
+        if any("namespaceSelector" in b for _, g in [*filters.include, *filters.exclude] for b in g)
+        else frozenset()
+    )
     return CompiledRule(policy, name, exact, needs, evaluate)
 
 
-def _judged(policy: str, rule: str, ref: str, misses: list[Mismatch | None], message: str, action: Action) -> Verdict:
+def _judged(
+    policy: str, rule: str, ref: str, misses: list[Mismatch | None], message: str, action: Action
+) -> Verdict:
     if any(missed is None for missed in misses):
         return Verdict("pass", policy, rule, ref, "", "", action)
     real = [missed for missed in misses if missed is not None and not missed.skip]

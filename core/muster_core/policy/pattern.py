@@ -36,7 +36,7 @@ def anchor(key: str) -> tuple[str, str]:
     return kinds[found["kind"]], found["key"]
 
 
-def match(value: Any, pattern: Any, path: str = "") -> Mismatch | None:  # noqa: ANN401 - JSON
+def match(value: Any, pattern: Any, path: str = "") -> Mismatch | None:
     """None when the value satisfies the pattern."""
     if isinstance(pattern, Mapping):
         if not isinstance(value, Mapping):
@@ -47,11 +47,18 @@ def match(value: Any, pattern: Any, path: str = "") -> Mismatch | None:  # noqa:
             return Mismatch(path, "a list is expected")
         return _list(value, pattern, path)
     if isinstance(value, list):
-        return next((Mismatch(f"{path}[{i}]", _said(item, pattern)) for i, item in enumerate(value) if not scalar(item, pattern)), None)
+        return next(
+            (
+                Mismatch(f"{path}[{i}]", _said(item, pattern))
+                for i, item in enumerate(value)
+                if not scalar(item, pattern)
+            ),
+            None,
+        )
     return None if scalar(value, pattern) else Mismatch(path, _said(value, pattern))
 
 
-def _said(value: Any, pattern: Any) -> str:  # noqa: ANN401
+def _said(value: Any, pattern: Any) -> str:
     shown = "is missing" if value is None else f"is {value!r}"
     return f"{shown}, wanted {pattern!r}"
 
@@ -95,7 +102,7 @@ def _mapping(value: Mapping[str, Any], pattern: Mapping[str, Any], path: str) ->
     return None
 
 
-def _plain(value: Mapping[str, Any], key: str, inner: Any, path: str) -> Mismatch | None:  # noqa: ANN401
+def _plain(value: Mapping[str, Any], key: str, inner: Any, path: str) -> Mismatch | None:
     if has_wildcard(key):
         names = [name for name in value if wildcard(key, name)]
         if not names:
@@ -111,15 +118,17 @@ def _plain(value: Mapping[str, Any], key: str, inner: Any, path: str) -> Mismatc
     return match(value[key], inner, _join(path, key))
 
 
-def _lookup(value: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401
+def _lookup(value: Mapping[str, Any], key: str) -> Any:
     if has_wildcard(key):
         return next((value[name] for name in value if wildcard(key, name)), None)
     return value.get(key)
 
 
-def _has_anchor(pattern: Any) -> bool:  # noqa: ANN401
+def _has_anchor(pattern: Any) -> bool:
     if isinstance(pattern, Mapping):
-        return any(anchor(key)[0] in {"condition", "global"} or _has_anchor(inner) for key, inner in pattern.items())
+        return any(
+            anchor(key)[0] in {"condition", "global"} or _has_anchor(inner) for key, inner in pattern.items()
+        )
     return isinstance(pattern, list) and any(_has_anchor(item) for item in pattern)
 
 
@@ -138,7 +147,14 @@ def _list(value: list[Any], pattern: list[Any], path: str) -> Mismatch | None:
             return Mismatch(path, "no element that the condition applies to", True)
         return None
     if len(pattern) == 1:
-        return next((Mismatch(f"{path}[{i}]", _said(item, first)) for i, item in enumerate(value) if not scalar(item, first)), None)
+        return next(
+            (
+                Mismatch(f"{path}[{i}]", _said(item, first))
+                for i, item in enumerate(value)
+                if not scalar(item, first)
+            ),
+            None,
+        )
     if len(value) < len(pattern):
         return Mismatch(path, f"at least {len(pattern)} elements are expected")
     for index, inner in enumerate(pattern):
@@ -148,7 +164,7 @@ def _list(value: list[Any], pattern: list[Any], path: str) -> Mismatch | None:
     return None
 
 
-def _existence(value: Any, pattern: Any, path: str) -> Mismatch | None:  # noqa: ANN401
+def _existence(value: Any, pattern: Any, path: str) -> Mismatch | None:
     if not isinstance(value, list) or not isinstance(pattern, list):
         return Mismatch(path, "a list is expected")
     for inner in pattern:
@@ -160,7 +176,7 @@ def _existence(value: Any, pattern: Any, path: str) -> Mismatch | None:  # noqa:
 # --- values ------------------------------------------------------------------------------------------------------
 
 
-def scalar(value: Any, pattern: Any) -> bool:  # noqa: ANN401
+def scalar(value: Any, pattern: Any) -> bool:
     """Whether one value satisfies one scalar pattern."""
     if isinstance(pattern, bool):
         return value is pattern or (isinstance(value, str) and value == str(pattern).lower())
@@ -173,7 +189,7 @@ def scalar(value: Any, pattern: Any) -> bool:  # noqa: ANN401
     return _text(value, str(pattern))
 
 
-def _number_equal(value: Any, pattern: float) -> bool:  # noqa: ANN401
+def _number_equal(value: Any, pattern: float) -> bool:
     if isinstance(value, bool) or value is None:
         return False
     if isinstance(value, (int, float)):
@@ -184,7 +200,7 @@ def _number_equal(value: Any, pattern: float) -> bool:  # noqa: ANN401
         return False
 
 
-def _shown(value: Any) -> str:  # noqa: ANN401
+def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
@@ -192,13 +208,16 @@ def _shown(value: Any) -> str:  # noqa: ANN401
     return str(value)
 
 
-def _text(value: Any, pattern: str) -> bool:  # noqa: ANN401
+def _text(value: Any, pattern: str) -> bool:
     if value is not None and _shown(value) == pattern:
         return True
-    return any(all(_one(value, part.strip()) for part in alternative.strip().split("&")) for alternative in pattern.split("|"))
+    return any(
+        all(_one(value, part.strip()) for part in alternative.strip().split("&"))
+        for alternative in pattern.split("|")
+    )
 
 
-def _one(value: Any, pattern: str) -> bool:  # noqa: ANN401
+def _one(value: Any, pattern: str) -> bool:
     operator = next((op for op in _OPERATORS if pattern.startswith(op)), "")
     if not operator:
         found = _RANGE.match(pattern)
@@ -206,21 +225,34 @@ def _one(value: Any, pattern: str) -> bool:  # noqa: ANN401
             low, high = found["low"].strip(), found["high"].strip()
             inside = _compare(value, ">=", low) and _compare(value, "<=", high)
             return not inside if found["not"] else inside
-    return _compare(value, operator, pattern[len(operator):].strip())
+    return _compare(value, operator, pattern[len(operator) :].strip())
 
 
 def _is_number(text: str) -> bool:
     return quantity(text) is not None or duration(text) is not None
 
 
-def _compare(value: Any, operator: str, wanted: str) -> bool:  # noqa: ANN401
+def _compare(value: Any, operator: str, wanted: str) -> bool:
     if isinstance(value, (Mapping, list)):
         return False
-    shown = "0" if value is None and operator in {">", "<", ">=", "<="} else "" if value is None else _shown(value)
+    shown = (
+        "0"
+        if value is None and operator in {">", "<", ">=", "<="}
+        else ""
+        if value is None
+        else _shown(value)
+    )
     for read in (duration, quantity):
         left, right = read(_numeral(value, shown)), read(wanted)
         if left is not None and right is not None:
-            return {"": left == right, "!": left != right, ">": left > right, "<": left < right, ">=": left >= right, "<=": left <= right}[operator]
+            return {
+                "": left == right,
+                "!": left != right,
+                ">": left > right,
+                "<": left < right,
+                ">=": left >= right,
+                "<=": left <= right,
+            }[operator]
     if operator in {"", "!"}:
         if value is None:
             return operator == "!"
@@ -228,5 +260,5 @@ def _compare(value: Any, operator: str, wanted: str) -> bool:  # noqa: ANN401
     return False
 
 
-def _numeral(value: Any, shown: str) -> str:  # noqa: ANN401
+def _numeral(value: Any, shown: str) -> str:
     return repr(value) if isinstance(value, float) else shown

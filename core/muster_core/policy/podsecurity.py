@@ -23,11 +23,11 @@ Pod = Mapping[str, Any]
 Check = Callable[[Pod, Mapping[str, Any], int], Iterator[Finding]]
 
 
-def _map(value: Any) -> Mapping[str, Any]:  # noqa: ANN401
+def _map(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _list(value: Any) -> list[Mapping[str, Any]]:  # noqa: ANN401
+def _list(value: Any) -> list[Mapping[str, Any]]:
     return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
 
 
@@ -73,10 +73,23 @@ def _privileged(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Findi
             yield Finding("privileged", f"{path}.securityContext.privileged", "must not be true")
 
 
-BASELINE_CAPABILITIES = frozenset({
-    "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "SETFCAP", "SETGID", "SETPCAP",
-    "SETUID", "SYS_CHROOT",
-})
+BASELINE_CAPABILITIES = frozenset(
+    {
+        "AUDIT_WRITE",
+        "CHOWN",
+        "DAC_OVERRIDE",
+        "FOWNER",
+        "FSETID",
+        "KILL",
+        "MKNOD",
+        "NET_BIND_SERVICE",
+        "SETFCAP",
+        "SETGID",
+        "SETPCAP",
+        "SETUID",
+        "SYS_CHROOT",
+    }
+)
 
 
 def _capabilities_baseline(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
@@ -84,7 +97,11 @@ def _capabilities_baseline(spec: Pod, _: Mapping[str, Any], version: int) -> Ite
         added = _map(_map(container.get("securityContext")).get("capabilities")).get("add") or []
         bad = [name for name in added if name not in BASELINE_CAPABILITIES]
         if bad:
-            yield Finding("capabilities_baseline", f"{path}.securityContext.capabilities.add", f"must not include {', '.join(map(str, bad))}")
+            yield Finding(
+                "capabilities_baseline",
+                f"{path}.securityContext.capabilities.add",
+                f"must not include {', '.join(map(str, bad))}",
+            )
 
 
 def _host_path(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
@@ -97,7 +114,9 @@ def _host_ports(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Findi
     for path, container in _containers(spec):
         for index, port in enumerate(_list(container.get("ports"))):
             if port.get("hostPort"):
-                yield Finding("hostPorts", f"{path}.ports[{index}].hostPort", f"must not be {port['hostPort']}")
+                yield Finding(
+                    "hostPorts", f"{path}.ports[{index}].hostPort", f"must not be {port['hostPort']}"
+                )
 
 
 def _host_probes(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
@@ -105,13 +124,17 @@ def _host_probes(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Find
         return
     for path, container in _containers(spec):
         lifecycle = _map(container.get("lifecycle"))
-        handlers = {name: _map(container.get(name)) for name in ("livenessProbe", "readinessProbe", "startupProbe")}
+        handlers = {
+            name: _map(container.get(name)) for name in ("livenessProbe", "readinessProbe", "startupProbe")
+        }
         handlers |= {f"lifecycle.{name}": _map(lifecycle.get(name)) for name in ("postStart", "preStop")}
         for name, handler in handlers.items():
             for action in ("httpGet", "tcpSocket"):
                 host = _map(handler.get(action)).get("host")
                 if host:
-                    yield Finding("hostProbesAndHostLifecycle", f"{path}.{name}.{action}.host", "must not be set")
+                    yield Finding(
+                        "hostProbesAndHostLifecycle", f"{path}.{name}.{action}.host", "must not be set"
+                    )
 
 
 APPARMOR = "container.apparmor.security.beta.kubernetes.io/"
@@ -119,7 +142,11 @@ APPARMOR = "container.apparmor.security.beta.kubernetes.io/"
 
 def _apparmor(spec: Pod, metadata: Mapping[str, Any], version: int) -> Iterator[Finding]:
     for key, value in _map(metadata.get("annotations")).items():
-        if key.startswith(APPARMOR) and value not in ("", "runtime/default") and not str(value).startswith("localhost/"):
+        if (
+            key.startswith(APPARMOR)
+            and value not in ("", "runtime/default")
+            and not str(value).startswith("localhost/")
+        ):
             yield Finding("appArmorProfile", f'metadata.annotations["{key}"]', f"must not be {value}")
     if version >= 30:
         for path, context in _contexts(spec):
@@ -129,7 +156,9 @@ def _apparmor(spec: Pod, metadata: Mapping[str, Any], version: int) -> Iterator[
 
 
 def _selinux(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
-    allowed = {"", None, "container_t", "container_init_t", "container_kvm_t"} | ({"container_engine_t"} if version >= 31 else set())
+    allowed = {"", None, "container_t", "container_init_t", "container_kvm_t"} | (
+        {"container_engine_t"} if version >= 31 else set()
+    )
     for path, context in _contexts(spec):
         options = _map(context.get("seLinuxOptions"))
         if options.get("type") not in allowed:
@@ -156,9 +185,30 @@ def _seccomp_baseline(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator
 
 
 SYSCTLS: tuple[tuple[int, frozenset[str]], ...] = (
-    (0, frozenset({"kernel.shm_rmid_forced", "net.ipv4.ip_local_port_range", "net.ipv4.tcp_syncookies", "net.ipv4.ping_group_range", "net.ipv4.ip_unprivileged_port_start"})),
+    (
+        0,
+        frozenset(
+            {
+                "kernel.shm_rmid_forced",
+                "net.ipv4.ip_local_port_range",
+                "net.ipv4.tcp_syncookies",
+                "net.ipv4.ping_group_range",
+                "net.ipv4.ip_unprivileged_port_start",
+            }
+        ),
+    ),
     (27, frozenset({"net.ipv4.ip_local_reserved_ports"})),
-    (29, frozenset({"net.ipv4.tcp_keepalive_time", "net.ipv4.tcp_fin_timeout", "net.ipv4.tcp_keepalive_intvl", "net.ipv4.tcp_keepalive_probes"})),
+    (
+        29,
+        frozenset(
+            {
+                "net.ipv4.tcp_keepalive_time",
+                "net.ipv4.tcp_fin_timeout",
+                "net.ipv4.tcp_keepalive_intvl",
+                "net.ipv4.tcp_keepalive_probes",
+            }
+        ),
+    ),
     (32, frozenset({"net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem"})),
     (37, frozenset({"net.ipv4.tcp_slow_start_after_idle", "net.ipv4.tcp_notsent_lowat"})),
 )
@@ -168,19 +218,35 @@ def _sysctls(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]
     allowed = frozenset().union(*(names for since, names in SYSCTLS if version >= since))
     for index, item in enumerate(_list(_map(spec.get("securityContext")).get("sysctls"))):
         if item.get("name") not in allowed:
-            yield Finding("sysctls", f"spec.securityContext.sysctls[{index}].name", f"must not be {item.get('name')}")
+            yield Finding(
+                "sysctls", f"spec.securityContext.sysctls[{index}].name", f"must not be {item.get('name')}"
+            )
 
 
 # --- restricted --------------------------------------------------------------------------------------------------
 
-VOLUMES = frozenset({"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "image", "persistentVolumeClaim", "projected", "secret"})
+VOLUMES = frozenset(
+    {
+        "configMap",
+        "csi",
+        "downwardAPI",
+        "emptyDir",
+        "ephemeral",
+        "image",
+        "persistentVolumeClaim",
+        "projected",
+        "secret",
+    }
+)
 
 
 def _volumes(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
     for index, volume in enumerate(_list(spec.get("volumes"))):
         kinds = [key for key in volume if key != "name"]
         if any(kind not in VOLUMES for kind in kinds):
-            yield Finding("restrictedVolumes", f"spec.volumes[{index}]", f"must not be of type {', '.join(kinds)}")
+            yield Finding(
+                "restrictedVolumes", f"spec.volumes[{index}]", f"must not be of type {', '.join(kinds)}"
+            )
 
 
 def _escalation(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
@@ -188,7 +254,11 @@ def _escalation(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Findi
         return
     for path, container in _containers(spec):
         if _map(container.get("securityContext")).get("allowPrivilegeEscalation") is not False:
-            yield Finding("allowPrivilegeEscalation", f"{path}.securityContext.allowPrivilegeEscalation", "must be false")
+            yield Finding(
+                "allowPrivilegeEscalation",
+                f"{path}.securityContext.allowPrivilegeEscalation",
+                "must be false",
+            )
 
 
 def _non_root(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
@@ -200,7 +270,9 @@ def _non_root(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding
     for path, container in _containers(spec):
         own = _map(container.get("securityContext")).get("runAsNonRoot")
         if own is False or (own is None and pod is not True):
-            yield Finding("runAsNonRoot", f"{path}.securityContext.runAsNonRoot", "must be true, here or for the pod")
+            yield Finding(
+                "runAsNonRoot", f"{path}.securityContext.runAsNonRoot", "must be true, here or for the pod"
+            )
 
 
 def _user(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
@@ -217,11 +289,17 @@ def _seccomp_restricted(spec: Pod, _: Mapping[str, Any], version: int) -> Iterat
     good = ("RuntimeDefault", "Localhost")
     pod = _map(_map(spec.get("securityContext")).get("seccompProfile")).get("type")
     if pod is not None and pod not in good:
-        yield Finding("seccompProfile_restricted", "spec.securityContext.seccompProfile.type", f"must not be {pod}")
+        yield Finding(
+            "seccompProfile_restricted", "spec.securityContext.seccompProfile.type", f"must not be {pod}"
+        )
     for path, container in _containers(spec):
         own = _map(_map(container.get("securityContext")).get("seccompProfile")).get("type")
         if (own or pod) not in good:
-            yield Finding("seccompProfile_restricted", f"{path}.securityContext.seccompProfile.type", "must be RuntimeDefault or Localhost, here or for the pod")
+            yield Finding(
+                "seccompProfile_restricted",
+                f"{path}.securityContext.seccompProfile.type",
+                "must be RuntimeDefault or Localhost, here or for the pod",
+            )
 
 
 def _capabilities_restricted(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
@@ -230,10 +308,16 @@ def _capabilities_restricted(spec: Pod, _: Mapping[str, Any], version: int) -> I
     for path, container in _containers(spec):
         capabilities = _map(_map(container.get("securityContext")).get("capabilities"))
         if "ALL" not in (capabilities.get("drop") or []):
-            yield Finding("capabilities_restricted", f"{path}.securityContext.capabilities.drop", "must include ALL")
+            yield Finding(
+                "capabilities_restricted", f"{path}.securityContext.capabilities.drop", "must include ALL"
+            )
         bad = [name for name in capabilities.get("add") or [] if name != "NET_BIND_SERVICE"]
         if bad:
-            yield Finding("capabilities_restricted", f"{path}.securityContext.capabilities.add", f"must not include {', '.join(map(str, bad))}")
+            yield Finding(
+                "capabilities_restricted",
+                f"{path}.securityContext.capabilities.add",
+                f"must not include {', '.join(map(str, bad))}",
+            )
 
 
 def _proc_mount_restricted(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
@@ -246,13 +330,37 @@ def _proc_mount_restricted(spec: Pod, _: Mapping[str, Any], version: int) -> Ite
 
 
 BASELINE: tuple[Check, ...] = (
-    _host_process, _host_namespaces, _privileged, _capabilities_baseline, _host_path, _host_ports, _host_probes, _apparmor, _selinux,
-    _proc_mount, _seccomp_baseline, _sysctls,
+    _host_process,
+    _host_namespaces,
+    _privileged,
+    _capabilities_baseline,
+    _host_path,
+    _host_ports,
+    _host_probes,
+    _apparmor,
+    _selinux,
+    _proc_mount,
+    _seccomp_baseline,
+    _sysctls,
 )
 # A restricted check stands in for its baseline sibling where both would say the same.
 RESTRICTED: tuple[Check, ...] = (
-    _host_process, _host_namespaces, _privileged, _host_ports, _host_probes, _apparmor, _selinux, _proc_mount, _sysctls,
-    _volumes, _escalation, _non_root, _user, _seccomp_restricted, _capabilities_restricted, _proc_mount_restricted,
+    _host_process,
+    _host_namespaces,
+    _privileged,
+    _host_ports,
+    _host_probes,
+    _apparmor,
+    _selinux,
+    _proc_mount,
+    _sysctls,
+    _volumes,
+    _escalation,
+    _non_root,
+    _user,
+    _seccomp_restricted,
+    _capabilities_restricted,
+    _proc_mount_restricted,
 )
 LEVELS: Mapping[str, tuple[Check, ...]] = {"privileged": (), "baseline": BASELINE, "restricted": RESTRICTED}
 

@@ -21,15 +21,15 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
-
 from muster_cli.client import OperatorClient
 from muster_cli.context import load
+from muster_proto.v1 import operator_pb2 as op
+
 from muster_lab.authority import make_server
 from muster_lab.demo import shop
 from muster_lab.demo.line import Line, open_line
 from muster_lab.demo.processes import Child, DemoError, Supervisor, program, run, supervised
 from muster_lab.demo.site import Site
-from muster_proto.v1 import operator_pb2 as op
 
 READY_DEADLINE = 30.0
 CALL_DEADLINE = 20.0
@@ -50,7 +50,7 @@ class Operator:
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return partial(self._call, getattr(self._client, name))
 
-    async def _call(self, method: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401
+    async def _call(self, method: Callable[..., Any], *arguments: Any) -> Any:
         return await anyio.to_thread.run_sync(partial(method, *arguments), limiter=self._limiter)
 
 
@@ -79,22 +79,58 @@ class Fleet:
     async def join(self, name: str, ring: str) -> None:
         """A Kubernetes API, a token, an agent, and the approval."""
         folder = self.folder / name
-        kube = self.supervisor.start(f"kube-{name}", [sys.executable, "-m", "muster_lab.kube", "--dir", str(folder / "kube")])
+        kube = self.supervisor.start(
+            f"kube-{name}", [sys.executable, "-m", "muster_lab.kube", "--dir", str(folder / "kube")]
+        )
         kubeconfig = Path(json.loads(await kube.first_line(READY_DEADLINE))["kubeconfig"])
         self.sites[name] = Site.read(name, kubeconfig)
         address = ["--edge-address", self.line.address] if name == CUT_CLUSTER else []
         link = ["--link-address", self.line.extra_address] if name == CUT_CLUSTER else []
-        token = await self._muster("token", "create", "--cluster", name, "--checkout", str(self.checkout), "-o", "json", *address, *link)
+        token = await self._muster(
+            "token",
+            "create",
+            "--cluster",
+            name,
+            "--checkout",
+            str(self.checkout),
+            "-o",
+            "json",
+            *address,
+            *link,
+        )
         token_file = folder / "token"
         token_file.touch(mode=0o600)
         token_file.write_text(json.loads(token)["token"])
-        self.agents[name] = self.supervisor.start(f"agent-{name}", [
-            program("muster-agent"), "run", "--cluster", name, "--token-file", str(token_file), "--kubeconfig", str(kubeconfig),
-            "--state-dir", str(folder / "state"), "--git-ca-file", str(self.git_ca),
-        ])
+        self.agents[name] = self.supervisor.start(
+            f"agent-{name}",
+            [
+                program("muster-agent"),
+                "run",
+                "--cluster",
+                name,
+                "--token-file",
+                str(token_file),
+                "--kubeconfig",
+                str(kubeconfig),
+                "--state-dir",
+                str(folder / "state"),
+                "--git-ca-file",
+                str(self.git_ca),
+            ],
+        )
         await self._asked(name)
-        await self._muster("cluster", "approve", name, "--checkout", str(self.checkout), "--protected-label", f"ring={ring}",
-                           "--site-class", "edge" if ring == "edge" else "connected", "--yes")
+        await self._muster(
+            "cluster",
+            "approve",
+            name,
+            "--checkout",
+            str(self.checkout),
+            "--protected-label",
+            f"ring={ring}",
+            "--site-class",
+            "edge" if ring == "edge" else "connected",
+            "--yes",
+        )
 
     async def _asked(self, name: str) -> None:
         with anyio.move_on_after(READY_DEADLINE):
@@ -111,8 +147,20 @@ class Fleet:
         source = self.folder / "password"
         source.touch(mode=0o600)
         source.write_text(password)
-        await self._muster("secret", "seal", "--name", "shop-db", "--namespace", "shop", "--from-file", f"password={source}",
-                           "--selector", "ring in (canary,stores,edge)", "--checkout", str(self.checkout))
+        await self._muster(
+            "secret",
+            "seal",
+            "--name",
+            "shop-db",
+            "--namespace",
+            "shop",
+            "--from-file",
+            f"password={source}",
+            "--selector",
+            "ring in (canary,stores,edge)",
+            "--checkout",
+            str(self.checkout),
+        )
         source.unlink()
 
     async def commit(self, message: str, files: Mapping[str, str]) -> str:
@@ -147,8 +195,13 @@ def _environment(folder: Path, git_ca: Path) -> dict[str, str]:
 
 
 async def _make_repository(folder: Path, environment: Mapping[str, str]) -> None:
-    await run(["git", "init", "--quiet", "--bare", "--initial-branch=main", str(folder / "git" / "fleet.git")], environment)
-    await run(["git", "-C", str(folder / "git" / "fleet.git"), "config", "http.receivepack", "true"], environment)
+    await run(
+        ["git", "init", "--quiet", "--bare", "--initial-branch=main", str(folder / "git" / "fleet.git")],
+        environment,
+    )
+    await run(
+        ["git", "-C", str(folder / "git" / "fleet.git"), "config", "http.receivepack", "true"], environment
+    )
 
 
 async def _first_commit(folder: Path, environment: Mapping[str, str], url: str) -> Path:
@@ -185,17 +238,47 @@ async def open_fleet(folder: Path, say: Callable[[str], None]) -> AsyncIterator[
     async with AsyncExitStack() as stack:
         supervisor = await stack.enter_async_context(supervised(folder / "logs", environment))
         await _make_repository(folder, environment)
-        host = supervisor.start("git", [
-            sys.executable, "-m", "muster_lab.demo.githost", "--root", str(folder / "git"), "--certificate", str(tls.certificate), "--key", str(tls.key),
-        ])
+        host = supervisor.start(
+            "git",
+            [
+                sys.executable,
+                "-m",
+                "muster_lab.demo.githost",
+                "--root",
+                str(folder / "git"),
+                "--certificate",
+                str(tls.certificate),
+                "--key",
+                str(tls.key),
+            ],
+        )
         port = json.loads(await host.first_line(READY_DEADLINE))["port"]
         url = f"https://127.0.0.1:{port}/fleet.git"
         say(f"   Git host at {url}")
         checkout = await _first_commit(folder, environment, url)
-        hub = supervisor.start("coordinator", [
-            program("muster"), "serve", "--data-dir", str(folder / "hub"), "--repository", url, "--git-ca-file", str(tls.ca),
-            "--link", "127.0.0.1:0", "--edge", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--poll", "5", "--name", "demo",
-        ])
+        hub = supervisor.start(
+            "coordinator",
+            [
+                program("muster"),
+                "serve",
+                "--data-dir",
+                str(folder / "hub"),
+                "--repository",
+                url,
+                "--git-ca-file",
+                str(tls.ca),
+                "--link",
+                "127.0.0.1:0",
+                "--edge",
+                "127.0.0.1:0",
+                "--metrics",
+                "127.0.0.1:0",
+                "--poll",
+                "5",
+                "--name",
+                "demo",
+            ],
+        )
         ready = json.loads(await hub.first_line(READY_DEADLINE))
         say(f"   coordinator at {ready['edge']}")
         edge = await stack.enter_async_context(open_line(*_split(ready["edge"])))

@@ -93,7 +93,9 @@ async def serve(root: Path, certificate: Path, key: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Serves bare Git repositories over HTTPS on loopback (lab only).")
+    parser = argparse.ArgumentParser(
+        description="Serves bare Git repositories over HTTPS on loopback (lab only)."
+    )
     parser.add_argument("--root", type=Path, required=True, help="folder that holds the bare repositories")
     parser.add_argument("--certificate", type=Path, required=True)
     parser.add_argument("--key", type=Path, required=True)

@@ -57,7 +57,9 @@ class Child:
                 if "\n" in text:
                     return text.split("\n", 1)[0]
                 if self.process.poll() is not None:
-                    raise DemoError(f"{self.name} ended with {self.process.returncode} at start:\n{tail(self.log)}")
+                    raise DemoError(
+                        f"{self.name} ended with {self.process.returncode} at start:\n{tail(self.log)}"
+                    )
                 await anyio.sleep(0.05)
         raise DemoError(f"{self.name} was not ready within {deadline:.0f} s:\n{tail(self.log)}")
 

@@ -16,14 +16,14 @@ from pathlib import Path
 
 import anyio
 import anyio.to_thread
+from muster_core.errors import MusterError
+from muster_proto.v1 import operator_pb2 as op
 from rich.console import Console
 from rich.table import Table
 
-from muster_core.errors import MusterError
 from muster_lab.demo.fleet import Fleet, open_fleet
 from muster_lab.demo.processes import DemoError
 from muster_lab.demo.story import Story, summary
-from muster_proto.v1 import operator_pb2 as op
 
 COLOURS = {"Ready": "green", "Applying": "yellow", "Pending": "dim", "Degraded": "red", "Blocked": "red"}
 
@@ -97,7 +97,9 @@ async def _follow(console: Console, fleet: Fleet) -> None:
         try:
             for event in fleet.operator.events():
                 if event.kind == op.Event.LOG:
-                    anyio.from_thread.run_sync(partial(console.print, f"   · {event.text}", style="dim", markup=False))
+                    anyio.from_thread.run_sync(
+                        partial(console.print, f"   · {event.text}", style="dim", markup=False)
+                    )
         except (MusterError, RuntimeError):
             return
 
@@ -110,8 +112,12 @@ def _table(clusters: op.ClusterList) -> Table:
         report = next((r for r in cluster.bundles if r.bundle == "shop"), None)
         phase = report.phase if report else "-"
         table.add_row(
-            cluster.name, cluster.state, cluster.labels.get("ring", "-"), report.release.commit[:7] if report else "-",
-            f"[{COLOURS.get(phase, 'white')}]{phase}[/]", f"{report.ready_count}/{report.object_count}" if report else "-",
+            cluster.name,
+            cluster.state,
+            cluster.labels.get("ring", "-"),
+            report.release.commit[:7] if report else "-",
+            f"[{COLOURS.get(phase, 'white')}]{phase}[/]",
+            f"{report.ready_count}/{report.object_count}" if report else "-",
         )
     return table
 
@@ -119,7 +125,12 @@ def _table(clusters: op.ClusterList) -> Table:
 def _try_this(console: Console, fleet: Fleet) -> None:
     console.print("\nThe fleet stays. Try, in another terminal:")
     console.print(f"  export MUSTER_CONTEXT={fleet.context}", markup=False)
-    for command in ("muster get clusters -o wide", "muster get rollouts", "muster describe bundle shop", "muster rollout explain shop-0004 edge-2"):
+    for command in (
+        "muster get clusters -o wide",
+        "muster get rollouts",
+        "muster describe bundle shop",
+        "muster rollout explain shop-0004 edge-2",
+    ):
         console.print(f"  {command}", markup=False)
     console.print(f"  the checkout is {fleet.checkout}; commit and push there to roll out.", markup=False)
     console.print("Ctrl-C ends everything.")

@@ -50,7 +50,9 @@ class Story:
         self.facts.append(fact)
         self.say(f" ✓ {fact}")
 
-    async def _until(self, what: str, fact: Callable[[], Awaitable[object]], deadline: float = ACT_DEADLINE) -> None:
+    async def _until(
+        self, what: str, fact: Callable[[], Awaitable[object]], deadline: float = ACT_DEADLINE
+    ) -> None:
         """Waits until ``fact()`` is true, while every program stays alive."""
         last: object = None
         with anyio.move_on_after(deadline):
@@ -118,14 +120,21 @@ class Story:
         self._proven("each of the six tokens is used up")
 
     async def first_version(self) -> None:
-        self.say("2. Version 1 goes out in waves: canary, stores, edge. Its password is sealed to these six clusters.")
+        self.say(
+            "2. Version 1 goes out in waves: canary, stores, edge. Its password is sealed to these six clusters."
+        )
         await self.fleet.seal_secret()
-        commit = await self.fleet.commit("shop: version 1", {
-            **shop.files("1.0"),
-            "bundles/shop/bundle.yaml": shop.bundle(secret=True),
-        })
+        commit = await self.fleet.commit(
+            "shop: version 1",
+            {
+                **shop.files("1.0"),
+                "bundles/shop/bundle.yaml": shop.bundle(secret=True),
+            },
+        )
         rollout = await self._ended(commit, "Succeeded")
-        if [wave.name for wave in rollout.waves] != ["canary", "stores", "edge"] or rollout.done != len(shop.CLUSTERS):
+        if [wave.name for wave in rollout.waves] != ["canary", "stores", "edge"] or rollout.done != len(
+            shop.CLUSTERS
+        ):
             raise DemoError(f"{rollout.name}: {rollout.done} of {len(shop.CLUSTERS)} done")
         versions = await self._versions()
         if set(versions.values()) != {"1.0"}:
@@ -146,9 +155,16 @@ class Story:
         if not violations:
             raise DemoError("canary-1 reports no violation")
         first = violations[0]
-        if "require-labels" not in first.policy or not first.rule or "Deployment" not in first.object or not first.path:
+        if (
+            "require-labels" not in first.policy
+            or not first.rule
+            or "Deployment" not in first.object
+            or not first.path
+        ):
             raise DemoError(f"the refusal does not name policy, rule, object and path: {first}")
-        self.say(f"   refused by policy {first.policy}, rule {first.rule}: {first.object} at {first.path}: {first.message}")
+        self.say(
+            f"   refused by policy {first.policy}, rule {first.rule}: {first.object} at {first.path}: {first.message}"
+        )
         touched = [t.cluster for t in rollout.targets if t.state not in {"waiting", "skipped"}]
         if touched != ["canary-1"]:
             raise DemoError(f"clusters that were touched: {touched}")

@@ -8,10 +8,16 @@ VERSION = 1
 
 metadata = sa.MetaData()
 
-meta = sa.Table("meta", metadata, sa.Column("key", sa.String, primary_key=True), sa.Column("value", sa.String, nullable=False))
+meta = sa.Table(
+    "meta",
+    metadata,
+    sa.Column("key", sa.String, primary_key=True),
+    sa.Column("value", sa.String, nullable=False),
+)
 
 tokens = sa.Table(
-    "tokens", metadata,
+    "tokens",
+    metadata,
     sa.Column("id", sa.String, primary_key=True),
     sa.Column("digest", sa.String, nullable=False, unique=True),
     sa.Column("cluster", sa.String, nullable=False),
@@ -22,7 +28,8 @@ tokens = sa.Table(
 )
 
 joins = sa.Table(
-    "joins", metadata,
+    "joins",
+    metadata,
     sa.Column("cluster", sa.String, primary_key=True),
     sa.Column("uid", sa.String, nullable=False),
     sa.Column("identity", sa.LargeBinary, nullable=False),
@@ -37,7 +44,8 @@ joins = sa.Table(
 )
 
 sessions = sa.Table(
-    "sessions", metadata,
+    "sessions",
+    metadata,
     sa.Column("cluster", sa.String, primary_key=True),
     sa.Column("epoch", sa.String, nullable=False),
     sa.Column("last_seq", sa.BigInteger, nullable=False),
@@ -47,14 +55,16 @@ sessions = sa.Table(
 )
 
 reports = sa.Table(
-    "reports", metadata,
+    "reports",
+    metadata,
     sa.Column("cluster", sa.String, primary_key=True),
     sa.Column("bundle", sa.String, primary_key=True),
     sa.Column("data", sa.LargeBinary, nullable=False),
 )
 
 events = sa.Table(
-    "events", metadata,
+    "events",
+    metadata,
     sa.Column("stream", sa.String, primary_key=True),
     sa.Column("number", sa.BigInteger, primary_key=True),
     sa.Column("data", sa.LargeBinary, nullable=False),

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import anyio
 import msgspec
 import sqlalchemy as sa
+from muster_core.errors import MusterError
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from muster_core.errors import MusterError
 from muster_coordinator.store.port import Batch, EventRow, JoinRow, ReportRow, SessionRow, TokenRow
 from muster_coordinator.store.sql import schema
 
@@ -41,7 +41,7 @@ class SqlStore:
         engine = create_async_engine(f"sqlite+aiosqlite:///{path}", isolation_level=None)
 
         @sa.event.listens_for(engine.sync_engine, "connect")
-        def prepare(connection: Any, _: object) -> None:  # noqa: ANN401 - the driver's connection
+        def prepare(connection: Any, _: object) -> None:
             cursor = connection.cursor()
             for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000", "foreign_keys=ON"):
                 cursor.execute(f"PRAGMA {pragma}")
@@ -102,7 +102,9 @@ class SqlStore:
                 return None
             token = TokenRow(**found._mapping)
             if not token.used and token.expires > now and token.cluster == cluster:
-                await connection.execute(sa.update(table).where(table.c.id == token.id).values(used=now, identity=identity))
+                await connection.execute(
+                    sa.update(table).where(table.c.id == token.id).values(used=now, identity=identity)
+                )
             return token
 
         return await self._write(work)
@@ -121,27 +123,36 @@ class SqlStore:
 
     async def streams(self) -> dict[str, list[EventRow]]:
         found: dict[str, list[EventRow]] = {}
-        for row in await self._rows(sa.select(schema.events).order_by(schema.events.c.stream, schema.events.c.number), EventRow):
+        for row in await self._rows(
+            sa.select(schema.events).order_by(schema.events.c.stream, schema.events.c.number), EventRow
+        ):
             found.setdefault(row.stream, []).append(row)
         return found
 
 
 async def _create(connection: AsyncConnection) -> None:
     await connection.run_sync(schema.metadata.create_all)
-    row = (await connection.execute(sa.select(schema.meta.c.value).where(schema.meta.c.key == "version"))).first()
+    row = (
+        await connection.execute(sa.select(schema.meta.c.value).where(schema.meta.c.key == "version"))
+    ).first()
     if row is None:
         await connection.execute(sa.insert(schema.meta), [{"key": "version", "value": str(schema.VERSION)}])
     elif row[0] != str(schema.VERSION):
-        raise StoreError("L030", f"the database is of version {row[0]}, this program reads {schema.VERSION}",
-                         hint="Start the program that wrote it.")
+        raise StoreError(
+            "L030",
+            f"the database is of version {row[0]}, this program reads {schema.VERSION}",
+            hint="Start the program that wrote it.",
+        )
 
 
 def _plain(row: msgspec.Struct) -> dict[str, Any]:
     return msgspec.structs.asdict(row)
 
 
-def _upsert(table: sa.Table) -> Any:  # noqa: ANN401
+def _upsert(table: sa.Table) -> Any:
     statement = upsert(table)
     keys = [column.name for column in table.primary_key]
-    values = {column.name: statement.excluded[column.name] for column in table.columns if column.name not in keys}
+    values = {
+        column.name: statement.excluded[column.name] for column in table.columns if column.name not in keys
+    }
     return statement.on_conflict_do_update(index_elements=keys, set_=values)
