@@ -399,14 +399,16 @@ class AnyOrder(RuleBasedStateMachine):
         self.driven.give(ev.Reported(f"stranger-{number}", 1, THIS, "healthy"))
         self.driven.give(ev.Contact(f"stranger-{number}", True))
 
-    @rule(says_so=st.booleans())
-    def coordinator_restarts(self, says_so: bool) -> None:
-        """kill -9: nothing but the log comes back; then contact is told again."""
+    @rule(says_so=st.booleans(), gap=st.sampled_from([0, 30, 120]))
+    def coordinator_restarts(self, says_so: bool, gap: int) -> None:
+        """kill -9: nothing but the log comes back; contact is told again, perhaps after a while."""
         driven = self.driven
         online = [name for name in self.names if driven.machine.is_online(name)]
         driven.machine = RolloutMachine.replay([ev.decode(ev.encode(event)) for event in driven.log])
         if says_so:
             driven.take(driven.machine.reconnecting(driven.now), ev.Tick())
+        driven.now += gap
+        driven.give(ev.Tick())
         for name in online:
             driven.give(ev.Contact(name, True))
 
