@@ -141,6 +141,6 @@ def main(settings: Settings) -> int:
         errors = ours.exceptions
     else:
         return 0
-    for error in errors:
-        sys.stderr.write(f"{error}\n")
+    for one in errors:
+        sys.stderr.write(f"{one}\n")
     return 2 if isinstance(errors[0], ValidationError) else 1

@@ -13,7 +13,7 @@ from muster_core.manifest.objects import Manifest
 from muster_core.policy import PolicySet, Verdict, blocked
 
 
-class Denied(PolicyError):
+class DeniedError(PolicyError):
     """The bundle is blocked; ``verdicts`` says by what."""
 
     def __init__(self, verdicts: Sequence[Verdict]) -> None:
@@ -31,9 +31,9 @@ class Denied(PolicyError):
 def gate(
     policies: PolicySet, objects: Sequence[Manifest], namespace_labels: Mapping[str, Mapping[str, str]]
 ) -> tuple[Verdict, ...]:
-    """Warnings, when nothing denies; :class:`Denied` otherwise."""
+    """Warnings, when nothing denies; :class:`DeniedError` otherwise."""
     verdicts = policies.evaluate(objects, namespace_labels=namespace_labels)
     denied = blocked(verdicts)
     if denied:
-        raise Denied(denied)
+        raise DeniedError(denied)
     return tuple(verdict for verdict in verdicts if verdict.status in {"fail", "warn"})

@@ -10,7 +10,7 @@ import click
 from muster_coordinator.settings import Address, Settings
 
 
-class AddressType(click.ParamType):
+class AddressType(click.ParamType[Address]):
     name = "HOST:PORT"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Address:

@@ -86,7 +86,7 @@ class KubeCluster:
             else:
                 from kubernetes_asyncio.config.incluster_config import load_incluster_config
 
-                load_incluster_config(client_configuration=configuration)
+                load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         except (ConfigException, OSError) as error:
             raise KubernetesError(
                 "K011",

@@ -76,7 +76,7 @@ async def join(enrolment: Enrolment, request: wire.JoinRequest) -> wire.JoinResp
     """One ask on the edge listener."""
     async with _channel(enrolment.edge_address, enrolment, None) as channel:
         try:
-            return await _guarded(link_pb2_grpc.EnrolStub(channel).Join(request, timeout=CALL_DEADLINE))  # type: ignore[no-any-return]
+            return await _guarded(link_pb2_grpc.EnrolStub(channel).Join(request, timeout=CALL_DEADLINE))
         except grpc.RpcError as error:
             raise _translated(error) from error
 
@@ -97,12 +97,12 @@ class Stream:
     async def receive(self) -> wire.HubFrame:
         """The next frame; only one task may call this. :class:`LinkError` at the end of the stream."""
         try:
-            frame = await _guarded(self._call.read())
+            frame: wire.HubFrame = await _guarded(self._call.read())
         except grpc.RpcError as error:
             raise _translated(error) from error
         if frame is grpc.aio.EOF:
             raise LinkError("L021", "the coordinator ended the session", retryable=True)
-        return frame  # type: ignore[no-any-return]
+        return frame
 
     async def renew(self, request: wire.RenewRequest) -> str:
         """A new certificate in PEM."""
@@ -110,7 +110,7 @@ class Stream:
             answer = await _guarded(self._stub.Renew(request, timeout=CALL_DEADLINE))
         except grpc.RpcError as error:
             raise _translated(error) from error
-        return answer.certificate_pem.decode()  # type: ignore[no-any-return]
+        return answer.certificate_pem.decode()
 
 
 def _ended(error: Exception) -> LinkError | JoinError:
@@ -135,6 +135,6 @@ async def session(enrolment: Enrolment, identity: Identity) -> AsyncIterator[Str
         stub = link_pb2_grpc.LinkStub(channel)
         call = stub.Session()
         try:
-            yield Stream(call, stub)  # type: ignore[arg-type]
+            yield Stream(call, stub)
         finally:
             call.cancel()

@@ -39,7 +39,15 @@ async def serve(
                 status, kind, body = await _page(
                     request.split(b"\r\n", 1)[0].decode("latin-1"), registry, ready
                 )
-                head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+                lines = (
+                    f"HTTP/1.1 {status}",
+                    f"Content-Type: {kind}",
+                    f"Content-Length: {len(body)}",
+                    "Connection: close",
+                    "",
+                    "",
+                )
+                head = "\r\n".join(lines)
                 try:
                     await stream.send(head.encode() + body)
                 except (anyio.BrokenResourceError, anyio.ClosedResourceError):

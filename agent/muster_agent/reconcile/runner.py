@@ -27,7 +27,7 @@ from muster_agent.admission import Admissible, Desired
 from muster_agent.cluster.apply import Applier, located
 from muster_agent.cluster.observe import Observer
 from muster_agent.cluster.port import ClusterApi
-from muster_agent.gate import Denied
+from muster_agent.gate import DeniedError
 from muster_agent.obs.metrics import Metrics
 from muster_agent.reconcile import machine as m
 from muster_agent.source.repository import Heads, SourceRepository
@@ -226,7 +226,7 @@ class Reconciler:
             ):
                 await self._fetch()
             admissible = await self._desired.admit(offer.release)
-        except Denied as denied:
+        except DeniedError as denied:
             bundle.verdicts = denied.verdicts
             self._metrics.refusals.labels(denied.code).inc()
             return m.Refused(denied.code, denied.message, False)

@@ -6,6 +6,7 @@ whole process group. It never uses a shell.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -55,10 +56,8 @@ def _run(argv: list[str], folder: Path, what: str) -> bytes:
             "V040", f"{what} did not end within {DEADLINE:.0f} s", object=argv[0]
         ) from error
     finally:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait()
     if process.returncode != 0:
         tail = err.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]

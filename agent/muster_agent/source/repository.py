@@ -94,13 +94,15 @@ class SourceRepository:
 
     def _fetch(self) -> Heads:
         try:
-            found = self._repo.git.ls_remote(
-                "--heads",
-                "--",
-                self.url,
-                f"refs/heads/{self.branch}",
-                f"refs/heads/{REGISTRY_BRANCH}",
-                kill_after_timeout=DEADLINE,
+            found = str(
+                self._repo.git.ls_remote(
+                    "--heads",
+                    "--",
+                    self.url,
+                    f"refs/heads/{self.branch}",
+                    f"refs/heads/{REGISTRY_BRANCH}",
+                    kill_after_timeout=DEADLINE,
+                )
             )
             remote = {
                 line.split("\t")[1].removeprefix("refs/heads/"): line.split("\t")[0]
@@ -204,7 +206,7 @@ class SourceRepository:
     def blob(self, oid: str, path: str) -> bytes:
         """Its bytes, from one long-lived ``cat-file --batch``, checked against the id."""
         _, kind, size, data = self._repo.git.get_object_data(oid)
-        if kind != b"blob" and kind != "blob":
+        if kind != "blob":
             raise GitError("G017", "the object is no blob", object=path)
         if hashlib.sha1(b"blob %d\x00" % size + data).hexdigest() != oid:  # noqa: S324 - git's own object id
             raise GitError("G018", "the repository gave other bytes than the object's id says", object=path)

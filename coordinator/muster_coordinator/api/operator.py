@@ -199,7 +199,7 @@ class OperatorApi:
 
     async def act(self, request: op.ActOnRolloutRequest) -> op.RolloutView:
         self._machine(request.rollout)
-        actions = {
+        actions: dict[int, type[ev.Pause] | type[ev.Resume] | type[ev.Abort]] = {
             op.ActOnRolloutRequest.PAUSE: ev.Pause,
             op.ActOnRolloutRequest.RESUME: ev.Resume,
             op.ActOnRolloutRequest.ABORT: ev.Abort,

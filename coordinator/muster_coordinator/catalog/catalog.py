@@ -20,12 +20,14 @@ from muster_coordinator.catalog.repository import BlobTree, FleetRepository, Hea
 
 log = structlog.get_logger()
 
+NO_HEADS = Heads("", "")
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """One consistent reading."""
 
-    heads: Heads = Heads("", "")
+    heads: Heads = NO_HEADS
     contents: FleetContents = field(default_factory=FleetContents)
     clusters: dict[str, Cluster] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()

@@ -104,13 +104,15 @@ class FleetRepository:
 
     def _fetch(self) -> Heads:
         try:
-            found = self._repo.git.ls_remote(
-                "--heads",
-                "--",
-                self.url,
-                f"refs/heads/{self.branch}",
-                f"refs/heads/{REGISTRY_BRANCH}",
-                kill_after_timeout=DEADLINE,
+            found = str(
+                self._repo.git.ls_remote(
+                    "--heads",
+                    "--",
+                    self.url,
+                    f"refs/heads/{self.branch}",
+                    f"refs/heads/{REGISTRY_BRANCH}",
+                    kill_after_timeout=DEADLINE,
+                )
             )
             remote = {
                 line.split("\t")[1].removeprefix("refs/heads/"): line.split("\t")[0]

@@ -131,7 +131,7 @@ class LinkServicer(link_pb2_grpc.LinkServicer):
             backoff_max_seconds=self._backoff[1],
         )
 
-    async def Session(
+    async def Session(  # type: ignore[override]  # reads and writes through the context
         self, request_iterator: AsyncIterator[wire.AgentFrame], context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
         name = await self._known(context)
@@ -264,49 +264,49 @@ class OperatorServicer(operator_pb2_grpc.OperatorServicer):
             )
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
 
-    async def GetInfo(self, request: op.GetInfoRequest, context: Any) -> op.Info:  # noqa: N802
+    async def GetInfo(self, request: op.GetInfoRequest, context: Any) -> op.Info:
         return await self._answer(context, self._api.info)  # type: ignore[no-any-return]
 
-    async def Refresh(self, request: op.RefreshRequest, context: Any) -> op.Info:  # noqa: N802
+    async def Refresh(self, request: op.RefreshRequest, context: Any) -> op.Info:
         return await self._answer(context, self._api.refresh)  # type: ignore[no-any-return]
 
-    async def CreateToken(self, request: op.CreateTokenRequest, context: Any) -> op.CreateTokenResponse:  # noqa: N802
+    async def CreateToken(self, request: op.CreateTokenRequest, context: Any) -> op.CreateTokenResponse:
         return await self._answer(context, lambda: self._api.create_token(request))  # type: ignore[no-any-return]
 
-    async def ListTokens(self, request: op.ListTokensRequest, context: Any) -> op.TokenList:  # noqa: N802
+    async def ListTokens(self, request: op.ListTokensRequest, context: Any) -> op.TokenList:
         return await self._answer(context, self._api.list_tokens)  # type: ignore[no-any-return]
 
-    async def ListJoins(self, request: op.ListJoinsRequest, context: Any) -> op.JoinList:  # noqa: N802
+    async def ListJoins(self, request: op.ListJoinsRequest, context: Any) -> op.JoinList:
         return await self._answer(context, self._api.list_joins)  # type: ignore[no-any-return]
 
-    async def ListClusters(self, request: op.ListClustersRequest, context: Any) -> op.ClusterList:  # noqa: N802
+    async def ListClusters(self, request: op.ListClustersRequest, context: Any) -> op.ClusterList:
         return await self._answer(context, lambda: self._api.list_clusters(request.selector))  # type: ignore[no-any-return]
 
-    async def ListBundles(self, request: op.ListBundlesRequest, context: Any) -> op.BundleList:  # noqa: N802
+    async def ListBundles(self, request: op.ListBundlesRequest, context: Any) -> op.BundleList:
         return await self._answer(context, lambda: self._api.list_bundles(request.selector))  # type: ignore[no-any-return]
 
-    async def ListRollouts(self, request: op.ListRolloutsRequest, context: Any) -> op.RolloutList:  # noqa: N802
+    async def ListRollouts(self, request: op.ListRolloutsRequest, context: Any) -> op.RolloutList:
         return await self._answer(context, lambda: self._api.list_rollouts(request.bundle))  # type: ignore[no-any-return]
 
-    async def GetCluster(self, request: op.GetRequest, context: Any) -> op.ClusterView:  # noqa: N802
+    async def GetCluster(self, request: op.GetRequest, context: Any) -> op.ClusterView:
         return await self._answer(context, lambda: self._api.get_cluster(request.name))  # type: ignore[no-any-return]
 
-    async def GetBundle(self, request: op.GetRequest, context: Any) -> op.BundleView:  # noqa: N802
+    async def GetBundle(self, request: op.GetRequest, context: Any) -> op.BundleView:
         return await self._answer(context, lambda: self._api.get_bundle(request.name))  # type: ignore[no-any-return]
 
-    async def GetRollout(self, request: op.GetRequest, context: Any) -> op.RolloutView:  # noqa: N802
+    async def GetRollout(self, request: op.GetRequest, context: Any) -> op.RolloutView:
         return await self._answer(context, lambda: self._api.get_rollout(request.name))  # type: ignore[no-any-return]
 
-    async def StartRollout(self, request: op.StartRolloutRequest, context: Any) -> op.RolloutView:  # noqa: N802
+    async def StartRollout(self, request: op.StartRolloutRequest, context: Any) -> op.RolloutView:
         return await self._answer(context, lambda: self._api.start_rollout(request))  # type: ignore[no-any-return]
 
-    async def ActOnRollout(self, request: op.ActOnRolloutRequest, context: Any) -> op.RolloutView:  # noqa: N802
+    async def ActOnRollout(self, request: op.ActOnRolloutRequest, context: Any) -> op.RolloutView:
         return await self._answer(context, lambda: self._api.act(request))  # type: ignore[no-any-return]
 
-    async def Explain(self, request: op.ExplainRequest, context: Any) -> op.Explanation:  # noqa: N802
+    async def Explain(self, request: op.ExplainRequest, context: Any) -> op.Explanation:
         return await self._answer(context, lambda: self._api.explain(request))  # type: ignore[no-any-return]
 
-    async def Watch(self, request: op.WatchRequest, context: Any) -> AsyncIterator[op.Event]:  # noqa: N802
+    async def Watch(self, request: op.WatchRequest, context: Any) -> AsyncIterator[op.Event]:
         await self._admit(context)
         events = self._api.watch(request)
         try:

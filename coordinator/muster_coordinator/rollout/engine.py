@@ -138,8 +138,9 @@ class Engine:
             self._perform(effects)
 
     async def _next_batch(self) -> list[Work]:
-        clocks = [*self.state.active(), *self.state.debts.values()]
-        wakes = [wake for clock in clocks if (wake := clock.next_wake()) is not None]
+        times = [machine.next_wake() for machine in self.state.active()]
+        times += [ledger.next_wake() for ledger in self.state.debts.values()]
+        wakes = [wake for wake in times if wake is not None]
         delay = max(0.0, min(wakes) - self._clock()) if wakes else math.inf
         works: list[Work] = []
         with anyio.move_on_after(min(delay, 3600.0)):
@@ -324,7 +325,7 @@ class Engine:
                 "R005",
                 f"{active.name} is still {active.state}",
                 object=bundle,
-                hint=f"It goes first; the newest commit starts when it has ended. To end it: muster rollout abort {active.name}.",
+                hint=f"The newest commit starts when it has ended. To end it: muster rollout abort {active.name}.",
             )
         plan = contents.plans.get(plan_name or contents.plan_of(bundle))
         if plan is None:

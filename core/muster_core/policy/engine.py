@@ -72,7 +72,7 @@ class PolicySet:
 def compile_policies(
     documents: Sequence[tuple[str, int, Mapping[str, Any]]], pod_security: PodSecuritySettings | None
 ) -> PolicySet:
-    """A set from documents ``(file, line, value)``; :class:`PolicyError` rejects the whole of it for one feature not built."""
+    """A set from ``(file, line, value)``; :class:`PolicyError` rejects all of it for one feature that is not built."""
     rules: list[CompiledRule] = []
     for file, line, value in sorted(documents, key=lambda item: (item[0], item[1])):
         kind, version = str(value.get("kind")), str(value.get("apiVersion"))

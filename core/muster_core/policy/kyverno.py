@@ -261,7 +261,7 @@ def _block_holds(block: Block, context: Context) -> bool:
     name = str(metadata.get("name") or metadata.get("generateName") or "")
     is_namespace = obj.get("kind") == "Namespace"
     namespace = name if is_namespace else str(metadata.get("namespace") or "")
-    tests = {
+    tests: dict[str, Callable[[Any], bool]] = {
         "kinds": lambda kinds: any(kind_matches(str(kind), obj) for kind in kinds),
         "name": lambda text: wildcard(str(text), name),
         "names": lambda texts: any(wildcard(str(text), name) for text in texts),
@@ -330,7 +330,7 @@ def _compiled(
     def evaluate(context: Context) -> Verdict | None:
         if not filters.means(context):
             return None
-        ref = ref_of(context.obj)  # type: ignore[arg-type]
+        ref = ref_of(context.obj)
         misses = [match(context.obj, pattern) for pattern in patterns]
         return _judged(policy, name, str(ref), misses, message, action(ref.namespace))
 

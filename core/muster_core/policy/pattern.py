@@ -1,7 +1,7 @@
 """Kyverno's validate patterns: overlays with anchors, and value operators.
 
-Owns the meaning of ``()``, ``=()``, ``X()``, ``^()``, ``<()`` and of ``! | & > < >= <= - !-``. Source: kyverno pkg/engine/validate
-and pkg/engine/pattern. It never knows what a policy is.
+Owns the meaning of ``()``, ``=()``, ``X()``, ``^()``, ``<()`` and of ``! | & > < >= <= - !-``.
+Source: kyverno pkg/engine/validate and pkg/engine/pattern. It never knows what a policy is.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def scalar(value: Any, pattern: Any) -> bool:
     if isinstance(pattern, (int, float)):
         return _number_equal(value, pattern)
     if isinstance(value, (Mapping, list)):
-        return pattern == "*"
+        return bool(pattern == "*")
     return _text(value, str(pattern))
 
 

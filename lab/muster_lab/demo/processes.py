@@ -116,7 +116,6 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
 @asynccontextmanager
 async def supervised(logs: Path, environment: Mapping[str, str]) -> AsyncIterator[Supervisor]:
     """A supervisor whose children are gone when the block is left, however it is left."""
-    logs.mkdir(parents=True, exist_ok=True)
     supervisor = Supervisor(logs, environment)
     try:
         yield supervisor

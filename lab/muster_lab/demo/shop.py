@@ -111,7 +111,7 @@ metadata: {name: shop}
 
 def deployment(version: str, *, image: str = READY_IMAGE, team: str | None = "web") -> str:
     """The shop's Deployment; without ``team`` the policy forbids it."""
-    labels = "{app: shop, team: %s}" % team if team else "{app: shop}"
+    labels = f"{{app: shop, team: {team}}}" if team else "{app: shop}"
     return f"""\
 apiVersion: apps/v1
 kind: Deployment

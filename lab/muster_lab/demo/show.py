@@ -32,6 +32,7 @@ def tell(*, keep: bool, folder: Path | None) -> int:
     """0 when every fact holds, 1 when one does not, 130 when interrupted."""
     console = Console(no_color="NO_COLOR" in os.environ, highlight=False)
     work = folder or Path(tempfile.mkdtemp(prefix="muster-demo-"))
+    (work / "logs").mkdir(parents=True, exist_ok=True)
     try:
         return anyio.run(_tell, console, work, keep)
     except KeyboardInterrupt:
@@ -43,7 +44,6 @@ def tell(*, keep: bool, folder: Path | None) -> int:
 
 
 async def _tell(console: Console, folder: Path, keep: bool) -> int:
-    folder.mkdir(parents=True, exist_ok=True)
     result = [130]
     async with anyio.create_task_group() as group:
         group.start_soon(_interrupt, group.cancel_scope)

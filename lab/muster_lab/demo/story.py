@@ -20,6 +20,7 @@ from muster_lab.demo.fleet import Fleet
 from muster_lab.demo.processes import DemoError
 
 if TYPE_CHECKING:
+    from muster_proto.v1 import link_pb2 as wire
     from muster_proto.v1 import operator_pb2 as op
 
 ACT_DEADLINE = 60.0
@@ -65,10 +66,8 @@ class Story:
         raise DemoError(f"not so after {deadline:.0f} s: {what} (last seen: {last})")
 
     async def _rollout_of(self, commit: str) -> op.RolloutView | None:
-        for rollout in (await self.fleet.operator.list_rollouts()).rollouts:
-            if rollout.release.commit == commit:
-                return rollout
-        return None
+        listed: op.RolloutList = await self.fleet.operator.list_rollouts()
+        return next((rollout for rollout in listed.rollouts if rollout.release.commit == commit), None)
 
     async def _ended(self, commit: str, state: str) -> op.RolloutView:
         """The rollout of a commit, once it reached ``state``."""
@@ -87,7 +86,8 @@ class Story:
         found = await self._rollout_of(commit)
         if found is None:
             raise DemoError(f"the rollout of {commit[:7]} vanished")
-        return await self.fleet.operator.get_rollout(found.name)
+        whole: op.RolloutView = await self.fleet.operator.get_rollout(found.name)
+        return whole
 
     async def _versions(self) -> dict[str, str]:
         """What each site's own API says is installed: cluster -> version in the shop's ConfigMap."""
@@ -97,7 +97,7 @@ class Story:
             found[name] = config["data"]["version"] if config else "none"
         return found
 
-    async def _report(self, cluster: str) -> op.Report | None:
+    async def _report(self, cluster: str) -> wire.Report | None:
         view = await self.fleet.operator.get_cluster(cluster)
         return next((report for report in view.bundles if report.bundle == "shop"), None)
 

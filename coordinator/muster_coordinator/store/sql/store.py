@@ -56,22 +56,24 @@ class SqlStore:
             await self._engine.dispose()
 
     async def _write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        results: list[T] = []
         with anyio.CancelScope(shield=True):
             async with self._writer, self._engine.connect() as connection:
                 await connection.exec_driver_sql("BEGIN IMMEDIATE")
                 try:
-                    result = await work(connection)
+                    results.append(await work(connection))
                 except BaseException:
                     await connection.exec_driver_sql("ROLLBACK")
                     raise
                 await connection.exec_driver_sql("COMMIT")
-                return result
+        return results[0]
 
     async def _rows(self, query: sa.Select[Any], row: type[R]) -> list[R]:
+        rows: list[R] = []
         with anyio.CancelScope(shield=True):
             async with self._engine.connect() as connection:
-                result = await connection.execute(query)
-                return [row(**found._mapping) for found in result]
+                rows += [row(**found._mapping) for found in await connection.execute(query)]
+        return rows
 
     async def commit(self, batch: Batch) -> None:
         async def work(connection: AsyncConnection) -> None:
