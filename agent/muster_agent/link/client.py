@@ -97,12 +97,12 @@ class Stream:
     async def receive(self) -> wire.HubFrame:
         """The next frame; only one task may call this. :class:`LinkError` at the end of the stream."""
         try:
-            frame: wire.HubFrame = await _guarded(self._call.read())
+            frame = await _guarded(self._call.read())
         except grpc.RpcError as error:
             raise _translated(error) from error
         if frame is grpc.aio.EOF:
             raise LinkError("L021", "the coordinator ended the session", retryable=True)
-        return frame
+        return frame  # type: ignore[no-any-return]
 
     async def renew(self, request: wire.RenewRequest) -> str:
         """A new certificate in PEM."""
