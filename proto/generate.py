@@ -17,8 +17,15 @@ ROOT = Path(__file__).resolve().parent
 def generate(out: Path) -> None:
     """Writes ``*_pb2.py``, ``*_pb2_grpc.py`` and their stubs below ``out``."""
     files = sorted(str(p.relative_to(ROOT)) for p in ROOT.rglob("*.proto"))
-    arguments = ["protoc", f"-I{ROOT}", f"--python_out={out}", f"--grpc_python_out={out}",
-                 f"--mypy_out=quiet:{out}", f"--mypy_grpc_out=quiet:{out}", *files]
+    arguments = [
+        "protoc",
+        f"-I{ROOT}",
+        f"--python_out={out}",
+        f"--grpc_python_out={out}",
+        f"--mypy_out=quiet:{out}",
+        f"--mypy_grpc_out=quiet:{out}",
+        *files,
+    ]
     if protoc.main(arguments) != 0:
         raise SystemExit("protoc failed")
 

@@ -84,8 +84,8 @@ def _mapping(value: Mapping[str, Any], pattern: Mapping[str, Any], path: str) ->
             if key in value or (has_wildcard(key) and any(wildcard(key, name) for name in value)):
                 return Mismatch(_join(path, key), "must not be set")
         elif kind == "equality":
-            if key in value:
-                plain.append((key, inner))
+            names = [name for name in value if wildcard(key, name)] if has_wildcard(key) else [key]
+            plain += [(name, inner) for name in names if name in value]
         elif kind == "existence":
             if key in value:
                 missed = _existence(found, inner, _join(path, key))

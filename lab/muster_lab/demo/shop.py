@@ -38,7 +38,7 @@ apiVersion: muster.dev/v1alpha1
 kind: RolloutPlan
 metadata: {name: rings}
 spec:
-  deadline: 20s
+  deadline: 40s
   onFailure: {action: rollback, scope: target}
   catchUp: {maxInFlight: 1}
   waves:
@@ -57,7 +57,7 @@ spec:
     maxInFlight: 2
     maxFailed: 0
     quorum: 50%
-    offline: {after: 5s}
+    offline: {after: 8s}
 """
 
 POLICY = """\
@@ -99,7 +99,7 @@ spec:
     substitute: {RING: "${cluster.labels.ring}"}
   plan: rings
   namespace: shop
-%(secrets)s  health: {deadline: 5s}
+%(secrets)s  health: {deadline: 10s}
 """
 
 NAMESPACE = """\
