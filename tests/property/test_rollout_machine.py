@@ -359,6 +359,15 @@ class AnyOrder(RuleBasedStateMachine):
         self.driven.give(ev.Contact(name, True))
         self.driven.give(ev.Reported(name, 1, THIS, "healthy"))
 
+    @rule(number=st.integers(0, 63), times=st.integers(1, 5))
+    def flap(self, number: int, times: int) -> None:
+        """Unhealthy and healthy again, in contact all the time."""
+        name = self.pick(number)
+        self.driven.give(ev.Contact(name, True))
+        for _ in range(times):
+            self.driven.give(ev.Reported(name, 1, THIS, "healthy"))
+            self.driven.give(ev.Reported(name, 1, THIS, "applying", "", "crash loop"))
+
     @rule(number=st.integers(0, 63), online=st.booleans())
     def contact(self, number: int, online: bool) -> None:
         self.driven.give(ev.Contact(self.pick(number), online))
