@@ -116,10 +116,13 @@ class Desired:
         self.policy_commit = commit
 
     async def _take_entry(self, commit: str) -> None:
+        self.entry, self.registry_commit = await self._entry_at(commit), commit
+
+    async def _entry_at(self, commit: str) -> Cluster:
+        """This cluster's own entry at a registry commit; ``T020`` without one, ``T021`` when it is another's."""
         clusters, _ = read_registry(await self.source.tree(commit))
         entry = clusters.get(self.enrolment.cluster)
         if entry is None:
-            self.entry, self.registry_commit = None, commit
             raise TrustError(
                 "T020",
                 "the registry has no entry for this cluster",
@@ -134,7 +137,7 @@ class Desired:
                 "the registry's entry of this name is another cluster's",
                 object=self.enrolment.cluster,
             )
-        self.entry, self.registry_commit = entry, commit
+        return entry
 
     async def _contents(self, commit: str) -> tuple[BlobTree, FleetContents]:
         if commit not in self._read:
@@ -158,6 +161,7 @@ class Desired:
         admission = Admission(release, self.registry_commit, self.policy_commit)
         admissible = await self._build(admission, gated=True)
         await self.source.pin(f"admitted/{release.bundle}", release.commit)
+        await self.source.pin(f"admitted-entry/{release.bundle}", self.registry_commit)
         self.floors = msgspec.structs.replace(
             self.floors, bundles={**self.floors.bundles, release.bundle: release.commit}
         )
@@ -178,14 +182,16 @@ class Desired:
             raise ValidationError("V050", what, object=release.bundle)
         if contents.digests.get(release.bundle) != release.tree_digest:
             raise TrustError("T030", "the commit's tree is not the one that was offered", object=str(release))
-        if self.entry is None:
+        # Healing sees the entry that was admitted; a newer one moves objects only through an offer.
+        entry = self.entry if gated else await self._entry_at(admission.registry_commit)
+        if entry is None:
             raise TrustError(
                 "T020",
                 "the registry has no entry for this cluster",
                 object=self.enrolment.cluster,
                 retryable=True,
             )
-        values = values_for(at.bundle, self.entry)
+        values = values_for(at.bundle, entry)
         if values is None and gated:
             raise TrustError(
                 "T022",

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 import structlog
 from muster_core.errors import MusterError, ValidationError
+from muster_core.manifest.objects import ObjectRef
 from muster_core.session.backoff import Backoff
 from muster_core.token import JoinToken
 
@@ -79,11 +80,15 @@ async def run(settings: Settings) -> None:
                 enrolment = await rejoin(enrolment)
             repository = enrolment.repositories[0]
             source = SourceRepository(
-                settings.state_dir / "fleet.git", repository.url, repository.branch, settings.git_ca_file
+                settings.state_dir / "fleet.git",
+                repository.url,
+                repository.branch,
+                settings.git_ca_file,
+                repository.anchor,
             )
-            await api.apply(
-                {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": settings.namespace}}
-            )
+            home = ObjectRef("v1", "Namespace", "", settings.namespace)
+            if await api.get(home) is None:
+                await api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": home.name}})
             desired = Desired(
                 source,
                 state,
@@ -109,6 +114,7 @@ async def run(settings: Settings) -> None:
                 api, source, desired, state, settings.namespace, link.say, clock, uniform, metrics
             )
             link.resend = reconciler.resend
+            link.spooled = metrics.spool.set
             ready[0] = ""
             group.start_soon(reconciler.run, settings.poll_seconds)
             group.start_soon(link.run)

@@ -53,12 +53,15 @@ class LinkSession:
         self.connected = False
         self.reports: dict[str, bytes] = {}
         self.resend: Callable[[str], None] = lambda bundle: None
+        self.spooled: Callable[[float], None] = lambda size: None
         self.head = ""
 
     def say(self, key: str, frame: wire.AgentFrame) -> None:
         """Queues a frame durably; a newer one of the same key replaces it."""
         seq = self._outbox.put(key, frame.SerializeToString())
-        self._state.put(SAVE_KEY, self._outbox.snapshot())
+        snapshot = self._outbox.snapshot()
+        self._state.put(SAVE_KEY, snapshot)
+        self.spooled(sum(len(entry.data) for entry in snapshot.entries))
         log.debug("queued", key=key, seq=seq)
         self._due.set()
 
@@ -128,7 +131,9 @@ class LinkSession:
         while True:
             frame = await stream.receive()
             if frame.ack and self._outbox.acknowledged(frame.ack):
-                self._state.put(SAVE_KEY, self._outbox.snapshot())
+                snapshot = self._outbox.snapshot()
+                self._state.put(SAVE_KEY, snapshot)
+                self.spooled(sum(len(entry.data) for entry in snapshot.entries))
             if frame.HasField("bye"):
                 self._backoff.limits(float(max(1, frame.bye.retry_after_seconds)), 300.0)
                 raise LinkError("L025", f"the coordinator said good-bye: {frame.bye.why}", retryable=True)

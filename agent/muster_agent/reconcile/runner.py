@@ -303,6 +303,8 @@ class Reconciler:
                 ready += 1
             else:
                 problems.append((str(ref), state.status, state.message))
+        self._metrics.objects.labels(bundle.machine.record.bundle, "ready").set(ready)
+        self._metrics.objects.labels(bundle.machine.record.bundle, "unready").set(len(problems))
         problems.sort(key=lambda problem: (problem[1] != "Failed", problem[0]))
         return m.HealthSeen(len(bundle.objects), ready, tuple(problems[:MAX_PROBLEMS]))
 

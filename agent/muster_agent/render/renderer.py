@@ -118,7 +118,14 @@ class Renderer:
                 target = root / file.path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(source.read(file.path))
-            argv = [self._kustomize, "build", str(root / folder), "--load-restrictor", "LoadRestrictionsNone"]
+            # Files come only from the folder of the kustomization that names them; bases are folders.
+            argv = [
+                self._kustomize,
+                "build",
+                str(root / folder),
+                "--load-restrictor",
+                "LoadRestrictionsRootOnly",
+            ]
             out = await sandbox.run(argv, Path(work), "kustomize")
         return [
             item

@@ -22,6 +22,8 @@ DEADLINE = 60.0
 MAX_OUTPUT = 32 << 20
 MAX_MEMORY = 4 << 30
 MAX_FILE = 64 << 20
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
+NOWHERE = "http://127.0.0.1:9"  # what would be fetched all the same is refused at once
 
 
 def _limits() -> None:
@@ -38,7 +40,13 @@ async def run(argv: Sequence[str], folder: Path, what: str) -> bytes:
 
 
 def _run(argv: list[str], folder: Path, what: str) -> bytes:
-    environment = {"HOME": str(folder), "TMPDIR": str(folder), "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+    environment = {
+        "HOME": str(folder),
+        "TMPDIR": str(folder),
+        "PATH": str(folder / "bin"),  # no git, nothing to run
+        "LANG": "C.UTF-8",
+        **dict.fromkeys(PROXIES, NOWHERE),
+    }
     process = subprocess.Popen(
         argv,
         cwd=folder,

@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -76,13 +76,14 @@ class Fleet:
     async def _git(self, *arguments: str) -> str:
         return (await run(["git", "-C", str(self.checkout), *arguments], self.environment)).strip()
 
-    async def join(self, name: str, ring: str) -> None:
-        """A Kubernetes API, a token, an agent, and the approval."""
+    async def join(
+        self, name: str, ring: str, kubeconfig: Path | None = None, agent_flags: Sequence[str] = ()
+    ) -> None:
+        """A Kubernetes API (in memory, where no kubeconfig is given), a token, an agent, and the approval."""
         folder = self.folder / name
-        kube = self.supervisor.start(
-            f"kube-{name}", [sys.executable, "-m", "muster_lab.kube", "--dir", str(folder / "kube")]
-        )
-        kubeconfig = Path(json.loads(await kube.first_line(READY_DEADLINE))["kubeconfig"])
+        await anyio.Path(folder).mkdir(exist_ok=True)
+        if kubeconfig is None:
+            kubeconfig = await self._kubernetes(name, folder)
         self.sites[name] = Site.read(name, kubeconfig)
         address = ["--edge-address", self.line.address] if name == CUT_CLUSTER else []
         link = ["--link-address", self.line.extra_address] if name == CUT_CLUSTER else []
@@ -116,6 +117,7 @@ class Fleet:
                 str(folder / "state"),
                 "--git-ca-file",
                 str(self.git_ca),
+                *agent_flags,
             ],
         )
         await self._asked(name)
@@ -132,6 +134,12 @@ class Fleet:
             "--yes",
         )
 
+    async def _kubernetes(self, name: str, folder: Path) -> Path:
+        kube = self.supervisor.start(
+            f"kube-{name}", [sys.executable, "-m", "muster_lab.kube", "--dir", str(folder / "kube")]
+        )
+        return Path(json.loads(await kube.first_line(READY_DEADLINE))["kubeconfig"])
+
     async def _asked(self, name: str) -> None:
         with anyio.move_on_after(READY_DEADLINE):
             while not any(join.cluster == name for join in (await self.operator.list_joins()).joins):
@@ -140,7 +148,13 @@ class Fleet:
             return
         raise DemoError(f"{name} did not ask to join within {READY_DEADLINE:.0f} s")
 
-    async def seal_secret(self) -> None:
+    async def restart_agent(self, name: str) -> None:
+        """Ends an agent as a node's reboot would, and starts it again."""
+        child = self.agents[name]
+        await self.supervisor.end(child)
+        self.agents[name] = self.supervisor.start(child.name, child.argv)
+
+    async def seal_secret(self, namespace: str = "shop") -> None:
         """A random password, sealed to every cluster that has a ring."""
         password = secrets.token_urlsafe(12)
         self.secret_base64 = base64.b64encode(password.encode()).decode()
@@ -153,7 +167,7 @@ class Fleet:
             "--name",
             "shop-db",
             "--namespace",
-            "shop",
+            namespace,
             "--from-file",
             f"password={source}",
             "--selector",
@@ -235,6 +249,7 @@ async def open_fleet(folder: Path, say: Callable[[str], None]) -> AsyncIterator[
     """Git host and coordinator; agents come by :meth:`Fleet.join`. Everything is gone when the block is left."""
     tls = make_server(folder / "git-tls", "git")
     environment = _environment(folder, tls.ca)
+    await anyio.Path(folder / "logs").mkdir(parents=True, exist_ok=True)
     async with AsyncExitStack() as stack:
         supervisor = await stack.enter_async_context(supervised(folder / "logs", environment))
         await _make_repository(folder, environment)

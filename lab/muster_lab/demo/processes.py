@@ -18,6 +18,8 @@ from pathlib import Path
 
 import anyio
 
+STOP_PATIENCE = 5.0
+
 
 class DemoError(Exception):
     """A fact that does not hold, or a program that did not do what it should. The text is for people."""
@@ -47,6 +49,7 @@ class Child:
     process: subprocess.Popen[bytes]
     out: Path
     log: Path
+    argv: Sequence[str]
     expected_to_run: bool = True
 
     async def first_line(self, deadline: float) -> str:
@@ -83,7 +86,7 @@ class Supervisor:
                 env={**self.environment, **(extra or {})},
                 start_new_session=True,
             )
-        child = self.children[name] = Child(name, process, out, log)
+        child = self.children[name] = Child(name, process, out, log, argv)
         return child
 
     def check(self) -> None:
@@ -93,12 +96,22 @@ class Supervisor:
                 how = f"signal {-code}" if code < 0 else f"exit code {code}"
                 raise DemoError(f"{child.name} died ({how}):\n{tail(child.log)}")
 
+    async def end(self, child: Child) -> None:
+        """Ends one child for good; it is not missed."""
+        child.expected_to_run = False
+        _signal_group(child.process, signal.SIGTERM)
+        with anyio.move_on_after(STOP_PATIENCE):
+            while child.process.poll() is None:
+                await anyio.sleep(0.05)
+        _signal_group(child.process, signal.SIGKILL)
+        child.process.wait()
+
     async def stop(self) -> None:
         """Asks all to end, waits a moment, then kills what is left, with everything they started."""
         for child in reversed(self.children.values()):
             child.expected_to_run = False
             _signal_group(child.process, signal.SIGTERM)
-        with anyio.move_on_after(5):
+        with anyio.move_on_after(STOP_PATIENCE):
             while any(child.process.poll() is None for child in self.children.values()):
                 await anyio.sleep(0.05)
         for child in self.children.values():

@@ -50,6 +50,13 @@ class Site:
         """A merge patch by hand, as ``kubectl patch`` sends it."""
         return await anyio.to_thread.run_sync(self._send, "PATCH", path, change)
 
+    async def create(self, path: str, value: Mapping[str, object]) -> dict[str, Any] | None:
+        """A new object, as ``kubectl create`` sends it."""
+        return await anyio.to_thread.run_sync(self._send, "POST", path, value)
+
+    async def delete(self, path: str) -> dict[str, Any] | None:
+        return await anyio.to_thread.run_sync(self._send, "DELETE", path, None)
+
     def _send(self, method: str, path: str, change: Mapping[str, object] | None) -> dict[str, Any] | None:
         query = "?fieldManager=kubectl-patch" if change is not None else ""
         request = urllib.request.Request(  # noqa: S310 - the URL is the lab's own
@@ -60,7 +67,7 @@ class Site:
         )
         try:
             with urllib.request.urlopen(request, timeout=DEADLINE, context=self.context) as answer:  # noqa: S310
-                value: dict[str, Any] = json.load(answer)
+                value: dict[str, Any] = json.loads(answer.read() or b"{}")
                 return value
         except urllib.error.HTTPError as error:
             with error:
