@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import note
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from muster_core.rollout import catchup as cu
 
 RELEASES = [cu.Succeeded(f"shop-000{number}", f"c{number}", f"digest-{number}") for number in range(3)]
@@ -43,6 +43,13 @@ class Ledger(RuleBasedStateMachine):
             assert ledger.harmed == sum(state in cu.HARMED for state in states)
             assert ledger.base >= len(ledger.debts)
             assert ledger.next_wake() == self.ledger.next_wake()
+
+    @initialize(owed=st.sets(name_of), online=st.sets(name_of))
+    def begin(self, owed: set[str], online: set[str]) -> None:
+        for cluster in sorted(owed):
+            self.owe(cluster, 0)
+        for cluster in sorted(online):
+            self.contact(cluster, True)
 
     @rule(cluster=name_of, number=st.integers(0, 2))
     def owe(self, cluster: str, number: int) -> None:
