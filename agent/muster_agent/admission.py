@@ -120,7 +120,7 @@ class Desired:
 
     async def _entry_at(self, commit: str) -> Cluster:
         """This cluster's own entry at a registry commit; ``T020`` without one, ``T021`` when it is another's."""
-        clusters, _ = read_registry(await self.source.tree(commit))
+        clusters, _ = await self.source.reading(read_registry, await self.source.tree(commit))
         entry = clusters.get(self.enrolment.cluster)
         if entry is None:
             raise TrustError(
@@ -142,7 +142,7 @@ class Desired:
     async def _contents(self, commit: str) -> tuple[BlobTree, FleetContents]:
         if commit not in self._read:
             tree = await self.source.tree(commit)
-            self._read[commit] = (tree, read_fleet(tree))
+            self._read[commit] = (tree, await self.source.reading(read_fleet, tree))
             if len(self._read) > READ_COMMITS:
                 self._read.popitem(last=False)
         return self._read[commit]

@@ -8,9 +8,10 @@ are recomputed. It never trusts what it fetched: that is ``verify``'s work.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -19,6 +20,7 @@ from git.exc import GitCommandError
 from muster_core.errors import GitError
 from muster_core.tree import SUBMODULE, SYMLINK, TreeFile
 
+T = TypeVar("T")
 DEADLINE = 60
 REGISTRY_BRANCH = "muster/registry"
 MAX_BLOB_BYTES = 8 << 20
@@ -83,14 +85,16 @@ class SourceRepository:
         if ca_file:
             environment["GIT_SSL_CAINFO"] = str(ca_file)
         self._repo.git.update_environment(**environment)
-        self._limiter = anyio.CapacityLimiter(1)
+        # A host that does not answer holds up a fetch, never a look at what is here.
+        self._fetching, self._reading = anyio.CapacityLimiter(1), anyio.CapacityLimiter(1)
+        self._batch = threading.Lock()
 
     def close(self) -> None:
         self._repo.close()
 
     async def fetch(self) -> Heads:
         """``MUSTER-G002`` (retryable) when the repository does not answer; what was fetched before stays."""
-        return await anyio.to_thread.run_sync(self._fetch, limiter=self._limiter)
+        return await anyio.to_thread.run_sync(self._fetch, limiter=self._fetching)
 
     def _fetch(self) -> Heads:
         try:
@@ -129,9 +133,11 @@ class SourceRepository:
                 object=self.url,
                 retryable=True,
             ) from error
-        finally:
-            self._repo.git.clear_cache()
         return Heads(remote[self.branch], remote.get(REGISTRY_BRANCH, ""))
+
+    async def reading(self, work: Callable[[BlobTree], T], tree: BlobTree) -> T:
+        """Runs what reads many files of a tree away from the loop."""
+        return await anyio.to_thread.run_sync(work, tree, limiter=self._reading)
 
     def _begin_at_anchor(self) -> None:
         """The first clone is the anchor alone, so that later fetches bring only what came after it."""
@@ -141,7 +147,7 @@ class SourceRepository:
             self._pull([f"{self._anchor}:refs/muster/anchor"], "--depth=1")
         except GitCommandError:
             # A server that does not give single commits gives the whole history; verify judges it all the same.
-            self._repo.git.clear_cache()
+            return
 
     def _pull(self, refs: Sequence[str], *flags: str) -> None:
         self._repo.git.fetch(
@@ -167,7 +173,7 @@ class SourceRepository:
             return ""
 
     async def has(self, commit: str) -> bool:
-        return await anyio.to_thread.run_sync(self._has, commit, limiter=self._limiter)
+        return await anyio.to_thread.run_sync(self._has, commit, limiter=self._reading)
 
     def _has(self, commit: str) -> bool:
         try:
@@ -178,7 +184,7 @@ class SourceRepository:
 
     async def descends(self, commit: str, ancestor: str) -> bool:
         """Whether ``commit`` is ``ancestor`` or descends from it; false when either is not here."""
-        return await anyio.to_thread.run_sync(self._descends, commit, ancestor, limiter=self._limiter)
+        return await anyio.to_thread.run_sync(self._descends, commit, ancestor, limiter=self._reading)
 
     def _descends(self, commit: str, ancestor: str) -> bool:
         if commit == ancestor:
@@ -193,11 +199,11 @@ class SourceRepository:
         """Keeps a commit alive under ``refs/muster/<name>``, whatever happens to the branch."""
         await anyio.to_thread.run_sync(
             lambda: self._repo.git.update_ref(f"refs/muster/{name}", commit, kill_after_timeout=DEADLINE),
-            limiter=self._limiter,
+            limiter=self._reading,
         )
 
     async def tree(self, commit: str) -> BlobTree:
-        return await anyio.to_thread.run_sync(self._tree, commit, limiter=self._limiter)
+        return await anyio.to_thread.run_sync(self._tree, commit, limiter=self._reading)
 
     def _tree(self, commit: str) -> BlobTree:
         files, blobs = list[TreeFile](), dict[str, str]()
@@ -220,11 +226,16 @@ class SourceRepository:
 
     def blob(self, oid: str, path: str) -> bytes:
         """Its bytes, from one long-lived ``cat-file --batch``, checked against the id."""
-        _, _, size, data = self._repo.git.get_object_data(oid)
+        with self._batch:
+            try:
+                _, _, size, data = self._repo.git.get_object_data(oid)
+            except (ValueError, OSError) as error:
+                raise GitError("G019", "the object is not in the repository", object=path) from error
         if hashlib.sha1(b"blob %d\x00" % size + data).hexdigest() != oid:  # noqa: S324 - git's own object id
             raise GitError("G018", "the repository gave other bytes than the object's id says", object=path)
         return bytes(data)
 
     def idle(self) -> None:
         """Ends git's long-lived children; they come back when they are needed."""
-        self._repo.git.clear_cache()
+        with self._batch:
+            self._repo.git.clear_cache()

@@ -1,0 +1,110 @@
+"""The state folder: a reader after a crash sees the old record or the new one, and a second agent stays out."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from muster_agent.state.files import FileState, StateError
+from muster_agent.state.records import Floors
+
+OLD, NEW = Floors({"fleet": "a" * 40}), Floors({"fleet": "b" * 40})
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+def crash(*_: Any, **__: Any) -> None:
+    raise Crash
+
+
+def partial(real: Callable[[int, bytes], int]) -> Callable[[int, bytes], int]:
+    def write(descriptor: int, data: bytes) -> int:
+        real(descriptor, data[:7])
+        raise Crash
+
+    return write
+
+
+def test_a_record_comes_back_as_it_was_put(tmp_path: Path) -> None:
+    state = FileState(tmp_path / "state")
+    assert state.get("floors", Floors) is None
+    state.put("floors", OLD)
+    state.put("bundle/shop", NEW)
+    state.close()
+    again = FileState(tmp_path / "state")
+    assert again.get("floors", Floors) == OLD
+    assert again.names("bundle/") == ["bundle/shop"]
+    again.remove("bundle/shop")
+    assert again.names("bundle/") == []
+    again.close()
+
+
+@pytest.mark.parametrize("step", ["open", "write", "fsync", "replace"])
+def test_a_crash_before_the_rename_leaves_the_old_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    state = FileState(tmp_path)
+    state.put("floors", OLD)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, step, partial(os.write) if step == "write" else crash)
+        with pytest.raises(Crash):
+            state.put("floors", NEW)
+    assert state.get("floors", Floors) == OLD
+    assert state.names("") == ["floors"]
+    state.put("floors", NEW)
+    assert state.get("floors", Floors) == NEW
+    state.close()
+
+
+def test_the_file_is_synced_before_it_gets_its_name_and_the_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, steps = FileState(tmp_path), list[str]()
+    sync, replace = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        steps.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        sync(descriptor)
+
+    def renamed(source: Path, target: Path) -> None:
+        steps.append("rename")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    state.put("floors", OLD)
+    assert steps == ["file", "rename", "folder"]
+    state.close()
+
+
+def test_a_second_agent_is_refused(tmp_path: Path) -> None:
+    state = FileState(tmp_path)
+    with pytest.raises(StateError, match="MUSTER-K021"):
+        FileState(tmp_path)
+    state.close()
+    FileState(tmp_path).close()
+
+
+def test_what_cannot_be_read_is_an_error_and_not_a_fresh_start(tmp_path: Path) -> None:
+    state = FileState(tmp_path)
+    (tmp_path / "floors.json").write_text('{"version": 1, "kind": "Flo')
+    with pytest.raises(StateError, match="MUSTER-K020"):
+        state.get("floors", Floors)
+    (tmp_path / "floors.json").write_text('{"version": 9, "kind": "Floors", "record": {}}')
+    with pytest.raises(StateError, match="version 9"):
+        state.get("floors", Floors)
+    state.close()
+
+
+def test_records_are_the_owners_alone(tmp_path: Path) -> None:
+    state = FileState(tmp_path / "state")
+    state.put("floors", OLD)
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "state" / "floors.json").stat().st_mode) == 0o600
+    state.close()
