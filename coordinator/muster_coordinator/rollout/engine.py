@@ -123,6 +123,7 @@ class Engine:
 
     async def run(self) -> None:
         """For ever. A store that cannot be written ends the program: nothing is acknowledged that was not kept."""
+        await self.submit(self._reconnecting)
         while True:
             works = await self._next_batch()
             effects, now = Effects(), self._clock()
@@ -136,6 +137,11 @@ class Engine:
             if effects.batch:
                 await self._store.commit(effects.batch)
             self._perform(effects)
+
+    def _reconnecting(self, effects: Effects, now: float) -> None:
+        """After a start nobody is in contact until told: soaks that ran stand still."""
+        for machine in self.state.active():
+            self._record(machine, machine.reconnecting(now), effects, now)
 
     async def _next_batch(self) -> list[Work]:
         times = [machine.next_wake() for machine in self.state.active()]
@@ -348,8 +354,8 @@ class Engine:
         )
         machine = RolloutMachine(started)
         self.state.rollouts[machine.name] = machine
-        for member in members:
-            self._record_debts(bundle, self.state.ledger(bundle).drop(member.name, now), effects)
+        ledger = self.state.ledger(bundle)
+        self._record_debts(bundle, ledger.give_way([member.name for member in members], now), effects)
         machine.meet(member.name for member in members if self.state.clusters[member.name].online)
         self._record(machine, [started], effects, now)
         self._record(machine, machine.begin(now), effects, now)

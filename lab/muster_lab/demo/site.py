@@ -63,7 +63,10 @@ class Site:
             f"{self.url}{path}{query}",
             method=method,
             data=None if change is None else json.dumps(change).encode(),
-            headers={"Authorization": f"Bearer {self.token}", "Content-Type": "application/merge-patch+json"},
+            headers={
+                "Authorization": f"Bearer {self.token}",
+                "Content-Type": "application/merge-patch+json" if method == "PATCH" else "application/json",
+            },
         )
         try:
             with urllib.request.urlopen(request, timeout=DEADLINE, context=self.context) as answer:  # noqa: S310
