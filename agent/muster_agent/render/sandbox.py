@@ -19,6 +19,7 @@ import anyio.to_thread
 from muster_core.errors import ValidationError
 
 DEADLINE = 60.0
+MAX_CPU_SECONDS = 60
 MAX_OUTPUT = 32 << 20
 MAX_MEMORY = 4 << 30
 MAX_FILE = 64 << 20
@@ -26,12 +27,17 @@ PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
 NOWHERE = "http://127.0.0.1:9"  # what would be fetched all the same is refused at once
 
 
-def _limits() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_FILE, MAX_FILE))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
-    resource.setrlimit(resource.RLIMIT_CPU, (int(DEADLINE), int(DEADLINE)))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+def _limit(pid: int) -> None:
+    """Sets the child's limits from outside: code between fork and exec would run beside threads that hold locks."""
+    for kind, most in (
+        (resource.RLIMIT_AS, MAX_MEMORY),
+        (resource.RLIMIT_FSIZE, MAX_FILE),
+        (resource.RLIMIT_NOFILE, 256),
+        (resource.RLIMIT_CPU, MAX_CPU_SECONDS),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(pid, kind, (most, most))
 
 
 async def run(argv: Sequence[str], folder: Path, what: str) -> bytes:
@@ -47,7 +53,7 @@ def _run(argv: list[str], folder: Path, what: str) -> bytes:
         "LANG": "C.UTF-8",
         **dict.fromkeys(PROXIES, NOWHERE),
     }
-    process = subprocess.Popen(
+    with subprocess.Popen(
         argv,
         cwd=folder,
         env=environment,
@@ -55,20 +61,19 @@ def _run(argv: list[str], folder: Path, what: str) -> bytes:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        preexec_fn=_limits,
-    )
-    try:
-        out, err = process.communicate(timeout=DEADLINE)
-    except subprocess.TimeoutExpired as error:
-        raise ValidationError(
-            "V040", f"{what} did not end within {DEADLINE:.0f} s", object=argv[0]
-        ) from error
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    ) as process:
+        try:
+            _limit(process.pid)
+            out, err = process.communicate(timeout=DEADLINE)
+        except subprocess.TimeoutExpired as error:
+            raise ValidationError(
+                "V040", f"{what} did not end within {DEADLINE:.0f} s", object=argv[0]
+            ) from error
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     if process.returncode != 0:
-        tail = err.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
+        tail = err.decode(errors="replace").strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
         raise ValidationError("V040", f"{what} failed: {tail[0][:500]}", object=argv[0])
     if len(out) > MAX_OUTPUT:
         raise ValidationError("V041", f"{what} wrote more than {MAX_OUTPUT:,} bytes", object=argv[0])

@@ -1,0 +1,159 @@
+"""One bundle's machine: what it says for each story, without a cluster or a clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from muster_agent.reconcile import machine as m
+from muster_agent.state.records import Admission, BundleRecord, OfferRecord
+from muster_core.release import Release
+
+OLD, NEW = Release("shop", "a" * 40, "1" * 64), Release("shop", "b" * 40, "2" * 64)
+FIRST = OfferRecord("shop-0001", 1, OLD, True)
+SECOND = OfferRecord("shop-0002", 1, NEW, True)
+BAD = m.HealthSeen(1, 0, (("apps/v1/Deployment shop/web", "InProgress", "0 of 1 ready"),))
+GOOD = m.HealthSeen(1, 1, ())
+DONE = m.AppliedAll("", "", ())
+
+
+def admitted(release: Release, deadline: float = 60.0, back: bool = True) -> m.Admitted:
+    return m.Admitted(Admission(release, "r", "p"), deadline, back)
+
+
+def names(commands: Sequence[m.Command]) -> list[str]:
+    return [type(command).__name__ for command in commands]
+
+
+def feed(machine: m.BundleMachine, now: float, *events: m.Event) -> list[m.Command]:
+    return [command for event in events for command in machine.handle(event, now)]
+
+
+def healthy(offer: OfferRecord = FIRST) -> m.BundleMachine:
+    machine = m.BundleMachine(BundleRecord(bundle="shop"))
+    feed(machine, 0.0, m.Offered(offer), admitted(offer.release), DONE, GOOD)
+    assert (machine.phase, machine.record.outcome) == ("Ready", "healthy")
+    return machine
+
+
+def test_an_offer_is_on_disk_before_it_is_acknowledged() -> None:
+    machine = m.BundleMachine(BundleRecord(bundle="shop"))
+    assert names(machine.handle(m.Offered(FIRST), 0.0)) == ["Save", "Acknowledge", "Admit"]
+    assert names(machine.handle(admitted(OLD), 1.0)) == ["Save", "Report", "Apply"]
+    assert machine.phase == "Applying"
+    machine.handle(DONE, 2.0)
+    assert names(machine.handle(GOOD, 2.0)) == ["Save", "Report"]
+
+
+def test_the_same_offer_again_is_acknowledged_and_not_done_again() -> None:
+    machine = healthy()
+    assert names(machine.handle(m.Offered(FIRST), 5.0)) == ["Acknowledge", "Report"]
+
+
+def test_not_healthy_in_time_goes_back_to_the_last_healthy_release() -> None:
+    machine = healthy()
+    feed(machine, 10.0, m.Offered(SECOND), admitted(NEW), DONE, BAD)
+    assert machine.handle(m.Tick(), 69.0) == []
+    assert names(machine.handle(m.Tick(), 70.0)) == ["Save", "Report", "Readmit"]
+    assert machine.record.outcome == "applying"
+    feed(machine, 71.0, admitted(OLD), DONE, GOOD)
+    assert (machine.record.outcome, machine.phase) == ("returned", "Ready")
+    assert machine.record.admission is not None
+    assert machine.record.admission.release == OLD
+    assert "0 of 1 ready" in machine.verdict[1]
+
+
+@pytest.mark.parametrize("why", ["the plan", "the bundle", "nothing was healthy"])
+def test_it_stays_failed_where_going_back_is_not_allowed(why: str) -> None:
+    machine = m.BundleMachine(BundleRecord(bundle="shop")) if why.startswith("nothing") else healthy()
+    offer = OfferRecord(SECOND.rollout, 1, NEW, why != "the plan")
+    feed(machine, 10.0, m.Offered(offer), admitted(NEW, back=why != "the bundle"), DONE, BAD)
+    commands = machine.handle(m.Tick(), 70.0)
+    assert names(commands) == ["Save", "Report"]
+    assert (machine.record.outcome, machine.phase) == ("failed", "Degraded")
+
+
+def test_a_denied_release_leaves_what_runs() -> None:
+    machine = healthy()
+    feed(machine, 10.0, m.Offered(SECOND), m.Refused("P001", "policy forbids it", False))
+    assert (machine.record.outcome, machine.phase) == ("failed", "Blocked")
+    assert machine.record.admission is not None
+    assert machine.record.admission.release == OLD
+    # What runs is still healed, and being healthy does not hide the refusal.
+    assert names(machine.handle(m.Changed(), 11.0)) == ["Apply"]
+    feed(machine, 11.0, DONE, GOOD)
+    assert (machine.record.outcome, machine.phase, machine.code) == ("failed", "Blocked", "P001")
+
+
+def test_what_may_succeed_later_is_tried_again_until_patience_ends() -> None:
+    machine = m.BundleMachine(BundleRecord(bundle="shop"))
+    machine.handle(m.Offered(FIRST), 0.0)
+    now = 0.0
+    tries = 0
+    while machine.record.outcome == "applying":
+        machine.handle(m.Refused("G002", "Git is away", True), now)
+        wake = machine.next_wake()
+        if wake is None:
+            break
+        now = wake
+        assert names(machine.handle(m.Tick(), now)) == ["Admit"]
+        tries += 1
+    assert machine.record.outcome == "failed"
+    assert 5 < tries < 20
+
+
+def test_an_api_server_that_is_away_is_degraded_and_tried_again() -> None:
+    machine = healthy()
+    machine.handle(m.Changed(), 10.0)
+    assert names(machine.handle(m.AppliedAll("K001", "unreachable", ()), 10.0)) == ["Report"]
+    assert machine.phase == "Degraded"
+    wake = machine.next_wake()
+    assert wake is not None
+    assert names(machine.handle(m.Tick(), wake)) == ["Apply"]
+    feed(machine, wake, DONE, GOOD)
+    assert (machine.phase, machine.code) == ("Ready", "")
+
+
+def test_healed_drift_is_counted_and_reported() -> None:
+    machine = healthy()
+    commands = machine.handle(m.AppliedAll("", "", ("v1/ConfigMap shop/web",)), 10.0)
+    assert names(commands) == ["Save", "Report"]
+    assert (machine.record.healed, machine.record.last_healed) == (1, "v1/ConfigMap shop/web")
+
+
+def test_a_withdrawn_offer_that_still_waits_is_forgotten() -> None:
+    machine = m.BundleMachine(BundleRecord(bundle="shop"))
+    machine.handle(m.Offered(FIRST), 0.0)
+    assert machine.handle(m.Withdrawn("shop-0009", 1), 1.0) == []
+    assert names(machine.handle(m.Withdrawn("shop-0001", 1), 1.0)) == ["Save"]
+    assert machine.record.offer is None
+
+
+def test_after_a_kill_the_unfinished_offer_goes_on_and_what_ran_is_kept() -> None:
+    record = healthy().record
+    machine = m.BundleMachine(record)
+    assert names(machine.start(100.0)) == ["Readmit"]
+    waiting = healthy()
+    waiting.handle(m.Offered(SECOND), 10.0)
+    again = m.BundleMachine(waiting.record)
+    assert names(again.start(100.0)) == ["Readmit", "Admit"]
+    applying = healthy()
+    feed(applying, 10.0, m.Offered(SECOND), admitted(NEW))
+    third = m.BundleMachine(applying.record)
+    assert names(third.start(100.0)) == ["Readmit"]
+    assert third.next_wake() is not None
+
+
+def test_ceasing_to_match_only_reports() -> None:
+    machine = healthy()
+    assert names(machine.handle(m.Deselected(True), 10.0)) == ["Report"]
+    assert machine.shown_phase() == "Deselected"
+    assert machine.handle(m.Deselected(True), 11.0) == []
+
+
+def test_unhealthy_after_healthy_is_said_and_so_is_the_recovery() -> None:
+    machine = healthy()
+    assert "Report" in names(machine.handle(BAD, 10.0))
+    assert machine.record.outcome == "applying"
+    assert "Report" in names(machine.handle(GOOD, 11.0))
+    assert machine.record.outcome == "healthy"
