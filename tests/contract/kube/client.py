@@ -57,7 +57,7 @@ def _material(section: dict[str, str], name: str) -> str | None:
 async def until(check: Callable[[], Awaitable[bool]], seconds: float = 40) -> None:
     """For what another process does in its own time."""
     with anyio.fail_after(seconds):
-        while not await check():  # noqa: ASYNC110 - nothing here could set an event
+        while not await check():
             await anyio.sleep(0.05)
 
 

@@ -1,6 +1,5 @@
 """token create, cluster approve, secret seal: what comes from the operator's own checkout."""
 
-# ruff: noqa: E501 - a command line reads better as one line
 from __future__ import annotations
 
 import re
