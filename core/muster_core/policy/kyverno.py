@@ -1,31 +1,32 @@
 """Kyverno ``ClusterPolicy`` and ``Policy`` with validate patterns, compiled to rules.
 
-Owns what of the format is built (match, exclude, pattern, anyPattern, failure actions, autogen for pod controllers) and the
-refusal, by name, of everything else: a policy is never half enforced. Source: kyverno api/kyverno/v1, pkg/autogen.
+Owns what of the format is built (pattern, anyPattern, failure actions, autogen for pod controllers) and the refusal, by
+name, of everything else: a policy is never half enforced. Source: kyverno api/kyverno/v1, pkg/autogen, pkg/engine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from muster_core.kinds.model import Requirement, Selector
 from muster_core.manifest.objects import ref_of
-from muster_core.policy.pattern import Mismatch, match
-from muster_core.policy.verdict import Action, CompiledRule, Context, PolicyError, Verdict
-from muster_core.policy.wildcard import matches as wildcard
-from muster_core.select import matches as selects
+from muster_core.policy import wildcard
+from muster_core.policy.match import Filters, Kind, Test, Where, parse_filters, parse_selector, selected
+from muster_core.policy.pattern import BadPatternError, Matcher, Mismatch, compile_pattern
+from muster_core.policy.verdict import Action, CompiledRule, Context, Verdict
 
 AUTOGEN = "pod-policies.kyverno.io/autogen-controllers"
-CONTROLLERS = (
-    "DaemonSet",
-    "Deployment",
-    "Job",
-    "ReplicaSet",
-    "ReplicationController",
-    "StatefulSet",
-    "CronJob",
-)
+# The group is named, so that another project's Deployment is not taken for one.
+CONTROLLERS: Mapping[str, Kind] = {
+    "DaemonSet": Kind("apps", "*", "DaemonSet"),
+    "Deployment": Kind("apps", "*", "Deployment"),
+    "Job": Kind("batch", "*", "Job"),
+    "ReplicaSet": Kind("apps", "*", "ReplicaSet"),
+    "ReplicationController": Kind("", "*", "ReplicationController"),
+    "StatefulSet": Kind("apps", "*", "StatefulSet"),
+    "CronJob": Kind("batch", "*", "CronJob"),
+}
+LONGEST_NAME = 63
 SPEC_FIELDS = {
     "rules",
     "validationFailureAction",
@@ -38,7 +39,7 @@ SPEC_FIELDS = {
     "webhookTimeoutSeconds",
     "webhookConfiguration",
 }
-RULE_FIELDS = {"name", "match", "exclude", "validate", "skipBackgroundRequests"}
+RULE_FIELDS = {"name", "match", "exclude", "validate", "skipBackgroundRequests", "reportProperties"}
 VALIDATE_FIELDS = {
     "message",
     "pattern",
@@ -47,310 +48,253 @@ VALIDATE_FIELDS = {
     "failureActionOverrides",
     "allowExistingViolations",
 }
-RESOURCE_FIELDS = {
-    "kinds",
-    "name",
-    "names",
-    "namespaces",
-    "annotations",
-    "selector",
-    "namespaceSelector",
-    "operations",
-}
+Chosen = Callable[[Context], Action]
 
 
-class _Where:
-    """A place in a document, for errors."""
+class _Rule(NamedTuple):
+    """A rule as written, checked."""
 
-    def __init__(self, file: str, line: int, policy: str) -> None:
-        self.file, self.line, self.policy = file, line, policy
-
-    def refuse(self, path: str, what: str) -> PolicyError:
-        return PolicyError("P010", f"{self.file}:{self.line}: {path}: {what}", object=self.policy)
-
-    def only(self, value: Any, allowed: set[str], path: str) -> Mapping[str, Any]:
-        if not isinstance(value, Mapping):
-            raise self.refuse(path, "a mapping is expected")
-        for key in value:
-            if key not in allowed:
-                raise self.refuse(f"{path}.{key}", "is not supported yet")
-        return value
+    name: str
+    include: Filters
+    exclude: Filters | None
+    patterns: list[Any]
+    message: str
+    action: Chosen
+    path: str
+    by_namespace: bool
 
 
 def compile_policy(file: str, line: int, document: Mapping[str, Any]) -> list[CompiledRule]:
     """The rules of one policy, with those that autogen adds; :class:`PolicyError` names what is not built."""
-    metadata = document.get("metadata") if isinstance(document.get("metadata"), Mapping) else {}
-    name = str((metadata or {}).get("name") or "")
-    where = _Where(file, line, name)
+    metadata = document.get("metadata")
+    metadata = metadata if isinstance(metadata, Mapping) else {}
+    name = str(metadata.get("name") or "")
+    where = Where(file, line, name)
     if not name:
         raise where.refuse("metadata.name", "is missing")
+    for key in document:
+        if key not in {"apiVersion", "kind", "metadata", "spec", "status"}:
+            raise where.refuse(str(key), "is not known")
     spec = where.only(document.get("spec"), SPEC_FIELDS, "spec")
-    namespace = str((metadata or {}).get("namespace") or "") if document.get("kind") == "Policy" else ""
-    rules = spec.get("rules")
-    if not isinstance(rules, list) or not rules:
+    if not isinstance(spec.get("rules"), list) or not spec["rules"]:
         raise where.refuse("spec.rules", "at least one rule is expected")
-    annotations = (metadata or {}).get("annotations") or {}
+    rules = [_parsed(where, spec, rule, f"spec.rules[{i}]") for i, rule in enumerate(spec["rules"])]
+    names = [rule.name for rule in rules]
+    for index, rule_name in enumerate(names):
+        if rule_name in names[:index]:
+            raise where.refuse(f"spec.rules[{index}].name", f"{rule_name!r} is there twice")
+    namespace = str(metadata.get("namespace") or "default") if document.get("kind") == "Policy" else ""
+    annotations = metadata.get("annotations")
+    asked = str(annotations.get(AUTOGEN, "all")) if isinstance(annotations, Mapping) else "all"
+    chosen = _controllers(rules, asked)
     compiled: list[CompiledRule] = []
-    for index, rule in enumerate(rules):
-        compiled += _rule(
-            where, spec, rule, f"spec.rules[{index}]", str(annotations.get(AUTOGEN, "all")), namespace
-        )
+    for rule in rules:
+        compiled.append(_compiled(where, rule, namespace))
+        compiled += [_compiled(where, variant, namespace) for variant in _variants(rule, chosen)]
     return compiled
 
 
-def _rule(
-    where: _Where, spec: Mapping[str, Any], value: Any, path: str, autogen: str, namespace: str
-) -> Iterator[CompiledRule]:
+def _parsed(where: Where, spec: Mapping[str, Any], value: Any, path: str) -> _Rule:
     rule = where.only(value, RULE_FIELDS, path)
     name = str(rule.get("name") or "")
     if not name:
         raise where.refuse(f"{path}.name", "is missing")
     validate = where.only(rule.get("validate"), VALIDATE_FIELDS, f"{path}.validate")
-    patterns = [validate["pattern"]] if "pattern" in validate else validate.get("anyPattern")
-    if ("pattern" in validate) == ("anyPattern" in validate) or not isinstance(patterns, list):
+    if ("pattern" in validate) == ("anyPattern" in validate):
         raise where.refuse(f"{path}.validate", "exactly one of pattern and anyPattern is expected")
-    _refuse_variables(where, rule, path)
-    action = _action(where, spec, validate, path)
-    include, exclude = (
-        _filters(where, rule.get("match"), f"{path}.match"),
-        _filters(where, rule.get("exclude"), f"{path}.exclude"),
+    patterns = [validate["pattern"]] if "pattern" in validate else validate["anyPattern"]
+    if not isinstance(patterns, list) or not patterns:
+        raise where.refuse(f"{path}.validate.anyPattern", "a list of patterns is expected")
+    for key, item in rule.items():
+        if key != "validate":
+            _refuse_variables(where, item, f"{path}.{key}")
+    _refuse_variables(where, patterns, f"{path}.validate.pattern")
+    include = parse_filters(where, rule.get("match"), f"{path}.match")
+    if include is None:
+        raise where.refuse(f"{path}.match", "is missing or empty")
+    action, by_namespace = _action(where, spec, validate, f"{path}.validate")
+    return _Rule(
+        name,
+        include,
+        parse_filters(where, rule.get("exclude"), f"{path}.exclude"),
+        patterns,
+        str(validate.get("message") or ""),
+        action,
+        path,
+        by_namespace,
     )
-    if not include:
-        raise where.refuse(f"{path}.match", "is missing")
-    message = str(validate.get("message") or "")
-    base = _Filter(include, exclude, namespace)
-    yield _compiled(where.policy, name, base, patterns, message, action)
-    for variant, controllers, prefix in _variants(autogen, base):
-        moved = _Filter(
-            [_moved(block, controllers) for block in include],
-            [_moved(block, controllers) for block in exclude],
-            namespace,
-        )
-        nested = [_nested(pattern, prefix) for pattern in patterns]
-        yield _compiled(where.policy, f"{variant}{name}", moved, nested, message, action)
 
 
-def _refuse_variables(where: _Where, value: Any, path: str) -> None:
-    if isinstance(value, str) and "{{" in value and not path.endswith(".message"):
-        raise where.refuse(path, "variables ({{ }}) are not supported yet")
-    if isinstance(value, Mapping):
+def _refuse_variables(where: Where, value: Any, path: str) -> None:
+    """``{{ }}`` and ``$( )``. A message may hold them: it is shown as written."""
+    if isinstance(value, str):
+        if "{{" in value:
+            raise where.refuse(path, "variables ({{ }}) are not supported yet")
+        if "$(" in value:
+            raise where.refuse(path, "references ($( )) are not supported yet")
+    elif isinstance(value, Mapping):
         for key, inner in value.items():
+            _refuse_variables(where, key, path)
             _refuse_variables(where, inner, f"{path}.{key}")
     elif isinstance(value, list):
         for index, inner in enumerate(value):
             _refuse_variables(where, inner, f"{path}[{index}]")
 
 
+# --- what a failure does -----------------------------------------------------------------------------------------
+
+
 def _action(
-    where: _Where, spec: Mapping[str, Any], validate: Mapping[str, Any], path: str
-) -> Callable[[str], Action]:
-    default = validate.get("failureAction") or spec.get("validationFailureAction") or "Audit"
-    overrides = validate.get("failureActionOverrides") or spec.get("validationFailureActionOverrides") or []
-    for item in overrides:
-        where.only(item, {"action", "namespaces"}, f"{path}.validate.failureActionOverrides")
-    for text in [default, *(item.get("action") for item in overrides)]:
+    where: Where, spec: Mapping[str, Any], validate: Mapping[str, Any], path: str
+) -> tuple[Chosen, bool]:
+    """The rule's overrides, the rule's action, the policy's overrides, the policy's action: the first that speaks."""
+    audit: Action = "warn" if spec.get("emitWarning") is True else "audit"
+    enforce: Action = audit if spec.get("admission") is False else "deny"
+
+    def read(text: Any, at: str) -> Action:
         if str(text).lower() not in {"enforce", "audit"}:
-            raise where.refuse(f"{path}.validate.failureAction", f"{text!r} is neither Enforce nor Audit")
+            raise where.refuse(at, f"{text!r} is neither Enforce nor Audit")
+        return enforce if str(text).lower() == "enforce" else audit
 
-    def action(namespace: str) -> Action:
-        chosen = next(
-            (
-                o["action"]
-                for o in overrides
-                if any(wildcard(str(n), namespace) for n in o.get("namespaces") or [])
-            ),
-            default,
-        )
-        return "deny" if str(chosen).lower() == "enforce" else "audit"
-
-    return action
-
-
-Block = Mapping[str, Any]
-
-
-def _filters(where: _Where, value: Any, path: str) -> list[tuple[str, list[Block]]]:
-    """``[("any"|"all", resource blocks)]``; empty when nothing is said."""
-    if value is None or value == {}:
-        return []
-    filters = where.only(value, {"any", "all", "resources"}, path)
-    if "resources" in filters:
-        return [("all", [_block(where, filters["resources"], f"{path}.resources")])]
-    found = []
-    for mode in ("any", "all"):
-        if mode in filters:
-            blocks = []
-            for index, item in enumerate(filters[mode] or []):
-                entry = where.only(item, {"resources"}, f"{path}.{mode}[{index}]")
-                blocks.append(_block(where, entry.get("resources"), f"{path}.{mode}[{index}].resources"))
-            found.append((mode, blocks))
-    return found
-
-
-def _block(where: _Where, value: Any, path: str) -> Block:
-    block = dict(where.only(value, RESOURCE_FIELDS, path))
-    for field in ("selector", "namespaceSelector"):
-        if field in block:
-            block[field] = _selector(where, block[field], f"{path}.{field}")
-    return block
-
-
-def _selector(where: _Where, value: Any, path: str) -> Selector:
-    selector = where.only(value, {"matchLabels", "matchExpressions"}, path)
-    terms = []
-    for item in selector.get("matchExpressions") or []:
-        entry = where.only(item, {"key", "operator", "values"}, f"{path}.matchExpressions")
-        if entry.get("operator") not in {"In", "NotIn", "Exists", "DoesNotExist"}:
-            raise where.refuse(
-                f"{path}.matchExpressions", f"the operator {entry.get('operator')!r} is not known"
+    def overrides(value: Any, at: str) -> list[tuple[Test, Action]]:
+        if not isinstance(value, list | None):
+            raise where.refuse(at, "a list is expected")
+        found = []
+        for index, item in enumerate(value or []):
+            entry = where.only(item, {"action", "namespaces", "namespaceSelector"}, f"{at}[{index}]")
+            found.append(
+                (
+                    _override(where, entry, f"{at}[{index}]"),
+                    read(entry.get("action"), f"{at}[{index}].action"),
+                )
             )
-        terms.append(
-            Requirement(
-                key=str(entry.get("key")),
-                operator=entry["operator"],
-                values=[str(v) for v in entry.get("values") or []],
-            )
-        )
-    return Selector(match_labels=dict(selector.get("matchLabels") or {}), match_expressions=terms)
+        return found
 
-
-class _Filter:
-    """Whether a rule means an object."""
-
-    def __init__(
-        self, include: list[tuple[str, list[Block]]], exclude: list[tuple[str, list[Block]]], namespace: str
-    ) -> None:
-        self.include, self.exclude, self.namespace = include, exclude, namespace
-
-    def kinds(self) -> set[str]:
-        return {
-            str(kind) for _, blocks in self.include for block in blocks for kind in block.get("kinds") or []
-        }
-
-    def means(self, context: Context) -> bool:
-        if self.namespace and (context.obj.get("metadata") or {}).get("namespace") != self.namespace:
-            return False
-        return all(_holds(mode, blocks, context) for mode, blocks in self.include) and not any(
-            _holds(mode, blocks, context) for mode, blocks in self.exclude
-        )
-
-
-def _holds(mode: str, blocks: list[Block], context: Context) -> bool:
-    return (any if mode == "any" else all)(_block_holds(block, context) for block in blocks)
-
-
-def kind_matches(pattern: str, obj: Mapping[str, Any]) -> bool:
-    """``Kind``, ``version/Kind``, ``group/version/Kind``, with wildcards; a subresource never matches an object."""
-    parts = pattern.split("/")
-    group, _, version = str(obj.get("apiVersion", "")).rpartition("/")
-    kind = str(obj.get("kind"))
-    match parts:
-        case [only]:
-            return wildcard(only, kind)
-        case [first, last]:
-            return wildcard(first, version) and wildcard(last, kind)
-        case [first, middle, last]:
-            return wildcard(first, group) and wildcard(middle, version) and wildcard(last, kind)
-        case _:
-            return False
-
-
-def _block_holds(block: Block, context: Context) -> bool:
-    obj = context.obj
-    metadata = obj.get("metadata") or {}
-    name = str(metadata.get("name") or metadata.get("generateName") or "")
-    is_namespace = obj.get("kind") == "Namespace"
-    namespace = name if is_namespace else str(metadata.get("namespace") or "")
-    tests: dict[str, Callable[[Any], bool]] = {
-        "kinds": lambda kinds: any(kind_matches(str(kind), obj) for kind in kinds),
-        "name": lambda text: wildcard(str(text), name),
-        "names": lambda texts: any(wildcard(str(text), name) for text in texts),
-        "namespaces": lambda texts: any(wildcard(str(text), namespace) for text in texts),
-        "operations": lambda operations: context.operation in operations,
-        "annotations": lambda wanted: _pairs_hold(wanted, metadata.get("annotations") or {}),
-        "selector": lambda selector: _selected(selector, metadata.get("labels") or {}),
-        "namespaceSelector": lambda selector: (
-            not is_namespace and _selected(selector, context.namespace_labels)
-        ),
-    }
-    return bool(block) and all(tests[field](value) for field, value in block.items())
-
-
-def _selected(selector: Selector, labels: Mapping[str, str]) -> bool:
-    exact = Selector(match_expressions=selector.match_expressions)
-    return _pairs_hold(selector.match_labels, labels) and selects(exact, labels)
-
-
-def _pairs_hold(wanted: Mapping[str, str], have: Mapping[str, str]) -> bool:
-    return all(
-        any(
-            wildcard(str(key), str(name)) and wildcard(str(value), str(found)) for name, found in have.items()
-        )
-        for key, value in wanted.items()
+    first = overrides(validate.get("failureActionOverrides"), f"{path}.failureActionOverrides")
+    policy_wide = spec.get("validationFailureActionOverrides")
+    rest = overrides(policy_wide, "spec.validationFailureActionOverrides")
+    default = read(spec.get("validationFailureAction") or "Audit", "spec.validationFailureAction")
+    if validate.get("failureAction"):
+        rest, default = [], read(validate["failureAction"], f"{path}.failureAction")
+    tests = [*first, *rest]
+    by_namespace = any(
+        "namespaceSelector" in item
+        for item in [*(validate.get("failureActionOverrides") or []), *(policy_wide or [])]
     )
+    return (lambda context: next((action for test, action in tests if test(context)), default)), by_namespace
+
+
+def _override(where: Where, entry: Mapping[str, Any], path: str) -> Test:
+    names = where.texts(entry.get("namespaces"), f"{path}.namespaces")
+    means = wildcard.any_of(list(names))
+    given = entry.get("namespaceSelector")
+    selector = parse_selector(where, given, f"{path}.namespaceSelector") if given is not None else None
+
+    def test(context: Context) -> bool:
+        namespace = str((context.obj.get("metadata") or {}).get("namespace") or "")
+        if names and not means(namespace):
+            return False
+        return selected(selector, context.namespace_labels) if selector is not None else bool(names)
+
+    return test
 
 
 # --- autogen -----------------------------------------------------------------------------------------------------
 
 
-def _variants(autogen: str, base: _Filter) -> Iterator[tuple[str, tuple[str, ...], tuple[str, ...]]]:
-    """(name prefix, controllers, path prefix) of the rules that are added for pod controllers."""
-    if base.kinds() != {"Pod"} or autogen == "none":
+def _controllers(rules: list[_Rule], asked: str) -> tuple[str, ...]:
+    """For which controllers the rules of this policy are repeated. One rule that names objects cancels it for all."""
+    blocks = [
+        block for rule in rules for part in (rule.include, rule.exclude) if part for block in part.blocks
+    ]
+    if any(block.specific or (len(block.kinds) > 1 and block.names_pods) for block in blocks):
+        return ()
+    if not any(kind.kind == "Pod" or kind.kind in CONTROLLERS for block in blocks for kind in block.kinds):
+        return ()
+    if asked in ("all", ""):
+        return tuple(CONTROLLERS)
+    wanted = {name.strip() for name in asked.split(",")}
+    return tuple(CONTROLLERS) if "all" in wanted else tuple(name for name in CONTROLLERS if name in wanted)
+
+
+def _variants(rule: _Rule, chosen: tuple[str, ...]) -> Iterator[_Rule]:
+    """The rules that are added for pod controllers."""
+    if rule.name.startswith("autogen-") or not any(block.names_pods for block in rule.include.blocks):
         return
-    blocks = [block for _, group in [*base.include, *base.exclude] for block in group]
-    if any(block.keys() & {"name", "names", "selector", "annotations"} for block in blocks):
+    excluded = [block for block in (rule.exclude.blocks if rule.exclude else ()) if block.kinds]
+    if excluded and not any(block.names_pods for block in excluded):
         return
-    chosen = CONTROLLERS if autogen in {"all", ""} else tuple(name.strip() for name in autogen.split(","))
-    plain = tuple(name for name in chosen if name in CONTROLLERS and name != "CronJob")
+    plain = tuple(CONTROLLERS[name] for name in chosen if name != "CronJob")
     if plain:
-        yield "autogen-", plain, ("spec", "template")
+        yield _moved(rule, "autogen", plain, ("spec", "template"))
     if "CronJob" in chosen:
-        yield "autogen-cronjob-", ("CronJob",), ("spec", "jobTemplate", "spec", "template")
+        to = (CONTROLLERS["CronJob"],)
+        yield _moved(rule, "autogen-cronjob", to, ("spec", "jobTemplate", "spec", "template"))
 
 
-def _moved(filters: tuple[str, list[Block]], controllers: tuple[str, ...]) -> tuple[str, list[Block]]:
-    mode, blocks = filters
-    return mode, [{**block, "kinds": list(controllers)} if "kinds" in block else block for block in blocks]
-
-
-def _nested(pattern: Any, prefix: tuple[str, ...]) -> Any:
-    for step in reversed(prefix):
-        pattern = {step: pattern}
-    return pattern
-
-
-def _compiled(
-    policy: str,
-    name: str,
-    filters: _Filter,
-    patterns: list[Any],
-    message: str,
-    action: Callable[[str], Action],
-) -> CompiledRule:
-    def evaluate(context: Context) -> Verdict | None:
-        if not filters.means(context):
-            return None
-        ref = ref_of(context.obj)
-        misses = [match(context.obj, pattern) for pattern in patterns]
-        return _judged(policy, name, str(ref), misses, message, action(ref.namespace))
-
-    kinds = frozenset(kind.rpartition("/")[2].lower() for kind in filters.kinds())
-    exact = frozenset() if any("*" in kind or "?" in kind for kind in kinds) else kinds
-    needs = (
-        frozenset({"namespaceLabels"})
-        if any("namespaceSelector" in b for _, g in [*filters.include, *filters.exclude] for b in g)
-        else frozenset()
+def _moved(rule: _Rule, prefix: str, kinds: tuple[Kind, ...], steps: tuple[str, ...]) -> _Rule:
+    patterns = rule.patterns
+    for step in reversed(steps):
+        patterns = [{step: pattern} for pattern in patterns]
+    return rule._replace(
+        name=f"{prefix}-{rule.name}"[:LONGEST_NAME],
+        include=rule.include.moved(kinds),
+        exclude=rule.exclude.moved(kinds) if rule.exclude else None,
+        patterns=patterns,
     )
-    return CompiledRule(policy, name, exact, needs, evaluate)
 
 
-def _judged(
-    policy: str, rule: str, ref: str, misses: list[Mismatch | None], message: str, action: Action
-) -> Verdict:
-    if any(missed is None for missed in misses):
-        return Verdict("pass", policy, rule, ref, "", "", action)
-    real = [missed for missed in misses if missed is not None and not missed.skip]
-    if not real:
-        return Verdict("skip", policy, rule, ref, "", "", action)
-    first = real[0]
-    return Verdict("fail", policy, rule, ref, first.path, message or f"{first.path} {first.message}", action)
+# --- rules -------------------------------------------------------------------------------------------------------
+
+
+def _compiled(where: Where, rule: _Rule, namespace: str) -> CompiledRule:
+    matchers = _matchers(where, rule)
+    included = rule.include.test()
+    excluded = rule.exclude.test() if rule.exclude else None
+    policy, name, message, action = where.policy, rule.name, rule.message, rule.action
+
+    def evaluate(context: Context) -> Verdict | None:
+        if namespace and (context.obj.get("metadata") or {}).get("namespace") != namespace:
+            return None
+        if not included(context) or (excluded is not None and excluded(context)):
+            return None
+        misses: list[Mismatch] = []
+        for matcher in matchers:
+            missed = matcher(context.obj)
+            if missed is None:
+                return Verdict(
+                    "pass", policy, name, context.name or str(ref_of(context.obj)), "", "", action(context)
+                )
+            misses.append(missed)
+        ref = context.name or str(ref_of(context.obj))
+        real = [missed for missed in misses if not missed.skip]
+        if not real:
+            return Verdict("skip", policy, name, ref, "", "", action(context))
+        said = message or f"{real[0].path} {real[0].message}"
+        return Verdict("fail", policy, name, ref, real[0].path, said, action(context))
+
+    blocks = [*rule.include.blocks, *(rule.exclude.blocks if rule.exclude else ())]
+    labels = rule.by_namespace or any(block.namespace_labels for block in blocks)
+    return CompiledRule(
+        policy, name, _index(rule.include), frozenset({"namespaceLabels"} if labels else ()), evaluate
+    )
+
+
+def _matchers(where: Where, rule: _Rule) -> list[Matcher]:
+    try:
+        return [compile_pattern(pattern) for pattern in rule.patterns]
+    except BadPatternError as error:
+        raise where.refuse(f"{rule.path}.validate.pattern.{error.path}", error.what) from error
+
+
+def _index(include: Filters) -> frozenset[str]:
+    """The kinds under which the rule is found; empty when it may mean any."""
+    kinds: set[str] = set()
+    for block in include.blocks:
+        names = {kind.kind.lower() for kind in block.kinds}
+        if not names or any(wildcard.has_wildcard(name) for name in names):
+            if include.mode == "any":
+                return frozenset()
+            continue
+        kinds |= names
+    return frozenset(kinds)

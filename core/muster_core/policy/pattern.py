@@ -1,22 +1,21 @@
-"""Kyverno's validate patterns: overlays with anchors, and value operators.
+"""Kyverno's validate patterns: overlays with anchors, compiled once to nested functions.
 
-Owns the meaning of ``()``, ``=()``, ``X()``, ``^()``, ``<()`` and of ``! | & > < >= <= - !-``.
-Source: kyverno pkg/engine/validate and pkg/engine/pattern. It never knows what a policy is.
+Owns the meaning of ``()``, ``<()``, ``=()``, ``X()``, ``^()``, of lists, and the order in which they are asked, so that a
+condition that does not apply is found before a failure. It never knows what a policy is, and never changes a value.
+Source: kyverno pkg/engine/validate and pkg/engine/anchor; where those pick at random, all is asked here.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from muster_core.policy.quantity import duration, quantity
-from muster_core.policy.wildcard import has_wildcard
-from muster_core.policy.wildcard import matches as wildcard
+from muster_core.policy import wildcard
+from muster_core.policy.operators import compile_scalar
 
-_ANCHOR = re.compile(r"^(?P<kind>[+<=X^]?)\((?P<key>.+)\)$")
-_RANGE = re.compile(r"^(?P<low>-?[^-!]+?)(?P<not>!?)-(?P<high>-?[^-]+)$")
-_OPERATORS = (">=", "<=", ">", "<", "!")
+_ANCHOR = re.compile(r"(?P<sign>[+<=X^]?)\((?P<key>.+)\)")
+_EXPANDED = {("metadata", "labels"), ("metadata", "annotations")}
 
 
 class Mismatch(NamedTuple):
@@ -27,238 +26,250 @@ class Mismatch(NamedTuple):
     skip: bool = False
 
 
-def anchor(key: str) -> tuple[str, str]:
-    """(kind, key): ``condition``, ``equality``, ``negation``, ``existence``, ``global``, ``add`` or an empty kind."""
-    found = _ANCHOR.match(key)
-    if not found:
-        return "", key
-    kinds = {"": "condition", "=": "equality", "X": "negation", "^": "existence", "<": "global", "+": "add"}
-    return kinds[found["kind"]], found["key"]
+class BadPatternError(ValueError):
+    """A pattern that nothing can be asked with; ``path`` is inside the pattern."""
+
+    def __init__(self, path: str, what: str) -> None:
+        super().__init__(what)
+        self.path, self.what = path, what
 
 
-def match(value: Any, pattern: Any, path: str = "") -> Mismatch | None:
-    """None when the value satisfies the pattern."""
+Matcher = Callable[[Any], Mismatch | None]
+Step = Callable[[Mapping[str, Any]], Mismatch | None]
+
+
+def compile_pattern(pattern: Any, trail: tuple[str, ...] = ()) -> Matcher:
+    """A function that gives None when a value satisfies the pattern. ``trail`` is the keys above it."""
     if isinstance(pattern, Mapping):
-        if not isinstance(value, Mapping):
-            return Mismatch(path, "a mapping is expected")
-        return _mapping(value, pattern, path)
+        return _mapping(pattern, trail)
     if isinstance(pattern, list):
-        if not isinstance(value, list):
-            return Mismatch(path, "a list is expected")
-        return _list(value, pattern, path)
-    if isinstance(value, list):
-        return next(
-            (
-                Mismatch(f"{path}[{i}]", _said(item, pattern))
-                for i, item in enumerate(value)
-                if not scalar(item, pattern)
-            ),
-            None,
-        )
-    return None if scalar(value, pattern) else Mismatch(path, _said(value, pattern))
+        return _list(pattern, trail)
+    return _leaf(pattern)
+
+
+def match(value: Any, pattern: Any) -> Mismatch | None:
+    """Compile and ask at once."""
+    return compile_pattern(pattern)(value)
+
+
+def anchor(key: str) -> tuple[str, str]:
+    """(sign, key); the sign is ``()`` for a condition, ``<() =() X() ^() +()``, or empty for a plain key."""
+    found = _ANCHOR.fullmatch(key)
+    return (f"{found['sign']}()", found["key"]) if found else ("", key)
+
+
+def _under(step: str, missed: Mismatch, *, skip: bool | None = None) -> Mismatch:
+    dot = "." if missed.path and missed.path[0] != "[" else ""
+    return Mismatch(f"{step}{dot}{missed.path}", missed.message, missed.skip if skip is None else skip)
 
 
 def _said(value: Any, pattern: Any) -> str:
-    shown = "is missing" if value is None else f"is {value!r}"
+    shown = "is missing" if value is None else "does not match"
     return f"{shown}, wanted {pattern!r}"
 
 
-def _join(path: str, key: str) -> str:
-    return f"{path}.{key}" if path else key
+def _leaf(pattern: Any) -> Matcher:
+    check = compile_scalar(pattern)
 
-
-def _mapping(value: Mapping[str, Any], pattern: Mapping[str, Any], path: str) -> Mismatch | None:
-    plain: list[tuple[str, Any]] = []
-    for raw, inner in pattern.items():
-        kind, key = anchor(raw)
-        found = _lookup(value, key)
-        if kind in {"condition", "global"}:
-            if key not in value and not has_wildcard(key):
-                if kind == "condition":
-                    return Mismatch(_join(path, key), "the condition does not apply", True)
-                continue
-            missed = match(found, inner, _join(path, key))
-            if missed:
-                return missed._replace(skip=True)
-        elif kind == "negation":
-            if key in value or (has_wildcard(key) and any(wildcard(key, name) for name in value)):
-                return Mismatch(_join(path, key), "must not be set")
-        elif kind == "equality":
-            names = [name for name in value if wildcard(key, name)] if has_wildcard(key) else [key]
-            plain += [(name, inner) for name in names if name in value]
-        elif kind == "existence":
-            if key in value:
-                missed = _existence(found, inner, _join(path, key))
-                if missed:
-                    return missed
-        elif kind != "add":
-            plain.append((key, inner))
-    # Nested conditions are looked at before plain values, so that a skip is found before a failure.
-    plain.sort(key=lambda item: not _has_anchor(item[1]))
-    for key, inner in plain:
-        missed = _plain(value, key, inner, path)
-        if missed:
-            return missed
-    return None
-
-
-def _plain(value: Mapping[str, Any], key: str, inner: Any, path: str) -> Mismatch | None:
-    if has_wildcard(key):
-        names = [name for name in value if wildcard(key, name)]
-        if not names:
-            return Mismatch(_join(path, key), "no such field")
-        misses = [match(value[name], inner, _join(path, name)) for name in names]
-        return None if any(missed is None for missed in misses) else misses[0]
-    if key not in value:
-        if inner == "*" or (isinstance(inner, str) and inner == ""):
-            return Mismatch(_join(path, key), "is missing")
-        if inner is None or (isinstance(inner, (str, int, float, bool)) and scalar(None, inner)):
+    def leaf(value: Any) -> Mismatch | None:
+        if isinstance(value, list):
+            for index, item in enumerate(value):
+                if not check(item):
+                    return Mismatch(f"[{index}]", _said(item, pattern))
             return None
-        return Mismatch(_join(path, key), "is missing")
-    return match(value[key], inner, _join(path, key))
+        return None if check(value) else Mismatch("", _said(value, pattern))
+
+    return leaf
 
 
-def _lookup(value: Mapping[str, Any], key: str) -> Any:
-    if has_wildcard(key):
-        return next((value[name] for name in value if wildcard(key, name)), None)
-    return value.get(key)
+# --- mappings ----------------------------------------------------------------------------------------------------
+
+
+def _mapping(pattern: Mapping[str, Any], trail: tuple[str, ...]) -> Matcher:
+    steps = [_step(raw, inner, trail) for raw, inner in _ordered(pattern, trail)]
+
+    def mapping(value: Any) -> Mismatch | None:
+        if not isinstance(value, Mapping):
+            return Mismatch("", "is missing" if value is None else "a mapping is expected")
+        for step in steps:
+            missed = step(value)
+            if missed is not None:
+                return missed
+        return None
+
+    return mapping
+
+
+def _ordered(pattern: Mapping[str, Any], trail: tuple[str, ...]) -> list[tuple[str, Any]]:
+    """Conditions; the other anchors; what holds anchors further down, last key first; then plain keys."""
+    groups: tuple[list[tuple[str, Any]], ...] = ([], [], [], [])
+    for raw in pattern:
+        if not isinstance(raw, str):
+            raise BadPatternError(".".join(trail), f"the key {raw!r} is no text")
+    for raw, inner in sorted(pattern.items()):
+        sign, key = anchor(raw)
+        if sign == "+()":
+            raise BadPatternError(".".join([*trail, raw]), f"+({key}) belongs to mutation")
+        if sign == "()":
+            groups[0].append((raw, inner))
+        elif sign in {"=()", "X()", "^()"}:
+            groups[1].append((raw, inner))
+        elif sign == "<()" or _has_anchor(inner):
+            groups[2].insert(0, (raw, inner))
+        else:
+            groups[3].append((raw, inner))
+    return [item for group in groups for item in group]
 
 
 def _has_anchor(pattern: Any) -> bool:
     if isinstance(pattern, Mapping):
         return any(
-            anchor(key)[0] in {"condition", "global"} or _has_anchor(inner) for key, inner in pattern.items()
+            anchor(str(key))[0] not in ("", "+()") or _has_anchor(inner) for key, inner in pattern.items()
         )
     return isinstance(pattern, list) and any(_has_anchor(item) for item in pattern)
 
 
-def _list(value: list[Any], pattern: list[Any], path: str) -> Mismatch | None:
-    if not pattern:
-        return None
-    first = pattern[0]
-    if isinstance(first, Mapping) and len(pattern) == 1:
-        skips = 0
+def _step(raw: str, inner: Any, trail: tuple[str, ...]) -> Step:
+    sign, key = anchor(raw)
+    if sign == "X()":
+        child: Matcher = lambda value: None  # noqa: E731 - what stands under X() is never asked
+    elif sign == "^()":
+        child = _existence(inner, (*trail, key))
+    elif not sign and inner == "*":
+        child = _present
+    else:
+        child = compile_pattern(inner, (*trail, key))
+    if wildcard.has_wildcard(key) and trail[-2:] in _EXPANDED:
+        return _wild_step(sign, key, child)
+    return _plain_step(sign, key, child)
+
+
+def _present(value: Any) -> Mismatch | None:
+    """``*`` of a plain key: anything but nothing, mappings and lists too."""
+    return Mismatch("", "is missing") if value is None else None
+
+
+def _plain_step(sign: str, key: str, child: Matcher) -> Step:
+    def plain(value: Mapping[str, Any]) -> Mismatch | None:
+        missed = child(value.get(key))
+        return None if missed is None else _under(key, missed)
+
+    def condition(value: Mapping[str, Any]) -> Mismatch | None:
+        if key not in value:
+            return Mismatch(key, "the condition does not apply", True)
+        return unless(value)
+
+    def unless(value: Mapping[str, Any]) -> Mismatch | None:
+        missed = child(value[key]) if key in value else None
+        return None if missed is None else _under(key, missed, skip=True)
+
+    def equality(value: Mapping[str, Any]) -> Mismatch | None:
+        missed = child(value[key]) if key in value else None
+        return None if missed is None else _under(key, missed)
+
+    def negation(value: Mapping[str, Any]) -> Mismatch | None:
+        return Mismatch(key, "must not be set") if key in value else None
+
+    steps: dict[str, Step] = {
+        "": plain,
+        "()": condition,
+        "<()": unless,
+        "=()": equality,
+        "^()": equality,
+        "X()": negation,
+    }
+    return steps[sign]
+
+
+def _wild_step(sign: str, key: str, child: Matcher) -> Step:
+    """A key with wildcards, which only labels and annotations know: asked of every name that it means."""
+    means = wildcard.compiled(key)
+
+    def ask(value: Mapping[str, Any]) -> list[Mismatch | None]:
+        answers = [(name, child(value[name])) for name in value if isinstance(name, str) and means(name)]
+        return [missed if missed is None else _under(name, missed) for name, missed in answers]
+
+    def wild(value: Mapping[str, Any]) -> Mismatch | None:
+        answers = ask(value)
+        if sign == "X()":
+            return Mismatch(key, "must not be set") if answers else None
+        missed = [answer for answer in answers if answer is not None]
+        if sign in ("=()", "^()"):
+            return missed[0] if missed else None
+        if not answers:
+            gone = Mismatch(key, "is missing", sign == "()")
+            return None if sign == "<()" else gone
+        if len(missed) < len(answers):
+            return None
+        return missed[0]._replace(skip=True) if sign else missed[0]
+
+    return wild
+
+
+# --- lists -------------------------------------------------------------------------------------------------------
+
+
+def _list(pattern: list[Any], trail: tuple[str, ...]) -> Matcher:
+    """The first element speaks for all elements of the value; only lists in lists go element by element."""
+    if pattern and isinstance(pattern[0], list):
+        return _rows(pattern, trail)
+    if pattern and not isinstance(pattern[0], Mapping):
+        leaf = _leaf(pattern[0])
+        return lambda value: leaf(value) if isinstance(value, list) else _no_list(value)
+    child = compile_pattern(pattern[0], trail) if pattern else None
+
+    def elements(value: Any) -> Mismatch | None:
+        if not isinstance(value, list):
+            return _no_list(value)
+        if child is None:
+            return Mismatch("", "the pattern is an empty list, which nothing satisfies")
+        skipped = 0
         for index, item in enumerate(value):
-            missed = match(item, first, f"{path}[{index}]")
-            if missed and not missed.skip:
-                return missed
-            skips += missed is not None
-        if value and skips == len(value):
-            return Mismatch(path, "no element that the condition applies to", True)
+            missed = child(item)
+            if missed is not None:
+                if not missed.skip:
+                    return _under(f"[{index}]", missed)
+                skipped += 1
+        if skipped and skipped == len(value):
+            return Mismatch("", "no element that the condition applies to", True)
         return None
-    if len(pattern) == 1:
-        return next(
-            (
-                Mismatch(f"{path}[{i}]", _said(item, first))
-                for i, item in enumerate(value)
-                if not scalar(item, first)
-            ),
-            None,
-        )
-    if len(value) < len(pattern):
-        return Mismatch(path, f"at least {len(pattern)} elements are expected")
-    for index, inner in enumerate(pattern):
-        missed = match(value[index], inner, f"{path}[{index}]")
-        if missed:
-            return missed
-    return None
+
+    return elements
 
 
-def _existence(value: Any, pattern: Any, path: str) -> Mismatch | None:
-    if not isinstance(value, list) or not isinstance(pattern, list):
-        return Mismatch(path, "a list is expected")
-    for inner in pattern:
-        if not any(match(item, inner, path) is None for item in value):
-            return Mismatch(path, "no element is as wanted")
-    return None
+def _no_list(value: Any) -> Mismatch:
+    return Mismatch("", "is missing" if value is None else "a list is expected")
 
 
-# --- values ------------------------------------------------------------------------------------------------------
+def _rows(pattern: list[Any], trail: tuple[str, ...]) -> Matcher:
+    children = [compile_pattern(item, trail) for item in pattern]
+
+    def rows(value: Any) -> Mismatch | None:
+        if not isinstance(value, list) or len(value) < len(children):
+            return Mismatch("", f"a list of at least {len(children)} is expected")
+        skipped = 0
+        for index, child in enumerate(children):
+            missed = child(value[index])
+            if missed is not None:
+                if not missed.skip:
+                    return _under(f"[{index}]", missed)
+                skipped += 1
+        return Mismatch("", "no element applies", True) if skipped == len(children) else None
+
+    return rows
 
 
-def scalar(value: Any, pattern: Any) -> bool:
-    """Whether one value satisfies one scalar pattern."""
-    if isinstance(pattern, bool):
-        return value is pattern or (isinstance(value, str) and value == str(pattern).lower())
-    if pattern is None:
-        return value is None or value in ("", 0) or value is False
-    if isinstance(pattern, (int, float)):
-        return _number_equal(value, pattern)
-    if isinstance(value, (Mapping, list)):
-        return bool(pattern == "*")
-    return _text(value, str(pattern))
+def _existence(pattern: Any, trail: tuple[str, ...]) -> Matcher:
+    if not isinstance(pattern, list) or not all(isinstance(item, Mapping) for item in pattern):
+        raise BadPatternError(".".join(trail), "^() wants a list of mappings")
+    children = [compile_pattern(item, trail) for item in pattern]
 
+    def existence(value: Any) -> Mismatch | None:
+        if not isinstance(value, list):
+            return _no_list(value)
+        for child in children:
+            if all(child(item) is not None for item in value):
+                return Mismatch("", "no element is as wanted")
+        return None
 
-def _number_equal(value: Any, pattern: float) -> bool:
-    if isinstance(value, bool) or value is None:
-        return False
-    if isinstance(value, (int, float)):
-        return value == pattern
-    try:
-        return float(value) == float(pattern)
-    except (TypeError, ValueError):
-        return False
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:E}"
-    return str(value)
-
-
-def _text(value: Any, pattern: str) -> bool:
-    if value is not None and _shown(value) == pattern:
-        return True
-    return any(
-        all(_one(value, part.strip()) for part in alternative.strip().split("&"))
-        for alternative in pattern.split("|")
-    )
-
-
-def _one(value: Any, pattern: str) -> bool:
-    operator = next((op for op in _OPERATORS if pattern.startswith(op)), "")
-    if not operator:
-        found = _RANGE.match(pattern)
-        if found and _is_number(found["low"].strip()) and _is_number(found["high"].strip()):
-            low, high = found["low"].strip(), found["high"].strip()
-            inside = _compare(value, ">=", low) and _compare(value, "<=", high)
-            return not inside if found["not"] else inside
-    return _compare(value, operator, pattern[len(operator) :].strip())
-
-
-def _is_number(text: str) -> bool:
-    return quantity(text) is not None or duration(text) is not None
-
-
-def _compare(value: Any, operator: str, wanted: str) -> bool:
-    if isinstance(value, (Mapping, list)):
-        return False
-    shown = (
-        "0"
-        if value is None and operator in {">", "<", ">=", "<="}
-        else ""
-        if value is None
-        else _shown(value)
-    )
-    for read in (duration, quantity):
-        left, right = read(_numeral(value, shown)), read(wanted)
-        if left is not None and right is not None:
-            return {
-                "": left == right,
-                "!": left != right,
-                ">": left > right,
-                "<": left < right,
-                ">=": left >= right,
-                "<=": left <= right,
-            }[operator]
-    if operator in {"", "!"}:
-        if value is None:
-            return operator == "!"
-        return wildcard(wanted, shown) is (operator == "")
-    return False
-
-
-def _numeral(value: Any, shown: str) -> str:
-    return repr(value) if isinstance(value, float) else shown
+    return existence

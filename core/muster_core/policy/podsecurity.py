@@ -6,11 +6,15 @@ It never looks beyond one pod specification.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 LATEST = 37
-OLDEST = 25
+
+
+class MalformedError(ValueError):
+    """A pod specification in which a mapping or a list is something else: it can be judged by nobody."""
 
 
 class Finding(NamedTuple):
@@ -24,11 +28,27 @@ Check = Callable[[Pod, Mapping[str, Any], int], Iterator[Finding]]
 
 
 def _map(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise MalformedError("a mapping is expected in the pod specification")
+    return value
 
 
 def _list(value: Any) -> list[Mapping[str, Any]]:
-    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
+        raise MalformedError("a list of mappings is expected in the pod specification")
+    return value
+
+
+def _names(value: Any) -> list[str]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise MalformedError("a list is expected in the pod specification")
+    return [str(item) for item in value]
 
 
 def _containers(spec: Pod) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -41,6 +61,9 @@ def _contexts(spec: Pod) -> Iterator[tuple[str, Mapping[str, Any]]]:
     yield "spec.securityContext", _map(spec.get("securityContext"))
     for path, container in _containers(spec):
         yield f"{path}.securityContext", _map(container.get("securityContext"))
+
+
+WINDOWS_SINCE = 25  # pods of Windows are exempt from what only Linux has
 
 
 def _windows(spec: Pod) -> bool:
@@ -94,8 +117,8 @@ BASELINE_CAPABILITIES = frozenset(
 
 def _capabilities_baseline(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
     for path, container in _containers(spec):
-        added = _map(_map(container.get("securityContext")).get("capabilities")).get("add") or []
-        bad = [name for name in added if name not in BASELINE_CAPABILITIES]
+        added = _map(_map(container.get("securityContext")).get("capabilities")).get("add")
+        bad = [name for name in _names(added) if name not in BASELINE_CAPABILITIES]
         if bad:
             yield Finding(
                 "capabilities_baseline",
@@ -106,7 +129,7 @@ def _capabilities_baseline(spec: Pod, _: Mapping[str, Any], version: int) -> Ite
 
 def _host_path(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
     for index, volume in enumerate(_list(spec.get("volumes"))):
-        if "hostPath" in volume:
+        if volume.get("hostPath") is not None:
             yield Finding("hostPathVolumes", f"spec.volumes[{index}].hostPath", "must not be set")
 
 
@@ -137,6 +160,7 @@ def _host_probes(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Find
                     )
 
 
+GOOD_PROFILES = ("RuntimeDefault", "Localhost")
 APPARMOR = "container.apparmor.security.beta.kubernetes.io/"
 
 
@@ -148,11 +172,11 @@ def _apparmor(spec: Pod, metadata: Mapping[str, Any], version: int) -> Iterator[
             and not str(value).startswith("localhost/")
         ):
             yield Finding("appArmorProfile", f'metadata.annotations["{key}"]', f"must not be {value}")
-    if version >= 30:
-        for path, context in _contexts(spec):
-            kind = _map(context.get("appArmorProfile")).get("type")
-            if kind not in (None, "RuntimeDefault", "Localhost"):
-                yield Finding("appArmorProfile", f"{path}.appArmorProfile.type", f"must not be {kind}")
+    for path, context in _contexts(spec):
+        profile = context.get("appArmorProfile")
+        if profile is not None and _map(profile).get("type") not in GOOD_PROFILES:
+            kind = _map(profile).get("type")
+            yield Finding("appArmorProfile", f"{path}.appArmorProfile.type", f"must not be {kind}")
 
 
 def _selinux(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
@@ -177,11 +201,28 @@ def _proc_mount(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Findi
             yield Finding("procMount", f"{path}.securityContext.procMount", f"must not be {mount}")
 
 
-def _seccomp_baseline(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
+SECCOMP_POD = "seccomp.security.alpha.kubernetes.io/pod"
+SECCOMP_CONTAINER = "container.seccomp.security.alpha.kubernetes.io/"
+FIELDS_SINCE = 19  # before it, seccomp was set by annotations
+
+
+def _seccomp_baseline(spec: Pod, metadata: Mapping[str, Any], version: int) -> Iterator[Finding]:
+    if version < FIELDS_SINCE:
+        containers = {f"{SECCOMP_CONTAINER}{container.get('name')}" for _, container in _containers(spec)}
+        for key, value in _map(metadata.get("annotations")).items():
+            if (key == SECCOMP_POD or key in containers) and not _old_profile(str(value)):
+                where = f'metadata.annotations["{key}"]'
+                yield Finding("seccompProfile_baseline", where, f"must not be {value}")
+        return
     for path, context in _contexts(spec):
-        kind = _map(context.get("seccompProfile")).get("type")
-        if kind not in (None, "RuntimeDefault", "Localhost"):
+        profile = context.get("seccompProfile")
+        kind = _map(profile).get("type")
+        if profile is not None and kind not in GOOD_PROFILES:
             yield Finding("seccompProfile_baseline", f"{path}.seccompProfile.type", f"must not be {kind}")
+
+
+def _old_profile(value: str) -> bool:
+    return value in ("runtime/default", "docker/default") or value.startswith("localhost/")
 
 
 SYSCTLS: tuple[tuple[int, frozenset[str]], ...] = (
@@ -242,7 +283,7 @@ VOLUMES = frozenset(
 
 def _volumes(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
     for index, volume in enumerate(_list(spec.get("volumes"))):
-        kinds = [key for key in volume if key != "name"]
+        kinds = [key for key in volume if key != "name" and volume[key] is not None]
         if any(kind not in VOLUMES for kind in kinds):
             yield Finding(
                 "restrictedVolumes", f"spec.volumes[{index}]", f"must not be of type {', '.join(kinds)}"
@@ -250,7 +291,7 @@ def _volumes(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]
 
 
 def _escalation(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
-    if _windows(spec):
+    if version < 8 or (version >= WINDOWS_SINCE and _windows(spec)):
         return
     for path, container in _containers(spec):
         if _map(container.get("securityContext")).get("allowPrivilegeEscalation") is not False:
@@ -276,7 +317,7 @@ def _non_root(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding
 
 
 def _user(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
-    if version >= 35 and not _host_user(spec):
+    if version < 23 or (version >= 35 and not _host_user(spec)):
         return
     for path, context in _contexts(spec):
         if context.get("runAsUser") == 0:
@@ -284,9 +325,9 @@ def _user(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
 
 
 def _seccomp_restricted(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
-    if _windows(spec):
+    if version >= WINDOWS_SINCE and _windows(spec):
         return
-    good = ("RuntimeDefault", "Localhost")
+    good = GOOD_PROFILES
     pod = _map(_map(spec.get("securityContext")).get("seccompProfile")).get("type")
     if pod is not None and pod not in good:
         yield Finding(
@@ -303,15 +344,15 @@ def _seccomp_restricted(spec: Pod, _: Mapping[str, Any], version: int) -> Iterat
 
 
 def _capabilities_restricted(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
-    if _windows(spec):
+    if version >= WINDOWS_SINCE and _windows(spec):
         return
     for path, container in _containers(spec):
         capabilities = _map(_map(container.get("securityContext")).get("capabilities"))
-        if "ALL" not in (capabilities.get("drop") or []):
+        if "ALL" not in _names(capabilities.get("drop")):
             yield Finding(
                 "capabilities_restricted", f"{path}.securityContext.capabilities.drop", "must include ALL"
             )
-        bad = [name for name in capabilities.get("add") or [] if name != "NET_BIND_SERVICE"]
+        bad = [name for name in _names(capabilities.get("add")) if name != "NET_BIND_SERVICE"]
         if bad:
             yield Finding(
                 "capabilities_restricted",
@@ -343,36 +384,38 @@ BASELINE: tuple[Check, ...] = (
     _seccomp_baseline,
     _sysctls,
 )
-# A restricted check stands in for its baseline sibling where both would say the same.
-RESTRICTED: tuple[Check, ...] = (
-    _host_process,
-    _host_namespaces,
-    _privileged,
-    _host_ports,
-    _host_probes,
-    _apparmor,
-    _selinux,
-    _proc_mount,
-    _sysctls,
-    _volumes,
-    _escalation,
-    _non_root,
-    _user,
-    _seccomp_restricted,
-    _capabilities_restricted,
-    _proc_mount_restricted,
+RESTRICTED: tuple[tuple[Check, int, Check | None], ...] = (
+    # check, since, and the baseline sibling for which it stands in from then on
+    (_volumes, 0, _host_path),
+    (_escalation, 8, None),
+    (_non_root, 0, None),
+    (_user, 23, None),
+    (_seccomp_restricted, FIELDS_SINCE, _seccomp_baseline),
+    (_capabilities_restricted, 22, _capabilities_baseline),
+    (_proc_mount_restricted, 35, _proc_mount),
 )
-LEVELS: Mapping[str, tuple[Check, ...]] = {"privileged": (), "baseline": BASELINE, "restricted": RESTRICTED}
+LEVELS = ("privileged", "baseline", "restricted")
+
+
+def checks(level: str, version: int) -> tuple[Check, ...]:
+    """What is checked at a level, in the order in which findings are told."""
+    if level == "privileged":
+        return ()
+    if level == "baseline":
+        return BASELINE
+    added = [item for item in RESTRICTED if version >= item[1]]
+    replaced = {sibling for _, _, sibling in added}
+    return (*(check for check in BASELINE if check not in replaced), *(check for check, _, _ in added))
 
 
 def parse_version(text: str) -> int | None:
-    """The minor of ``latest`` or ``v1.N``; None when the text is neither."""
+    """The minor of ``latest`` or ``v1.N``; None when the text is neither. A version not known yet is the latest."""
     if text == "latest":
         return LATEST
-    minor = text.removeprefix("v").removeprefix("1.")
-    return int(minor) if minor.isdigit() and text.removeprefix("v").startswith("1.") else None
+    found = re.fullmatch(r"v?1\.([0-9]{1,4})", text)
+    return min(int(found[1]), LATEST) if found else None
 
 
-def findings(level: str, version: int, spec: Pod, metadata: Mapping[str, Any]) -> list[Finding]:
-    """What a pod specification violates at this level."""
-    return [finding for check in LEVELS[level] for finding in check(spec, metadata, version)]
+def findings(asked: tuple[Check, ...], version: int, spec: Pod, metadata: Mapping[str, Any]) -> list[Finding]:
+    """What a pod specification violates; :class:`MalformedError` when it cannot be read."""
+    return [finding for check in asked for finding in check(spec, metadata, version)]

@@ -31,6 +31,7 @@ class Context(NamedTuple):
     operation: Literal["CREATE", "UPDATE"] = "CREATE"
     namespace_labels: Mapping[str, str] = {}
     user: str = "muster"
+    name: str = ""  # how verdicts name the object, printed once for all rules
 
 
 class CompiledRule(NamedTuple):
