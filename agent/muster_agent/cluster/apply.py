@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import anyio
-from muster_core.apply.applyset import MANAGER, member, parent, part_of, set_id
+from muster_core.apply.applyset import member, parent, parent_name, part_of, recorded_kinds, set_id
 from muster_core.apply.changeset import Change, ChangeSet
-from muster_core.apply.owned import owned_digest
-from muster_core.apply.plan import Applied, kinds_of, plan
+from muster_core.apply.plan import Applied, Live, kinds_of, plan
 from muster_core.errors import KubernetesError
 from muster_core.health import health
 from muster_core.manifest.objects import Manifest, ObjectRef, digest, ref_of
@@ -73,6 +72,7 @@ class Applier:
 
     def __init__(self, api: ClusterApi, observer: Observer, namespace: str) -> None:
         self._api, self._observer, self._namespace = api, observer, namespace
+        self._recorded: dict[str, set[tuple[str, str]]] = {}
 
     async def apply(
         self,
@@ -91,33 +91,55 @@ class Applier:
         desired = {ref: member(obj, applyset) for ref, obj in objects.items()}
         digests = {ref: digest(obj) for ref, obj in desired.items()}
         result = ChangeSet()
-        known_kinds = {kind for kind in kinds_of([*desired, *applied]) if await self._served(kind)}
+        kinds = kinds_of([*desired, *applied]) | await self._recorded_kinds(bundle)
+        known_kinds = {kind for kind in kinds if await self._served(kind)}
         await self._observer.watch(known_kinds)
-        todo = plan(digests, applied, self._observer.members(applyset), prune=prune)
-        result.applied = {ref: record for ref, record in applied.items() if ref in desired}
+        live = self._live(applyset, desired)
+        todo = plan(digests, applied, live, prune=prune)
+        # What is no longer desired is remembered until it is seen to be gone: a prune may have to wait for a later pass.
+        result.applied = {
+            ref: record for ref, record in applied.items()
+            if ref in desired or (ref in live and ref.kind != NAMESPACE_KIND)
+        }  # fmt: skip
         if todo.empty:
             return result
-        if {*desired, *applied} != set(applied) or not applied:
+        if not desired.keys() <= applied.keys() or not applied:
             # The parent names every kind before the first member of it exists, so that none can be lost.
-            await self._api.apply(
-                parent(bundle, self._namespace, {*desired, *applied}, dict(note)), force=True
-            )
-        for ref in todo.first:
-            await self._apply_one(ref, desired[ref], digests[ref], applyset, applied, result)
-        await self._established([ref for ref in todo.first if ref.kind != NAMESPACE_KIND], result)
-        for ref in todo.then:
-            await self._apply_one(ref, desired[ref], digests[ref], applyset, applied, result)
+            known = {*desired, *applied, *live}
+            await self._api.apply(parent(bundle, self._namespace, known, dict(note)), force=True)
+        for stage in (todo.first, todo.then):
+            for ref in stage:
+                if _no_use_to_go_on(result):
+                    return result
+                await self._apply_one(ref, desired[ref], digests[ref], applyset, applied, result)
+            if stage is todo.first:
+                await self._established([ref for ref in stage if ref.kind != NAMESPACE_KIND], result)
         if not result.errors:
-            late = kinds_of(desired) - known_kinds
-            await self._observer.watch(late)
+            await self._observer.watch(kinds_of(desired) - known_kinds)
             await self._prune(todo.prune, result)
-            if todo.prune:
+            if todo.prune and not result.errors:
                 await self._api.apply(parent(bundle, self._namespace, desired, dict(note)), force=True)
+                self._recorded[bundle] = kinds_of(desired)
         drifted = set(todo.drifted)
         result.healed = [
             c.ref for c in result.changes if c.ref in drifted and c.action in {"created", "configured"}
         ]
         return result
+
+    def _live(self, applyset: str, desired: Mapping[ObjectRef, Manifest]) -> dict[ObjectRef, Live]:
+        """The set's live members, and the desired Namespaces that another bundle has: they are shared, not fought for."""
+        live = self._observer.members(applyset)
+        for ref in desired:
+            if ref.kind == NAMESPACE_KIND and ref not in live and ref in self._observer.seen:
+                live[ref] = self._observer.seen[ref].live
+        return live
+
+    async def _recorded_kinds(self, bundle: str) -> set[tuple[str, str]]:
+        """The kinds that the parent names; asked once. They may have members that no record of ours knows."""
+        if bundle not in self._recorded:
+            ref = ObjectRef("v1", "ConfigMap", self._namespace, parent_name(bundle))
+            self._recorded[bundle] = recorded_kinds(await self._api.get(ref))
+        return self._recorded[bundle]
 
     async def _served(self, kind: tuple[str, str]) -> bool:
         try:
@@ -137,16 +159,20 @@ class Applier:
         applied: Mapping[ObjectRef, Applied],
         result: ChangeSet,
     ) -> None:
+        seen = self._observer.seen.get(ref)
+        if ref.kind == NAMESPACE_KIND and seen and seen.live.part_of not in ("", applyset):
+            result.applied[ref] = Applied(desired, seen.live.owned, seen.live.uid)
+            result.changes.append(Change(ref, "unchanged"))
+            return
         try:
             ours = await self._is_ours(ref, applyset)
             # Fields that were ours are taken back from whoever changed them; those of an object's first apply are not.
             answer = await self._api.apply(obj, force=ours and ref in applied)
         except KubernetesError as error:
-            result.applied.pop(ref, None) if error.code != "K001" else None
             result.changes.append(Change(ref, "refused" if error.code == "K014" else "failed", error))
             return
         live = self._observer.note(answer)
-        result.applied[ref] = Applied(desired, owned_digest(answer, MANAGER), live.uid)
+        result.applied[ref] = Applied(desired, live.owned, live.uid)
         result.changes.append(Change(ref, "configured" if ours else "created"))
 
     async def _is_ours(self, ref: ObjectRef, applyset: str) -> bool:
@@ -186,4 +212,13 @@ class Applier:
                 result.changes.append(Change(ref, "failed", error))
                 continue
             self._observer.forget(ref)
+            result.applied.pop(ref, None)
             result.changes.append(Change(ref, "pruned"))
+
+
+def _no_use_to_go_on(result: ChangeSet) -> bool:
+    """Whether the last object got no answer at all, or a plea to slow down: the next one would fare alike, slowly."""
+    error = result.changes[-1].error if result.changes else None
+    return error is not None and (
+        error.code == "K002" or (error.code == "K001" and error.__cause__ is not None)
+    )

@@ -29,6 +29,8 @@ WATCH_SILENCE = 360.0
 PAGE = 500
 MAX_LINE = 16 << 20
 DISCOVERY_RETRY = 5.0
+SLOW_DOWNS = 3
+LONGEST_SLOW_DOWN = 10.0
 
 
 def _without_models() -> None:
@@ -119,6 +121,28 @@ class KubeCluster:
         content: str = "application/json",
         what: str = "",
     ) -> tuple[int, Manifest]:
+        """One request, and again after Retry-After when the server asks to slow down, which means it did nothing."""
+        for _ in range(SLOW_DOWNS):
+            status, value, retry = await self._once(method, path, query, body, content, what)
+            if status != 429:
+                break
+            wait = float(retry) if retry.isdigit() else 1.0
+            await asyncio.sleep(min(wait, LONGEST_SLOW_DOWN))
+        else:
+            status, value, retry = await self._once(method, path, query, body, content, what)
+        if status >= 400 and status != 404:
+            raise _error(status, value, what or path, retry)
+        return status, value
+
+    async def _once(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: bytes | None,
+        content: str,
+        what: str,
+    ) -> tuple[int, Manifest, str]:
         import aiohttp
 
         url = self._host + path + ("?" + urlencode(query) if query else "")
@@ -148,9 +172,7 @@ class KubeCluster:
             value = json.loads(data) if data else {}
         except ValueError:
             value = {"message": data[:200].decode(errors="replace")}
-        if status >= 400 and status != 404:
-            raise _error(status, value if isinstance(value, dict) else {}, what or path, retry)
-        return status, value if isinstance(value, dict) else {}
+        return status, value if isinstance(value, dict) else {}, retry
 
     # --- discovery -----------------------------------------------------------------------------------------------
 
@@ -225,6 +247,9 @@ class KubeCluster:
             str(ref),
         )
         if status == 404:
+            if (value.get("details") or {}).get("kind") != "namespaces":
+                self._resources.pop((ref.api_version, ref.kind), None)
+                raise KubernetesError("K004", "the kind is gone", object=str(ref), retryable=True)
             raise KubernetesError(
                 "K009",
                 str(value.get("message") or "its namespace is not there"),
@@ -346,7 +371,9 @@ def _error(status: int, value: Manifest, what: str, retry_after: str) -> Kuberne
             object=what,
             hint="Give the object a new name, or delete it by hand.",
         )
-    if status in (400, 422):
+    if (
+        status in (400, 422) or "failed to create typed patch object" in message
+    ):  # a 500 for a field nobody knows
         return KubernetesError("K007", message, object=what)
     if status >= 500:
         return KubernetesError("K001", f"the API server fails ({message})", object=what, retryable=True)

@@ -27,6 +27,7 @@ from muster_agent.cluster.port import ClusterApi
 log = structlog.get_logger()
 
 LIST_WAIT = 60.0
+SHORT_WATCH = 5.0
 
 
 class Seen(NamedTuple):
@@ -98,6 +99,7 @@ class Observer:
                 resource = await self._api.resource(api_version, kind)
                 version = await self._list(api_version, kind, state)
                 while True:
+                    opened = anyio.current_time()
                     async for event in self._api.watch(resource, PART_OF, version):
                         version = str(event.object["metadata"].get("resourceVersion", version))
                         if event.type == "DELETED":
@@ -105,6 +107,12 @@ class Observer:
                         elif event.type != "BOOKMARK":
                             self._take(event.object)
                             state.refs.add(ref_of(event.object))
+                    lasted = anyio.current_time() - opened
+                    backoff.connected_for(lasted)
+                    if (
+                        lasted < SHORT_WATCH
+                    ):  # a server that ends every watch at once is not asked in a hot loop
+                        await anyio.sleep(backoff.next_delay())
             except KubernetesError as error:
                 state.error = error
                 log.debug("watch starts anew", kind=kind, error=str(error))

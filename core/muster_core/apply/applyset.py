@@ -18,6 +18,7 @@ SET_ID = "applyset.kubernetes.io/id"
 TOOLING = "applyset.kubernetes.io/tooling"
 GROUP_KINDS = "applyset.kubernetes.io/contains-group-kinds"
 NAMESPACES = "applyset.kubernetes.io/additional-namespaces"
+KINDS = "muster.dev/kinds"
 MANAGER = "muster"
 
 
@@ -49,10 +50,18 @@ def parent(bundle: str, namespace: str, refs: Iterable[ObjectRef], data: dict[st
                 TOOLING: "muster/v1",
                 GROUP_KINDS: ",".join(kinds),
                 NAMESPACES: ",".join(namespaces),
+                KINDS: ",".join(sorted({f"{ref.api_version}/{ref.kind}" for ref in members})),
             },
         },
         "data": data,
     }
+
+
+def recorded_kinds(parent_object: Manifest | None) -> set[tuple[str, str]]:
+    """(apiVersion, kind) of every kind that may have members; the convention's own annotation has no versions."""
+    annotations = ((parent_object or {}).get("metadata") or {}).get("annotations") or {}
+    found = (part.rpartition("/") for part in str(annotations.get(KINDS, "")).split(",") if "/" in part)
+    return {(api_version, kind) for api_version, _, kind in found}
 
 
 def member(manifest: Manifest, applyset: str) -> Manifest:

@@ -20,7 +20,7 @@ class Change(NamedTuple):
 
 @dataclass(slots=True)
 class ChangeSet:
-    """``applied`` is what to remember; it holds only objects that are now as desired."""
+    """``applied`` is what to remember: what was last applied, also of objects that are still to be pruned."""
 
     changes: list[Change] = field(default_factory=list)
     applied: dict[ObjectRef, Applied] = field(default_factory=dict)
