@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 from muster_core.errors import JoinError
-from muster_core.sealing.keys import encode_identity
+from muster_core.sealing.keys import decode_public, encode_identity
 from muster_proto.v1 import link_pb2 as wire
 
 from muster_coordinator.enrol import tokens
@@ -72,7 +72,9 @@ class Enrolment:
                 object=row.cluster,
                 hint="If the cluster was rebuilt, remove its entry from the registry and approve it anew.",
             )
-        return self._authority.client(row.csr, row.cluster, row.uid, dt.datetime.fromtimestamp(now, dt.UTC))
+        return self._authority.client(
+            row.csr, row.cluster, row.uid, row.identity, dt.datetime.fromtimestamp(now, dt.UTC)
+        )
 
     async def renew(self, name: str, request: wire.RenewRequest) -> wire.RenewResponse:
         """A new certificate for a registered cluster. The counter must rise (a copy of an agent would repeat it)."""
@@ -87,7 +89,11 @@ class Enrolment:
                 hint="Find the other one; then remove the registry entry and approve the right one anew.",
             )
         certificate = self._authority.client(
-            request.csr_der, name, cluster.entry.spec.uid, dt.datetime.fromtimestamp(now, dt.UTC)
+            request.csr_der,
+            name,
+            cluster.entry.spec.uid,
+            decode_public(cluster.entry.spec.identity_key),
+            dt.datetime.fromtimestamp(now, dt.UTC),
         )
         row = msgspec.structs.replace(cluster.join, renewals=request.counter, issued=int(now))
         await self._engine.ask(self._keep(row))

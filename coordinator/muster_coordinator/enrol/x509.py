@@ -77,8 +77,8 @@ class Authority:
         )
         return ServerCertificate(certificate.public_bytes(serialization.Encoding.PEM), _pem(key))
 
-    def client(self, csr_der: bytes, cluster: str, uid: str, now: dt.datetime) -> bytes:
-        """A client certificate in PEM for the key of a CSR; name and uid are ours, never the CSR's.
+    def client(self, csr_der: bytes, cluster: str, uid: str, identity: bytes, now: dt.datetime) -> bytes:
+        """A client certificate in PEM for the key of a CSR; name, uid and identity are ours, never the CSR's.
 
         ``MUSTER-J021`` for a CSR that is none or does not prove its key.
         """
@@ -86,7 +86,9 @@ class Authority:
         certificate = (
             self._leaf(cluster, csr.public_key(), now, CLIENT_LIFE)
             .add_extension(
-                x509.SubjectAlternativeName([x509.UniformResourceIdentifier(f"muster://cluster/{uid}")]),
+                x509.SubjectAlternativeName(
+                    [x509.UniformResourceIdentifier(f"muster://cluster/{uid}/{identity.hex()}")]
+                ),
                 critical=False,
             )
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)

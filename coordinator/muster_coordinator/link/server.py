@@ -12,7 +12,7 @@ import itertools
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import anyio
 import grpc
@@ -34,7 +34,7 @@ MAX_MESSAGE = 4 << 20
 OUTGOING = 1_000
 SILENCE_BEATS = 2.5
 EXCHANGE_WAIT = 2.0
-_URI = re.compile(r"^muster://cluster/(.+)$")
+_URI = re.compile(r"^muster://cluster/([^/]+)/([0-9a-f]{64})$")
 
 OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE),
@@ -80,16 +80,20 @@ class EnrolServicer(link_pb2_grpc.EnrolServicer):
             await _fail(context, error)
 
 
-def _peer(context: grpc.aio.ServicerContext[Any, Any]) -> tuple[str, str]:
-    """Name and UID from the verified client certificate."""
+class _Peer(NamedTuple):
+    """Who the verified client certificate says is there; ``identity`` in hex."""
+
+    name: str
+    uid: str
+    identity: str
+
+
+def _peer(context: grpc.aio.ServicerContext[Any, Any]) -> _Peer:
     authenticated = context.auth_context()
     names = [value.decode() for value in authenticated.get("x509_common_name", [])]
-    uids = [
-        found[1]
-        for value in authenticated.get("x509_subject_alternative_name", [])
-        if (found := _URI.match(value.decode()))
-    ]
-    return (names[0] if names else "", uids[0] if uids else "")
+    uris = [value.decode() for value in authenticated.get("x509_subject_alternative_name", [])]
+    found = next((match for uri in uris if (match := _URI.match(uri))), None)
+    return _Peer(names[0], found[1], found[2]) if names and found else _Peer("", "", "")
 
 
 class LinkServicer(link_pb2_grpc.LinkServicer):
@@ -114,9 +118,11 @@ class LinkServicer(link_pb2_grpc.LinkServicer):
         self.streams = 0
 
     async def _known(self, context: grpc.aio.ServicerContext[Any, Any]) -> str:
-        name, uid = _peer(context)
+        """Its name, if the registry has it with this very identity: an older one's certificate is worth nothing."""
+        name, uid, identity = _peer(context)
         cluster = self._engine.state.clusters.get(name)
-        if not cluster or not cluster.entry or cluster.entry.spec.uid != uid:
+        entry = cluster.entry.spec if cluster and cluster.entry else None
+        if entry is None or entry.uid != uid or entry.identity_key != f"ed25519:{identity}":
             await context.abort(
                 grpc.StatusCode.PERMISSION_DENIED,
                 str(JoinError("J030", "this cluster is not in the registry", object=name)),

@@ -48,7 +48,11 @@ class SqlStore:
             cursor.close()
 
         store = cls(engine)
-        await store._write(_create)
+        try:
+            await store._write(_create)
+        except BaseException:
+            await store.close()
+            raise
         return store
 
     async def close(self) -> None:
