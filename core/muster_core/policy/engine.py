@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from muster_core.manifest.objects import digest, ref_of
 from muster_core.policy import podsecurity
 from muster_core.policy.kyverno import compile_policy
+from muster_core.policy.podspec import MalformedError
 from muster_core.policy.verdict import Action, CompiledRule, Context, PolicyError, Verdict
 from muster_core.policy.workloads import KINDS, template_of
 
@@ -61,7 +62,7 @@ class PolicySet:
             for rule in (*self._index.get(ref.kind.lower(), ()), *self._any):
                 try:
                     verdict = rule.evaluate(context)
-                except (TypeError, ValueError, AttributeError, KeyError, RecursionError) as error:
+                except Exception as error:  # noqa: BLE001 - whatever goes wrong in a rule, the object does not pass
                     what = f"the rule could not be judged ({type(error).__name__})"
                     verdict = Verdict("error", rule.policy, rule.rule, name, "", what, "deny")
                 if verdict is not None:
@@ -173,7 +174,7 @@ def _level(level: str, action: Action, version: int) -> CompiledRule:
             return Verdict("error", policy, level, name, where, "a mapping is expected", "deny")
         try:
             findings = podsecurity.findings(asked, version, template["spec"], metadata)
-        except podsecurity.MalformedError as error:
+        except MalformedError as error:
             return Verdict("error", policy, level, name, ".".join([*path, "spec"]), str(error), "deny")
         if not findings:
             return Verdict("pass", policy, level, name, "", "", action)

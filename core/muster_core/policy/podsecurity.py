@@ -10,11 +10,19 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from muster_core.policy.podspec import (
+    Pod,
+    containers,
+    contexts,
+    is_host_user,
+    is_windows,
+    items,
+    mapping,
+    names,
+)
+
 LATEST = 37
-
-
-class MalformedError(ValueError):
-    """A pod specification in which a mapping or a list is something else: it can be judged by nobody."""
+WINDOWS_SINCE = 25  # pods of Windows are exempt from what only Linux has
 
 
 class Finding(NamedTuple):
@@ -23,64 +31,15 @@ class Finding(NamedTuple):
     message: str
 
 
-Pod = Mapping[str, Any]
 Check = Callable[[Pod, Mapping[str, Any], int], Iterator[Finding]]
-
-
-def _map(value: Any) -> Mapping[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise MalformedError("a mapping is expected in the pod specification")
-    return value
-
-
-def _list(value: Any) -> list[Mapping[str, Any]]:
-    if value is None:
-        return []
-    if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
-        raise MalformedError("a list of mappings is expected in the pod specification")
-    return value
-
-
-def _names(value: Any) -> list[str]:
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise MalformedError("a list is expected in the pod specification")
-    return [str(item) for item in value]
-
-
-def _containers(spec: Pod) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for field in ("containers", "initContainers", "ephemeralContainers"):
-        for index, container in enumerate(_list(spec.get(field))):
-            yield f"spec.{field}[{index}]", container
-
-
-def _contexts(spec: Pod) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    yield "spec.securityContext", _map(spec.get("securityContext"))
-    for path, container in _containers(spec):
-        yield f"{path}.securityContext", _map(container.get("securityContext"))
-
-
-WINDOWS_SINCE = 25  # pods of Windows are exempt from what only Linux has
-
-
-def _windows(spec: Pod) -> bool:
-    return bool(_map(spec.get("os")).get("name") == "windows")
-
-
-def _host_user(spec: Pod) -> bool:
-    """A pod in a user namespace of its own relaxes some checks from 1.35 on."""
-    return spec.get("hostUsers") is not False
 
 
 # --- baseline ----------------------------------------------------------------------------------------------------
 
 
 def _host_process(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
-    for path, context in _contexts(spec):
-        if _map(context.get("windowsOptions")).get("hostProcess"):
+    for path, context in contexts(spec):
+        if mapping(context.get("windowsOptions")).get("hostProcess"):
             yield Finding("windowsHostProcess", f"{path}.windowsOptions.hostProcess", "must not be true")
 
 
@@ -91,8 +50,8 @@ def _host_namespaces(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[
 
 
 def _privileged(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
-    for path, container in _containers(spec):
-        if _map(container.get("securityContext")).get("privileged"):
+    for path, container in containers(spec):
+        if mapping(container.get("securityContext")).get("privileged"):
             yield Finding("privileged", f"{path}.securityContext.privileged", "must not be true")
 
 
@@ -116,9 +75,9 @@ BASELINE_CAPABILITIES = frozenset(
 
 
 def _capabilities_baseline(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
-    for path, container in _containers(spec):
-        added = _map(_map(container.get("securityContext")).get("capabilities")).get("add")
-        bad = [name for name in _names(added) if name not in BASELINE_CAPABILITIES]
+    for path, container in containers(spec):
+        added = mapping(mapping(container.get("securityContext")).get("capabilities")).get("add")
+        bad = [name for name in names(added) if name not in BASELINE_CAPABILITIES]
         if bad:
             yield Finding(
                 "capabilities_baseline",
@@ -128,14 +87,14 @@ def _capabilities_baseline(spec: Pod, _: Mapping[str, Any], version: int) -> Ite
 
 
 def _host_path(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
-    for index, volume in enumerate(_list(spec.get("volumes"))):
+    for index, volume in enumerate(items(spec.get("volumes"))):
         if volume.get("hostPath") is not None:
             yield Finding("hostPathVolumes", f"spec.volumes[{index}].hostPath", "must not be set")
 
 
 def _host_ports(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
-    for path, container in _containers(spec):
-        for index, port in enumerate(_list(container.get("ports"))):
+    for path, container in containers(spec):
+        for index, port in enumerate(items(container.get("ports"))):
             if port.get("hostPort"):
                 yield Finding(
                     "hostPorts", f"{path}.ports[{index}].hostPort", f"must not be {port['hostPort']}"
@@ -145,15 +104,15 @@ def _host_ports(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Findi
 def _host_probes(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
     if version < 34:
         return
-    for path, container in _containers(spec):
-        lifecycle = _map(container.get("lifecycle"))
+    for path, container in containers(spec):
+        lifecycle = mapping(container.get("lifecycle"))
         handlers = {
-            name: _map(container.get(name)) for name in ("livenessProbe", "readinessProbe", "startupProbe")
+            name: mapping(container.get(name)) for name in ("livenessProbe", "readinessProbe", "startupProbe")
         }
-        handlers |= {f"lifecycle.{name}": _map(lifecycle.get(name)) for name in ("postStart", "preStop")}
+        handlers |= {f"lifecycle.{name}": mapping(lifecycle.get(name)) for name in ("postStart", "preStop")}
         for name, handler in handlers.items():
             for action in ("httpGet", "tcpSocket"):
-                host = _map(handler.get(action)).get("host")
+                host = mapping(handler.get(action)).get("host")
                 if host:
                     yield Finding(
                         "hostProbesAndHostLifecycle", f"{path}.{name}.{action}.host", "must not be set"
@@ -165,17 +124,17 @@ APPARMOR = "container.apparmor.security.beta.kubernetes.io/"
 
 
 def _apparmor(spec: Pod, metadata: Mapping[str, Any], version: int) -> Iterator[Finding]:
-    for key, value in _map(metadata.get("annotations")).items():
+    for key, value in mapping(metadata.get("annotations")).items():
         if (
             key.startswith(APPARMOR)
             and value not in ("", "runtime/default")
             and not str(value).startswith("localhost/")
         ):
             yield Finding("appArmorProfile", f'metadata.annotations["{key}"]', f"must not be {value}")
-    for path, context in _contexts(spec):
+    for path, context in contexts(spec):
         profile = context.get("appArmorProfile")
-        if profile is not None and _map(profile).get("type") not in GOOD_PROFILES:
-            kind = _map(profile).get("type")
+        if profile is not None and mapping(profile).get("type") not in GOOD_PROFILES:
+            kind = mapping(profile).get("type")
             yield Finding("appArmorProfile", f"{path}.appArmorProfile.type", f"must not be {kind}")
 
 
@@ -183,8 +142,8 @@ def _selinux(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]
     allowed = {"", None, "container_t", "container_init_t", "container_kvm_t"} | (
         {"container_engine_t"} if version >= 31 else set()
     )
-    for path, context in _contexts(spec):
-        options = _map(context.get("seLinuxOptions"))
+    for path, context in contexts(spec):
+        options = mapping(context.get("seLinuxOptions"))
         if options.get("type") not in allowed:
             yield Finding("seLinuxOptions", f"{path}.seLinuxOptions.type", f"must not be {options['type']}")
         for field in ("user", "role"):
@@ -193,10 +152,10 @@ def _selinux(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]
 
 
 def _proc_mount(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
-    if version >= 35 and not _host_user(spec):
+    if version >= 35 and not is_host_user(spec):
         return
-    for path, container in _containers(spec):
-        mount = _map(container.get("securityContext")).get("procMount")
+    for path, container in containers(spec):
+        mount = mapping(container.get("securityContext")).get("procMount")
         if mount not in (None, "Default"):
             yield Finding("procMount", f"{path}.securityContext.procMount", f"must not be {mount}")
 
@@ -208,15 +167,15 @@ FIELDS_SINCE = 19  # before it, seccomp was set by annotations
 
 def _seccomp_baseline(spec: Pod, metadata: Mapping[str, Any], version: int) -> Iterator[Finding]:
     if version < FIELDS_SINCE:
-        containers = {f"{SECCOMP_CONTAINER}{container.get('name')}" for _, container in _containers(spec)}
-        for key, value in _map(metadata.get("annotations")).items():
-            if (key == SECCOMP_POD or key in containers) and not _old_profile(str(value)):
+        keys = {f"{SECCOMP_CONTAINER}{container.get('name')}" for _, container in containers(spec)}
+        for key, value in mapping(metadata.get("annotations")).items():
+            if (key == SECCOMP_POD or key in keys) and not _old_profile(str(value)):
                 where = f'metadata.annotations["{key}"]'
                 yield Finding("seccompProfile_baseline", where, f"must not be {value}")
         return
-    for path, context in _contexts(spec):
+    for path, context in contexts(spec):
         profile = context.get("seccompProfile")
-        kind = _map(profile).get("type")
+        kind = mapping(profile).get("type")
         if profile is not None and kind not in GOOD_PROFILES:
             yield Finding("seccompProfile_baseline", f"{path}.seccompProfile.type", f"must not be {kind}")
 
@@ -256,8 +215,8 @@ SYSCTLS: tuple[tuple[int, frozenset[str]], ...] = (
 
 
 def _sysctls(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
-    allowed = frozenset().union(*(names for since, names in SYSCTLS if version >= since))
-    for index, item in enumerate(_list(_map(spec.get("securityContext")).get("sysctls"))):
+    allowed = frozenset().union(*(added for since, added in SYSCTLS if version >= since))
+    for index, item in enumerate(items(mapping(spec.get("securityContext")).get("sysctls"))):
         if item.get("name") not in allowed:
             yield Finding(
                 "sysctls", f"spec.securityContext.sysctls[{index}].name", f"must not be {item.get('name')}"
@@ -282,7 +241,7 @@ VOLUMES = frozenset(
 
 
 def _volumes(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
-    for index, volume in enumerate(_list(spec.get("volumes"))):
+    for index, volume in enumerate(items(spec.get("volumes"))):
         kinds = [key for key in volume if key != "name" and volume[key] is not None]
         if any(kind not in VOLUMES for kind in kinds):
             yield Finding(
@@ -291,10 +250,10 @@ def _volumes(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]
 
 
 def _escalation(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
-    if version < 8 or (version >= WINDOWS_SINCE and _windows(spec)):
+    if version < 8 or (version >= WINDOWS_SINCE and is_windows(spec)):
         return
-    for path, container in _containers(spec):
-        if _map(container.get("securityContext")).get("allowPrivilegeEscalation") is not False:
+    for path, container in containers(spec):
+        if mapping(container.get("securityContext")).get("allowPrivilegeEscalation") is not False:
             yield Finding(
                 "allowPrivilegeEscalation",
                 f"{path}.securityContext.allowPrivilegeEscalation",
@@ -303,13 +262,13 @@ def _escalation(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Findi
 
 
 def _non_root(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
-    if version >= 35 and not _host_user(spec):
+    if version >= 35 and not is_host_user(spec):
         return
-    pod = _map(spec.get("securityContext")).get("runAsNonRoot")
+    pod = mapping(spec.get("securityContext")).get("runAsNonRoot")
     if pod is False:
         yield Finding("runAsNonRoot", "spec.securityContext.runAsNonRoot", "must not be false")
-    for path, container in _containers(spec):
-        own = _map(container.get("securityContext")).get("runAsNonRoot")
+    for path, container in containers(spec):
+        own = mapping(container.get("securityContext")).get("runAsNonRoot")
         if own is False or (own is None and pod is not True):
             yield Finding(
                 "runAsNonRoot", f"{path}.securityContext.runAsNonRoot", "must be true, here or for the pod"
@@ -317,24 +276,24 @@ def _non_root(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding
 
 
 def _user(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
-    if version < 23 or (version >= 35 and not _host_user(spec)):
+    if version < 23 or (version >= 35 and not is_host_user(spec)):
         return
-    for path, context in _contexts(spec):
+    for path, context in contexts(spec):
         if context.get("runAsUser") == 0:
             yield Finding("runAsUser", f"{path}.runAsUser", "must not be 0")
 
 
 def _seccomp_restricted(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
-    if version >= WINDOWS_SINCE and _windows(spec):
+    if version >= WINDOWS_SINCE and is_windows(spec):
         return
     good = GOOD_PROFILES
-    pod = _map(_map(spec.get("securityContext")).get("seccompProfile")).get("type")
+    pod = mapping(mapping(spec.get("securityContext")).get("seccompProfile")).get("type")
     if pod is not None and pod not in good:
         yield Finding(
             "seccompProfile_restricted", "spec.securityContext.seccompProfile.type", f"must not be {pod}"
         )
-    for path, container in _containers(spec):
-        own = _map(_map(container.get("securityContext")).get("seccompProfile")).get("type")
+    for path, container in containers(spec):
+        own = mapping(mapping(container.get("securityContext")).get("seccompProfile")).get("type")
         if (own or pod) not in good:
             yield Finding(
                 "seccompProfile_restricted",
@@ -344,15 +303,15 @@ def _seccomp_restricted(spec: Pod, _: Mapping[str, Any], version: int) -> Iterat
 
 
 def _capabilities_restricted(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
-    if version >= WINDOWS_SINCE and _windows(spec):
+    if version >= WINDOWS_SINCE and is_windows(spec):
         return
-    for path, container in _containers(spec):
-        capabilities = _map(_map(container.get("securityContext")).get("capabilities"))
-        if "ALL" not in _names(capabilities.get("drop")):
+    for path, container in containers(spec):
+        capabilities = mapping(mapping(container.get("securityContext")).get("capabilities"))
+        if "ALL" not in names(capabilities.get("drop")):
             yield Finding(
                 "capabilities_restricted", f"{path}.securityContext.capabilities.drop", "must include ALL"
             )
-        bad = [name for name in _names(capabilities.get("add")) if name != "NET_BIND_SERVICE"]
+        bad = [name for name in names(capabilities.get("add")) if name != "NET_BIND_SERVICE"]
         if bad:
             yield Finding(
                 "capabilities_restricted",
@@ -364,8 +323,8 @@ def _capabilities_restricted(spec: Pod, _: Mapping[str, Any], version: int) -> I
 def _proc_mount_restricted(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
     if version < 35:
         return
-    for path, container in _containers(spec):
-        mount = _map(container.get("securityContext")).get("procMount")
+    for path, container in containers(spec):
+        mount = mapping(container.get("securityContext")).get("procMount")
         if mount not in (None, "Default"):
             yield Finding("procMount_restricted", f"{path}.securityContext.procMount", f"must not be {mount}")
 
