@@ -159,9 +159,10 @@ def _pod(obj: Mapping[str, Any]) -> Health:
         case "Running" if _condition(status, "Ready").get("status") == "True":
             return CURRENT
         case _:
+            containers = status.get("containerStatuses")
             waiting = (
                 _map(_map(item, "state"), "waiting")
-                for item in status.get("containerStatuses") or []
+                for item in (containers if isinstance(containers, list) else [])
                 if isinstance(item, Mapping)
             )
             reason = next((str(w["reason"]) for w in waiting if w.get("reason")), "")

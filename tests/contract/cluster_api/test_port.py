@@ -201,6 +201,24 @@ async def test_a_watch_tells_every_change_after_a_version(api: KubeCluster, othe
     assert seen == [("ADDED", "one"), ("MODIFIED", "one"), ("DELETED", "one")]
 
 
+async def test_a_version_that_is_too_old_has_its_code(api: KubeCluster, other: Kube) -> None:
+    tag = other.ns.removeprefix("port-")
+    plural, kind = f"e{tag}s", f"E{tag}"
+    await api.apply(definition(plural, kind))
+    await other.there(f"/apis/lab.example.com/v1/{plural}")
+
+    async def watch() -> None:
+        resource = await api.resource("lab.example.com/v1", kind)
+        async for _ in api.watch(resource, "", "1"):  # from before the kind was served
+            pass
+
+    with anyio.fail_after(20):
+        assert (await refusal(watch())).code == "K008"
+    await other.call(
+        "DELETE", f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{plural}.lab.example.com"
+    )
+
+
 async def test_an_unknown_token_is_forbidden(api: KubeCluster, other: Kube) -> None:
     api._configuration.api_key["BearerToken"] = "Bearer wrong"
     api._configuration.refresh_api_key_hook = None
