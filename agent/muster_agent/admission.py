@@ -151,13 +151,17 @@ class Desired:
         """A new release. Its floor is on disk when this returns; nothing was applied."""
         repository = self.enrolment.repositories[0]
         floor = self.floors.bundles.get(release.bundle, "")
-        await acceptable(
-            self.source,
-            release.commit,
-            anchor=repository.anchor,
-            floor=floor,
-            branch_head=self.floors.branches.get("fleet", ""),
-        )
+        try:
+            await acceptable(
+                self.source,
+                release.commit,
+                anchor=repository.anchor,
+                floor=floor,
+                branch_head=self.floors.branches.get("fleet", ""),
+            )
+        except MusterError as error:
+            # When the newest head itself was not accepted, that is the reason to tell.
+            raise (self.problem if self.problem and error.code == "T010" else error) from error
         admission = Admission(release, self.registry_commit, self.policy_commit)
         admissible = await self._build(admission, gated=True)
         await self.source.pin(f"admitted/{release.bundle}", release.commit)

@@ -172,7 +172,10 @@ class Reconciler:
                 await self._fetch()
             except MusterError as error:
                 log.warning("the last good state stays", error=str(error))
-            await self._look_for_deselected()
+            try:
+                await self._look_for_deselected()
+            except MusterError as error:
+                log.warning("whether bundles still target this cluster is not known", error=str(error))
             with anyio.move_on_after(poll):
                 await self._wake_fetch.wait()
 

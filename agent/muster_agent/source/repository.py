@@ -197,21 +197,29 @@ class SourceRepository:
 
     async def pin(self, name: str, commit: str) -> None:
         """Keeps a commit alive under ``refs/muster/<name>``, whatever happens to the branch."""
-        await anyio.to_thread.run_sync(
-            lambda: self._repo.git.update_ref(f"refs/muster/{name}", commit, kill_after_timeout=DEADLINE),
-            limiter=self._reading,
-        )
+        await anyio.to_thread.run_sync(self._pin, name, commit, limiter=self._reading)
+
+    def _pin(self, name: str, commit: str) -> None:
+        try:
+            self._repo.git.update_ref(f"refs/muster/{name}", commit, kill_after_timeout=DEADLINE)
+        except GitCommandError as error:
+            raise GitError("G014", "the commit cannot be kept", object=commit[:12], retryable=True) from error
 
     async def tree(self, commit: str) -> BlobTree:
         return await anyio.to_thread.run_sync(self._tree, commit, limiter=self._reading)
 
     def _tree(self, commit: str) -> BlobTree:
         files, blobs = list[TreeFile](), dict[str, str]()
-        listing = (
-            self._repo.git.ls_tree("-r", "-z", "-l", "--full-tree", commit, kill_after_timeout=DEADLINE)
-            if commit
-            else ""
-        )
+        try:
+            listing = (
+                self._repo.git.ls_tree("-r", "-z", "-l", "--full-tree", commit, kill_after_timeout=DEADLINE)
+                if commit
+                else ""
+            )
+        except GitCommandError as error:
+            raise GitError(
+                "G015", "the commit is not in the repository", object=commit[:12], retryable=True
+            ) from error
         for line in listing.split("\0"):
             if not line:
                 continue
