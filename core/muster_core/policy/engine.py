@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from muster_core.manifest.objects import digest, ref_of
 from muster_core.policy import podsecurity
 from muster_core.policy.kyverno import compile_policy
-from muster_core.policy.podspec import MalformedError
+from muster_core.policy.podspec import MalformedError, Pod
 from muster_core.policy.verdict import Action, CompiledRule, Context, PolicyError, Verdict
 from muster_core.policy.workloads import KINDS, template_of
 
@@ -173,7 +173,7 @@ def _level(level: str, action: Action, version: int) -> CompiledRule:
             where = ".".join([*path, "metadata"])
             return Verdict("error", policy, level, name, where, "a mapping is expected", "deny")
         try:
-            findings = podsecurity.findings(asked, version, template["spec"], metadata)
+            findings = podsecurity.findings(asked, version, Pod(template["spec"], metadata))
         except MalformedError as error:
             return Verdict("error", policy, level, name, ".".join([*path, "spec"]), str(error), "deny")
         if not findings:

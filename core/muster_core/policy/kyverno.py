@@ -39,6 +39,7 @@ SPEC_FIELDS = {
     "webhookTimeoutSeconds",
     "webhookConfiguration",
 }
+WEBHOOK_FIELDS = {"failurePolicy", "timeoutSeconds"}
 RULE_FIELDS = {"name", "match", "exclude", "validate", "skipBackgroundRequests", "reportProperties"}
 VALIDATE_FIELDS = {
     "message",
@@ -76,6 +77,8 @@ def compile_policy(file: str, line: int, document: Mapping[str, Any]) -> list[Co
         if key not in {"apiVersion", "kind", "metadata", "spec", "status"}:
             raise where.refuse(str(key), "is not known")
     spec = where.only(document.get("spec"), SPEC_FIELDS, "spec")
+    # Conditions there would narrow what the policy means.
+    where.only(spec.get("webhookConfiguration") or {}, WEBHOOK_FIELDS, "spec.webhookConfiguration")
     if not isinstance(spec.get("rules"), list) or not spec["rules"]:
         raise where.refuse("spec.rules", "at least one rule is expected")
     rules = [_parsed(where, spec, rule, f"spec.rules[{i}]") for i, rule in enumerate(spec["rules"])]
@@ -209,7 +212,9 @@ def _controllers(rules: list[_Rule], asked: str) -> tuple[str, ...]:
     ]
     if any(block.specific or (len(block.kinds) > 1 and block.names_pods) for block in blocks):
         return ()
-    if not any(kind.kind == "Pod" or kind.kind in CONTROLLERS for block in blocks for kind in block.kinds):
+    # Written without group and version; v1/Pod asks for pods alone, as in Kyverno.
+    plain = {Kind("*", "*", name) for name in ("Pod", *CONTROLLERS)}
+    if not any(kind in plain for block in blocks for kind in block.kinds):
         return ()
     if asked in ("all", ""):
         return tuple(CONTROLLERS)

@@ -7,19 +7,10 @@ It never looks beyond one pod specification.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
-from muster_core.policy.podspec import (
-    Pod,
-    containers,
-    contexts,
-    is_host_user,
-    is_windows,
-    items,
-    mapping,
-    names,
-)
+from muster_core.policy.podspec import Pod, items, mapping, names
 
 LATEST = 37
 WINDOWS_SINCE = 25  # pods of Windows are exempt from what only Linux has
@@ -31,28 +22,28 @@ class Finding(NamedTuple):
     message: str
 
 
-Check = Callable[[Pod, Mapping[str, Any], int], Iterator[Finding]]
+Check = Callable[[Pod, int], Iterator[Finding]]
 
 
 # --- baseline ----------------------------------------------------------------------------------------------------
 
 
-def _host_process(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
-    for path, context in contexts(spec):
+def _host_process(pod: Pod, version: int) -> Iterator[Finding]:
+    for path, context in pod.contexts:
         if mapping(context.get("windowsOptions")).get("hostProcess"):
             yield Finding("windowsHostProcess", f"{path}.windowsOptions.hostProcess", "must not be true")
 
 
-def _host_namespaces(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
+def _host_namespaces(pod: Pod, version: int) -> Iterator[Finding]:
     for field in ("hostNetwork", "hostPID", "hostIPC"):
-        if spec.get(field):
+        if pod.spec.get(field):
             yield Finding("hostNamespaces", f"spec.{field}", "must not be true")
 
 
-def _privileged(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
-    for path, container in containers(spec):
-        if mapping(container.get("securityContext")).get("privileged"):
-            yield Finding("privileged", f"{path}.securityContext.privileged", "must not be true")
+def _privileged(pod: Pod, version: int) -> Iterator[Finding]:
+    for path, context in pod.secured:
+        if context.get("privileged"):
+            yield Finding("privileged", f"{path}.privileged", "must not be true")
 
 
 BASELINE_CAPABILITIES = frozenset(
@@ -74,26 +65,26 @@ BASELINE_CAPABILITIES = frozenset(
 )
 
 
-def _capabilities_baseline(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
-    for path, container in containers(spec):
-        added = mapping(mapping(container.get("securityContext")).get("capabilities")).get("add")
+def _capabilities_baseline(pod: Pod, version: int) -> Iterator[Finding]:
+    for path, context in pod.secured:
+        added = mapping(context.get("capabilities")).get("add")
         bad = [name for name in names(added) if name not in BASELINE_CAPABILITIES]
         if bad:
             yield Finding(
                 "capabilities_baseline",
-                f"{path}.securityContext.capabilities.add",
+                f"{path}.capabilities.add",
                 f"must not include {', '.join(map(str, bad))}",
             )
 
 
-def _host_path(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
-    for index, volume in enumerate(items(spec.get("volumes"))):
+def _host_path(pod: Pod, version: int) -> Iterator[Finding]:
+    for index, volume in enumerate(items(pod.spec.get("volumes"))):
         if volume.get("hostPath") is not None:
             yield Finding("hostPathVolumes", f"spec.volumes[{index}].hostPath", "must not be set")
 
 
-def _host_ports(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
-    for path, container in containers(spec):
+def _host_ports(pod: Pod, version: int) -> Iterator[Finding]:
+    for path, container in pod.containers:
         for index, port in enumerate(items(container.get("ports"))):
             if port.get("hostPort"):
                 yield Finding(
@@ -101,16 +92,19 @@ def _host_ports(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Findi
                 )
 
 
-def _host_probes(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
+PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
+HOOKS = ("postStart", "preStop")
+
+
+def _host_probes(pod: Pod, version: int) -> Iterator[Finding]:
     if version < 34:
         return
-    for path, container in containers(spec):
+    for path, container in pod.containers:
         lifecycle = mapping(container.get("lifecycle"))
-        handlers = {
-            name: mapping(container.get(name)) for name in ("livenessProbe", "readinessProbe", "startupProbe")
-        }
-        handlers |= {f"lifecycle.{name}": mapping(lifecycle.get(name)) for name in ("postStart", "preStop")}
-        for name, handler in handlers.items():
+        handlers = [(name, container[name]) for name in PROBES if name in container]
+        handlers += [(f"lifecycle.{name}", lifecycle[name]) for name in HOOKS if name in lifecycle]
+        for name, value in handlers:
+            handler = mapping(value)
             for action in ("httpGet", "tcpSocket"):
                 host = mapping(handler.get(action)).get("host")
                 if host:
@@ -123,26 +117,28 @@ GOOD_PROFILES = ("RuntimeDefault", "Localhost")
 APPARMOR = "container.apparmor.security.beta.kubernetes.io/"
 
 
-def _apparmor(spec: Pod, metadata: Mapping[str, Any], version: int) -> Iterator[Finding]:
-    for key, value in mapping(metadata.get("annotations")).items():
+def _apparmor(pod: Pod, version: int) -> Iterator[Finding]:
+    for key, value in pod.annotations.items():
         if (
             key.startswith(APPARMOR)
             and value not in ("", "runtime/default")
             and not str(value).startswith("localhost/")
         ):
             yield Finding("appArmorProfile", f'metadata.annotations["{key}"]', f"must not be {value}")
-    for path, context in contexts(spec):
+    for path, context in pod.contexts:
         profile = context.get("appArmorProfile")
         if profile is not None and mapping(profile).get("type") not in GOOD_PROFILES:
             kind = mapping(profile).get("type")
             yield Finding("appArmorProfile", f"{path}.appArmorProfile.type", f"must not be {kind}")
 
 
-def _selinux(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
-    allowed = {"", None, "container_t", "container_init_t", "container_kvm_t"} | (
-        {"container_engine_t"} if version >= 31 else set()
-    )
-    for path, context in contexts(spec):
+SELINUX = frozenset({"", None, "container_t", "container_init_t", "container_kvm_t"})
+SELINUX_31 = SELINUX | {"container_engine_t"}
+
+
+def _selinux(pod: Pod, version: int) -> Iterator[Finding]:
+    allowed = SELINUX_31 if version >= 31 else SELINUX
+    for path, context in pod.contexts:
         options = mapping(context.get("seLinuxOptions"))
         if options.get("type") not in allowed:
             yield Finding("seLinuxOptions", f"{path}.seLinuxOptions.type", f"must not be {options['type']}")
@@ -151,13 +147,13 @@ def _selinux(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]
                 yield Finding("seLinuxOptions", f"{path}.seLinuxOptions.{field}", "must not be set")
 
 
-def _proc_mount(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
-    if version >= 35 and not is_host_user(spec):
+def _proc_mount(pod: Pod, version: int) -> Iterator[Finding]:
+    if version >= 35 and not pod.is_host_user:
         return
-    for path, container in containers(spec):
-        mount = mapping(container.get("securityContext")).get("procMount")
+    for path, context in pod.secured:
+        mount = context.get("procMount")
         if mount not in (None, "Default"):
-            yield Finding("procMount", f"{path}.securityContext.procMount", f"must not be {mount}")
+            yield Finding("procMount", f"{path}.procMount", f"must not be {mount}")
 
 
 SECCOMP_POD = "seccomp.security.alpha.kubernetes.io/pod"
@@ -165,15 +161,15 @@ SECCOMP_CONTAINER = "container.seccomp.security.alpha.kubernetes.io/"
 FIELDS_SINCE = 19  # before it, seccomp was set by annotations
 
 
-def _seccomp_baseline(spec: Pod, metadata: Mapping[str, Any], version: int) -> Iterator[Finding]:
+def _seccomp_baseline(pod: Pod, version: int) -> Iterator[Finding]:
     if version < FIELDS_SINCE:
-        keys = {f"{SECCOMP_CONTAINER}{container.get('name')}" for _, container in containers(spec)}
-        for key, value in mapping(metadata.get("annotations")).items():
+        keys = {f"{SECCOMP_CONTAINER}{container.get('name')}" for _, container in pod.containers}
+        for key, value in pod.annotations.items():
             if (key == SECCOMP_POD or key in keys) and not _old_profile(str(value)):
                 where = f'metadata.annotations["{key}"]'
                 yield Finding("seccompProfile_baseline", where, f"must not be {value}")
         return
-    for path, context in contexts(spec):
+    for path, context in pod.contexts:
         profile = context.get("seccompProfile")
         kind = mapping(profile).get("type")
         if profile is not None and kind not in GOOD_PROFILES:
@@ -214,10 +210,9 @@ SYSCTLS: tuple[tuple[int, frozenset[str]], ...] = (
 )
 
 
-def _sysctls(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
-    allowed = frozenset().union(*(added for since, added in SYSCTLS if version >= since))
-    for index, item in enumerate(items(mapping(spec.get("securityContext")).get("sysctls"))):
-        if item.get("name") not in allowed:
+def _sysctls(pod: Pod, version: int) -> Iterator[Finding]:
+    for index, item in enumerate(items(pod.context.get("sysctls"))):
+        if not any(item.get("name") in added for since, added in SYSCTLS if version >= since):
             yield Finding(
                 "sysctls", f"spec.securityContext.sysctls[{index}].name", f"must not be {item.get('name')}"
             )
@@ -240,8 +235,8 @@ VOLUMES = frozenset(
 )
 
 
-def _volumes(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
-    for index, volume in enumerate(items(spec.get("volumes"))):
+def _volumes(pod: Pod, version: int) -> Iterator[Finding]:
+    for index, volume in enumerate(items(pod.spec.get("volumes"))):
         kinds = [key for key in volume if key != "name" and volume[key] is not None]
         if any(kind not in VOLUMES for kind in kinds):
             yield Finding(
@@ -249,84 +244,80 @@ def _volumes(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]
             )
 
 
-def _escalation(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
-    if version < 8 or (version >= WINDOWS_SINCE and is_windows(spec)):
+def _escalation(pod: Pod, version: int) -> Iterator[Finding]:
+    if version < 8 or (version >= WINDOWS_SINCE and pod.is_windows):
         return
-    for path, container in containers(spec):
-        if mapping(container.get("securityContext")).get("allowPrivilegeEscalation") is not False:
+    for path, context in pod.secured:
+        if context.get("allowPrivilegeEscalation") is not False:
             yield Finding(
                 "allowPrivilegeEscalation",
-                f"{path}.securityContext.allowPrivilegeEscalation",
+                f"{path}.allowPrivilegeEscalation",
                 "must be false",
             )
 
 
-def _non_root(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
-    if version >= 35 and not is_host_user(spec):
+def _non_root(pod: Pod, version: int) -> Iterator[Finding]:
+    if version >= 35 and not pod.is_host_user:
         return
-    pod = mapping(spec.get("securityContext")).get("runAsNonRoot")
-    if pod is False:
+    of_pod = pod.context.get("runAsNonRoot")
+    if of_pod is False:
         yield Finding("runAsNonRoot", "spec.securityContext.runAsNonRoot", "must not be false")
-    for path, container in containers(spec):
-        own = mapping(container.get("securityContext")).get("runAsNonRoot")
-        if own is False or (own is None and pod is not True):
-            yield Finding(
-                "runAsNonRoot", f"{path}.securityContext.runAsNonRoot", "must be true, here or for the pod"
-            )
+    for path, context in pod.secured:
+        own = context.get("runAsNonRoot")
+        if own is False or (own is None and of_pod is not True):
+            yield Finding("runAsNonRoot", f"{path}.runAsNonRoot", "must be true, here or for the pod")
 
 
-def _user(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
-    if version < 23 or (version >= 35 and not is_host_user(spec)):
+def _user(pod: Pod, version: int) -> Iterator[Finding]:
+    if version < 23 or (version >= 35 and not pod.is_host_user):
         return
-    for path, context in contexts(spec):
+    for path, context in pod.contexts:
         if context.get("runAsUser") == 0:
             yield Finding("runAsUser", f"{path}.runAsUser", "must not be 0")
 
 
-def _seccomp_restricted(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
-    if version >= WINDOWS_SINCE and is_windows(spec):
+def _seccomp_restricted(pod: Pod, version: int) -> Iterator[Finding]:
+    if version >= WINDOWS_SINCE and pod.is_windows:
         return
     good = GOOD_PROFILES
-    pod = mapping(mapping(spec.get("securityContext")).get("seccompProfile")).get("type")
-    if pod is not None and pod not in good:
+    of_pod = mapping(pod.context.get("seccompProfile")).get("type")
+    if of_pod is not None and of_pod not in good:
         yield Finding(
-            "seccompProfile_restricted", "spec.securityContext.seccompProfile.type", f"must not be {pod}"
+            "seccompProfile_restricted", "spec.securityContext.seccompProfile.type", f"must not be {of_pod}"
         )
-    for path, container in containers(spec):
-        own = mapping(mapping(container.get("securityContext")).get("seccompProfile")).get("type")
-        if (own or pod) not in good:
+    for path, context in pod.secured:
+        own = mapping(context.get("seccompProfile")).get("type")
+        if (own or of_pod) not in good:
             yield Finding(
                 "seccompProfile_restricted",
-                f"{path}.securityContext.seccompProfile.type",
+                f"{path}.seccompProfile.type",
                 "must be RuntimeDefault or Localhost, here or for the pod",
             )
 
 
-def _capabilities_restricted(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
-    if version >= WINDOWS_SINCE and is_windows(spec):
+def _capabilities_restricted(pod: Pod, version: int) -> Iterator[Finding]:
+    if version >= WINDOWS_SINCE and pod.is_windows:
         return
-    for path, container in containers(spec):
-        capabilities = mapping(mapping(container.get("securityContext")).get("capabilities"))
+    for path, context in pod.secured:
+        capabilities = mapping(context.get("capabilities"))
         if "ALL" not in names(capabilities.get("drop")):
-            yield Finding(
-                "capabilities_restricted", f"{path}.securityContext.capabilities.drop", "must include ALL"
-            )
+            yield Finding("capabilities_restricted", f"{path}.capabilities.drop", "must include ALL")
         bad = [name for name in names(capabilities.get("add")) if name != "NET_BIND_SERVICE"]
         if bad:
             yield Finding(
                 "capabilities_restricted",
-                f"{path}.securityContext.capabilities.add",
+                f"{path}.capabilities.add",
                 f"must not include {', '.join(map(str, bad))}",
             )
 
 
-def _proc_mount_restricted(spec: Pod, _: Mapping[str, Any], version: int) -> Iterator[Finding]:
+def _proc_mount_restricted(pod: Pod, version: int) -> Iterator[Finding]:
     if version < 35:
         return
-    for path, container in containers(spec):
-        mount = mapping(container.get("securityContext")).get("procMount")
+    for path, context in pod.secured:
+        mount = context.get("procMount")
         if mount not in (None, "Default"):
-            yield Finding("procMount_restricted", f"{path}.securityContext.procMount", f"must not be {mount}")
+            yield Finding("procMount_restricted", f"{path}.procMount", f"must not be {mount}")
 
 
 BASELINE: tuple[Check, ...] = (
@@ -375,6 +366,6 @@ def parse_version(text: str) -> int | None:
     return min(int(found[1]), LATEST) if found else None
 
 
-def findings(asked: tuple[Check, ...], version: int, spec: Pod, metadata: Mapping[str, Any]) -> list[Finding]:
-    """What a pod specification violates; :class:`MalformedError` when it cannot be read."""
-    return [finding for check in asked for finding in check(spec, metadata, version)]
+def findings(asked: tuple[Check, ...], version: int, pod: Pod) -> list[Finding]:
+    """What a pod violates; :class:`MalformedError` when it cannot be read."""
+    return [finding for check in asked for finding in check(pod, version)]

@@ -5,10 +5,8 @@ Owns the walk over containers and security contexts. It never judges.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
-
-Pod = Mapping[str, Any]
 
 
 class MalformedError(ValueError):
@@ -39,22 +37,32 @@ def names(value: Any) -> list[str]:
     return [str(item) for item in value]
 
 
-def containers(spec: Pod) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for field in ("containers", "initContainers", "ephemeralContainers"):
-        for index, container in enumerate(items(spec.get(field))):
-            yield f"spec.{field}[{index}]", container
+class Pod:
+    """A pod specification, walked once for all checks. Paths are those of the pod."""
 
+    __slots__ = ("annotations", "containers", "context", "contexts", "secured", "spec")
 
-def contexts(spec: Pod) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    yield "spec.securityContext", mapping(spec.get("securityContext"))
-    for path, container in containers(spec):
-        yield f"{path}.securityContext", mapping(container.get("securityContext"))
+    def __init__(self, spec: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+        self.spec = spec
+        self.annotations = mapping(metadata.get("annotations"))
+        self.context = mapping(spec.get("securityContext"))
+        self.containers = [
+            (f"spec.{field}[{index}]", container)
+            for field in ("containers", "initContainers", "ephemeralContainers")
+            for index, container in enumerate(items(spec.get(field)))
+        ]
+        # The security contexts of containers, empty where there is none; then the same with that of the pod.
+        self.secured = [
+            (f"{path}.securityContext", mapping(container.get("securityContext")))
+            for path, container in self.containers
+        ]
+        self.contexts = [("spec.securityContext", self.context), *self.secured]
 
+    @property
+    def is_windows(self) -> bool:
+        return bool(mapping(self.spec.get("os")).get("name") == "windows")
 
-def is_windows(spec: Pod) -> bool:
-    return bool(mapping(spec.get("os")).get("name") == "windows")
-
-
-def is_host_user(spec: Pod) -> bool:
-    """A pod in a user namespace of its own relaxes some checks from 1.35 on."""
-    return spec.get("hostUsers") is not False
+    @property
+    def is_host_user(self) -> bool:
+        """A pod in a user namespace of its own relaxes some checks from 1.35 on."""
+        return self.spec.get("hostUsers") is not False

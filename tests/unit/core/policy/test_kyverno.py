@@ -103,6 +103,7 @@ def test_the_annotation_chooses_controllers(asked: str | None, rules: list[str])
         {"kinds": ["Pod"], "annotations": {"a": "b"}},
         {"kinds": ["Pod", "Service"]},
         {"kinds": ["ConfigMap"]},
+        {"kinds": ["v1/Pod"]},
     ],
 )
 def test_what_cancels_autogen(block: dict[str, Any]) -> None:
@@ -236,6 +237,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"validate": {"pattern": {"a": "$(./../b)"}}}, "references ($( ))"),
     ({"match": {"any": [{"resources": {"kinds": ["Pod"]}, "subjects": []}]}}, "match.any[0].subjects"),
     ({"spec_": {"applyRules": "One"}}, "spec.applyRules"),
+    (
+        {"spec_": {"webhookConfiguration": {"matchConditions": []}}},
+        "spec.webhookConfiguration.matchConditions",
+    ),
 ]
 
 
