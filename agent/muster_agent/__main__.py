@@ -8,6 +8,9 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from muster_core.durations import parse_duration
+from muster_core.errors import MusterError
+
 from muster_agent.settings import Settings
 
 DESCRIPTION = """\
@@ -17,6 +20,17 @@ First start:   muster-agent run --cluster berlin-04 --token-file token --kubecon
 Then approve:  muster cluster approve berlin-04      (compare the fingerprints that the agent logs)
 Later starts need no token: the state folder knows everything. Keep that folder; losing it means joining again.
 """
+
+
+def _seconds(text: str) -> float:
+    """``5m`` as everywhere in Muster; a bare number is seconds."""
+    try:
+        seconds = float(text) if text.replace(".", "", 1).isdigit() else parse_duration(text)
+    except MusterError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError("it must be more than zero")
+    return seconds
 
 
 def parser() -> argparse.ArgumentParser:
@@ -59,9 +73,9 @@ def parser() -> argparse.ArgumentParser:
     )
     run.add_argument(
         "--poll",
-        type=float,
-        default=300.0,
-        metavar="SECONDS",
+        type=_seconds,
+        default="5m",
+        metavar="DURATION",
         help="how often Git is asked when nobody says that something is new",
     )
     run.add_argument("--kustomize", help="path of the kustomize binary; absent: the one on PATH, if any")
