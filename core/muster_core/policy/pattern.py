@@ -86,22 +86,40 @@ def _leaf(pattern: Any) -> Matcher:
 
 
 def _mapping(pattern: Mapping[str, Any], trail: tuple[str, ...]) -> Matcher:
-    steps = [_step(raw, inner, trail) for raw, inner in _ordered(pattern, trail)]
+    conditions, anchors, rest = (
+        [_step(raw, inner, trail) for raw, inner in group] for group in _ordered(pattern, trail)
+    )
 
     def mapping(value: Any) -> Mismatch | None:
         if not isinstance(value, Mapping):
             return Mismatch("", "is missing" if value is None else "a mapping is expected")
-        for step in steps:
+        for step in conditions:
+            if (missed := step(value)) is not None:
+                return missed
+        # A list of which no element is meant says nothing of its siblings: they are still asked.
+        skipped, applied = None, bool(conditions)
+        for step in anchors:
             missed = step(value)
-            if missed is not None:
+            if missed is None:
+                applied = True
+            elif missed.skip:
+                skipped = missed
+            else:
+                return missed
+        if skipped is not None and not applied:
+            return skipped
+        for step in rest:
+            if (missed := step(value)) is not None:
                 return missed
         return None
 
     return mapping
 
 
-def _ordered(pattern: Mapping[str, Any], trail: tuple[str, ...]) -> list[tuple[str, Any]]:
-    """Conditions; the other anchors; what holds anchors further down, last key first; then plain keys."""
+def _ordered(
+    pattern: Mapping[str, Any], trail: tuple[str, ...]
+) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]], list[tuple[str, Any]]]:
+    """Conditions; other anchors; and the rest: first what holds anchors further down, last key first, then plain keys."""
     groups: tuple[list[tuple[str, Any]], ...] = ([], [], [], [])
     for raw in pattern:
         if not isinstance(raw, str):
@@ -118,7 +136,7 @@ def _ordered(pattern: Mapping[str, Any], trail: tuple[str, ...]) -> list[tuple[s
             groups[2].insert(0, (raw, inner))
         else:
             groups[3].append((raw, inner))
-    return [item for group in groups for item in group]
+    return groups[0], groups[1], groups[2] + groups[3]
 
 
 def _has_anchor(pattern: Any) -> bool:
