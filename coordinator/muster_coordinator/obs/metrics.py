@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -18,12 +18,6 @@ class Metrics:
     def __init__(self, state: FleetState, streams: Callable[[], int], clock: Callable[[], float]) -> None:
         self.registry = CollectorRegistry()
         self.reports = Counter("muster_reports_total", "Reports made durable.", registry=self.registry)
-        self.commit_seconds = Histogram(
-            "muster_report_commit_seconds", "From taking a batch to its durability.", registry=self.registry
-        )
-        self.renewals = Counter(
-            "muster_renewals_total", "Certificate renewals.", ["result"], registry=self.registry
-        )
         self.registry.register(_StateGauges(state, streams, clock))
 
 

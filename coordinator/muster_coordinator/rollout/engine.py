@@ -28,6 +28,7 @@ from muster_proto.v1 import link_pb2 as wire
 
 from muster_coordinator.catalog.catalog import Reading
 from muster_coordinator.rollout.fleetstate import CATCHUP, ClusterState, FleetState, offer_of, offer_of_debt
+from muster_coordinator.rollout.narration import event_line, report_lines
 from muster_coordinator.store.port import Batch, EventRow, ReportRow, SessionRow, Store
 
 log = structlog.get_logger()
@@ -187,7 +188,7 @@ class Engine:
             effects.batch.events.append(EventRow(machine.name, self._number(machine.name), ev.encode(event)))
             effects.rollouts.add(machine.name)
             effects.bundles.add(bundle)
-            if line := _line(machine, event):
+            if line := event_line(machine, event):
                 effects.lines.append(line)
             if isinstance(event, ev.OfferMade):
                 effects.sends.append(
@@ -480,7 +481,7 @@ class Engine:
         effects.batch.reports[name, bundle] = ReportRow(name, bundle, report.SerializeToString())
         effects.clusters.add(name)
         effects.bundles.add(bundle)
-        effects.lines += _report_lines(name, old, report)
+        effects.lines += report_lines(name, old, report)
         outcome = OUTCOMES.get(report.outcome)
         if not outcome:
             return
@@ -567,52 +568,3 @@ def _without_repeats(sends: list[tuple[str, wire.HubFrame]], name: str) -> list[
             seen.add(key)
         kept.append((cluster, frame))
     return kept
-
-
-def _line(machine: RolloutMachine, event: ev.AnyEvent) -> str:
-    """One line for people, or an empty text."""
-    name, release = machine.name, f"{machine.started.bundle}@{machine.started.commit[:7]}"
-    match event:
-        case ev.Started():
-            return f"{name} starts: {release} by {event.by}"
-        case ev.WaveOpened():
-            wave = machine.waves[event.wave].spec
-            return f"{name} wave {event.wave + 1}/{len(machine.waves)} {wave.name} opens ({len(wave.members)} clusters)"
-        case ev.OfferMade():
-            return f"{name} offers {release} to {event.cluster}"
-        case ev.TargetAcknowledged():
-            return f"{event.cluster} acknowledged {release}"
-        case ev.SoakStarted():
-            return f"{event.cluster} is healthy on {release}"
-        case ev.TargetFailed() | ev.TargetReturned():
-            what = (
-                "failed"
-                if isinstance(event, ev.TargetFailed)
-                else "failed and returned to its last healthy release"
-            )
-            return f"{event.cluster} {what}: {event.message}"
-        case ev.TargetLost():
-            return f"{event.cluster} acknowledged {release} and fell silent: lost"
-        case ev.TargetOwed():
-            return f"{event.cluster} did not acknowledge in time: owed"
-        case ev.TargetBack():
-            return f"{event.cluster} is back and takes its turn"
-        case ev.Paused():
-            return f"{name} is paused {event.by}: {event.reason}"
-        case ev.Held():
-            return f"{name} is held: {event.why}"
-        case ev.Stopping():
-            return f"{name} stops: {event.why}"
-        case ev.Ended():
-            return f"{name} ended: {event.state} {event.why}".rstrip()
-        case _:
-            return ""
-
-
-def _report_lines(name: str, old: wire.Report | None, new: wire.Report) -> list[str]:
-    lines = []
-    if (old is None or old.phase != new.phase) and new.phase in {"Degraded", "Blocked"}:
-        lines.append(f"{name} {new.bundle} is {new.phase}: {new.message}")
-    if old is not None and new.healed_count > old.healed_count:
-        lines.append(f"{name} healed {new.last_healed} of {new.bundle}")
-    return lines
