@@ -34,6 +34,8 @@ log = structlog.get_logger()
 
 BEAT_SECONDS = 5
 BACKOFF_SECONDS = (1, 30)
+# Until then every agent that lives has tried to come back, at the longest of its pauses.
+GRACE_SECONDS = BACKOFF_SECONDS[1] + 15.0
 STOP_GRACE = 2.0
 
 
@@ -63,7 +65,7 @@ async def serve(settings: Settings) -> None:
         if late:
             late[0].publish(effects)
 
-    engine = Engine(store, clock, publish)
+    engine = Engine(store, clock, publish, GRACE_SECONDS)
     await engine.load()
 
     async def changed(reading: Reading) -> None:

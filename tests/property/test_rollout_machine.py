@@ -415,7 +415,7 @@ class AnyOrder(RuleBasedStateMachine):
         online = [name for name in self.names if driven.machine.is_online(name)]
         driven.machine = RolloutMachine.replay([ev.decode(ev.encode(event)) for event in driven.log])
         if says_so:
-            driven.take(driven.machine.reconnecting(driven.now), ev.Tick())
+            driven.take(driven.machine.reconnecting(driven.now, driven.now + 60), ev.Tick())
         driven.now += gap
         driven.give(ev.Tick())
         for name in online:

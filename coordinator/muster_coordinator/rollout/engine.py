@@ -63,11 +63,16 @@ Work = Callable[[Effects, float], None]
 
 
 class Engine:
-    """``clock`` gives unix seconds; ``publish`` hears of every change after it is durable."""
+    """``clock`` gives unix seconds; ``publish`` hears of every change after it is durable.
 
-    def __init__(self, store: Store, clock: Callable[[], float], publish: Callable[[Effects], None]) -> None:
+    ``grace`` is how long after a start silence is nobody's fault, in seconds.
+    """
+
+    def __init__(
+        self, store: Store, clock: Callable[[], float], publish: Callable[[Effects], None], grace: float
+    ) -> None:
         self.state = FleetState()
-        self._store, self._clock, self._publish = store, clock, publish
+        self._store, self._clock, self._publish, self._grace = store, clock, publish, grace
         self._send, self._receive = anyio.create_memory_object_stream[Work](QUEUE)
         self._numbers: dict[str, int] = {}
 
@@ -124,9 +129,8 @@ class Engine:
 
     async def run(self) -> None:
         """For ever. A store that cannot be written ends the program: nothing is acknowledged that was not kept."""
-        await self.submit(self._reconnecting)
+        works: list[Work] = [self._reconnecting]
         while True:
-            works = await self._next_batch()
             effects, now = Effects(), self._clock()
             for work in works:
                 work(effects, now)
@@ -138,11 +142,14 @@ class Engine:
             if effects.batch:
                 await self._store.commit(effects.batch)
             self._perform(effects)
+            works = await self._next_batch()
 
     def _reconnecting(self, effects: Effects, now: float) -> None:
-        """After a start nobody is in contact until told: soaks that ran stand still."""
+        """After a start nobody is in contact until told: soaks that ran stand still, deadlines wait a while."""
         for machine in self.state.active():
-            self._record(machine, machine.reconnecting(now), effects, now)
+            self._record(machine, machine.reconnecting(now, now + self._grace), effects, now)
+        for bundle, ledger in self.state.debts.items():
+            self._record_debts(bundle, ledger.reconnecting(now, now + self._grace), effects)
 
     async def _next_batch(self) -> list[Work]:
         times = [machine.next_wake() for machine in self.state.active()]

@@ -191,6 +191,19 @@ class Board:
             if target.stopped is not None:
                 self.arm(target, at, target.stopped)
 
+    def due_before(self, until: float) -> bool:
+        """Whether a deadline (not a soak that runs) fires before ``until``. O(in flight)."""
+        return any(
+            t.deadline is not None and t.deadline < until and not t.soak_runs for t in self.in_flight()
+        )
+
+    def defer_clocks(self, until: float) -> None:
+        """No deadline fires before ``until``; soaks that run are not touched. O(in flight)."""
+        for target in self.in_flight():
+            if target.deadline is not None and target.deadline < until and not target.soak_runs:
+                target.deadline = until
+                heapq.heappush(self._timers, (until, target.cluster))
+
     def next_due(self) -> float | None:
         """When the next clock fires. Entries of clocks that were cleared since are dropped here."""
         while self._timers:

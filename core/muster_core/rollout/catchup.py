@@ -61,6 +61,12 @@ class Acknowledged(CatchUpEvent, frozen=True, kw_only=True, tag="acknowledged"):
     until: float
 
 
+class Deferred(CatchUpEvent, frozen=True, kw_only=True, tag="deferred"):
+    """Nobody was heard while the coordinator was away: its clock does not fire before ``until``."""
+
+    until: float
+
+
 class Done(CatchUpEvent, frozen=True, kw_only=True, tag="done"): ...
 
 
@@ -76,7 +82,7 @@ class Dropped(CatchUpEvent, frozen=True, kw_only=True, tag="dropped"):
     """No longer owed: the cluster left, or a newer rollout reached it."""
 
 
-AnyCatchUpEvent = Owed | Offered | Withdrawn | Acknowledged | Done | Failed | Lost | Dropped
+AnyCatchUpEvent = Owed | Offered | Withdrawn | Acknowledged | Deferred | Done | Failed | Lost | Dropped
 _DECODER = msgspec.json.Decoder(AnyCatchUpEvent)
 
 
@@ -242,6 +248,11 @@ class CatchUp:
             return self._emit(Failed(at=now, cluster=cluster, message=message))
         return []
 
+    def reconnecting(self, now: float, until: float) -> list[AnyCatchUpEvent]:
+        """After a replay: clocks that ran while nobody listened do not fire before ``until``."""
+        due = [d for d in self.debts.values() if d.state in BUSY and d.until is not None and d.until < until]
+        return [e for d in due for e in self._emit(Deferred(at=now, cluster=d.cluster, until=until))]
+
     def tick(self, now: float) -> list[AnyCatchUpEvent]:
         """What is past its time: offers are withdrawn, the acknowledged are failed or lost."""
         out: list[AnyCatchUpEvent] = []
@@ -283,6 +294,11 @@ class CatchUp:
     def apply(self, event: AnyCatchUpEvent) -> None:
         """O(log n)."""
         debt = self.debts.get(event.cluster)
+        if isinstance(event, Deferred):
+            if debt:
+                debt.until = event.until
+                heapq.heappush(self._timers, (event.until, event.cluster))
+            return
         if debt:
             self.busy -= debt.state in BUSY
             self.harmed -= debt.state in HARMED

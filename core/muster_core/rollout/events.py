@@ -118,6 +118,12 @@ class Resumed(Event, frozen=True, kw_only=True, tag="resumed"):
     reason: str
 
 
+class ClocksDeferred(Event, frozen=True, kw_only=True, tag="clocks-deferred"):
+    """Nobody was heard while the coordinator was away: no deadline fires before ``until``."""
+
+    until: float
+
+
 class Stopping(Event, frozen=True, kw_only=True, tag="stopping"):
     """Rolling back: nothing is offered any more; what runs is waited for."""
 
@@ -152,6 +158,7 @@ AnyEvent = (
     | Released
     | Paused
     | Resumed
+    | ClocksDeferred
     | Stopping
     | Ended
 )

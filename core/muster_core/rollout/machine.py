@@ -139,13 +139,19 @@ class RolloutMachine:
         """The first offers, after :class:`Started` is stored."""
         return self.handle(ev.Tick(), now)
 
-    def reconnecting(self, now: float) -> list[ev.AnyEvent]:
-        """After a replay nobody is in contact until told: running soaks stand still. O(in flight)."""
+    def reconnecting(self, now: float, until: float) -> list[ev.AnyEvent]:
+        """After a replay nobody is in contact until told, and nobody was heard meanwhile. O(in flight).
+
+        Running soaks stand still, and no deadline fires before ``until``: silence counts only while somebody listens.
+        """
         out: list[ev.AnyEvent] = []
-        if not self.has_ended:
-            for target in list(self.board.in_flight()):
-                if target.soak_runs and target.cluster not in self._online:
-                    self._emit(ev.SoakSuspended(at=now, cluster=target.cluster), out)
+        if self.has_ended:
+            return out
+        for target in list(self.board.in_flight()):
+            if target.soak_runs and target.cluster not in self._online:
+                self._emit(ev.SoakSuspended(at=now, cluster=target.cluster), out)
+        if self.board.due_before(until):
+            self._emit(ev.ClocksDeferred(at=now, until=until), out)
         return out
 
     def _emit(self, event: ev.AnyEvent, out: list[ev.AnyEvent]) -> None:
@@ -377,6 +383,8 @@ class RolloutMachine:
             case ev.Resumed():
                 self.state, self.why = "Running", ""
                 self.board.start_clocks(event.at)
+            case ev.ClocksDeferred():
+                self.board.defer_clocks(event.until)
             case ev.Stopping():
                 self.state, self.why, self.stopping = "Running", event.why, event.why
                 self.board.start_clocks(event.at)

@@ -142,3 +142,13 @@ def test_the_newest_success_wins_and_the_same_again_changes_nothing() -> None:
     assert not ledger.owe("a", NEW, 2.0)
     assert ledger.debts["a"].origin == "shop-0007"
     assert not ledger.acknowledged("a", "shop-0006", 3.0), "an answer to the older offer"
+
+
+def test_a_catch_up_is_not_lost_while_the_coordinator_was_away() -> None:
+    ledger = cu.CatchUp("shop")
+    log = [*ledger.owe("a", NEW, 0.0), *ledger.contact("a", True, 0.0), *ledger.offers(1, 0.0)]
+    log += ledger.acknowledged("a", NEW.origin, 1.0)
+    again = cu.CatchUp.replay("shop", (cu.decode(cu.encode(event)) for event in log))
+    assert again.reconnecting(50_000.0, 50_045.0) == [cu.Deferred(at=50_000.0, cluster="a", until=50_045.0)]
+    assert not again.tick(50_044.0)
+    assert [type(event) for event in again.tick(50_045.0)] == [cu.Lost]

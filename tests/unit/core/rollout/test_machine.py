@@ -268,11 +268,36 @@ def test_after_a_restart_nobody_is_in_contact_until_told() -> None:
     story.healthy("c1")
     story.wait(60)
     machine = RolloutMachine.replay(ev.decode(ev.encode(event)) for event in story.log)
-    assert [type(event) for event in machine.reconnecting(story.now)] == [ev.SoakSuspended]
+    assert [type(event) for event in machine.reconnecting(story.now, story.now + 45)] == [ev.SoakSuspended]
     machine.handle(ev.Contact("c1", True), story.now + 30)
     assert machine.next_wake() == story.now + 90
     assert machine.offer_for("c1") is machine.targets["c1"]
     assert machine.offer_for("stranger") is None
+
+
+def test_silence_does_not_count_while_the_coordinator_was_away() -> None:
+    story = Story(wave("all", "c1", "c2", flying=2))
+    story.acknowledge("c1")
+    machine = RolloutMachine.replay(story.log)
+    back = story.now + 10_000
+    log = machine.reconnecting(back, back + 45)
+    assert log == [ev.ClocksDeferred(at=back, until=back + 45)]
+    assert not machine.handle(ev.Tick(), back + 44)
+    machine.handle(ev.Contact("c1", True), back + 44)
+    machine.handle(ev.Reported("c1", 1, DIGEST, "healthy"), back + 44)
+    assert machine.targets["c1"].state == "done"
+    machine.handle(ev.Tick(), back + 45)
+    assert machine.targets["c2"].state == "owed", "the grace is over and it never acknowledged"
+
+
+def test_who_stays_silent_after_the_grace_is_lost() -> None:
+    story = Story(wave("all", "c1", "c2", flying=2))
+    story.acknowledge("c1")
+    machine = RolloutMachine.replay(story.log)
+    back = story.now + 10_000
+    machine.reconnecting(back, back + 45)
+    machine.handle(ev.Tick(), back + 45)
+    assert machine.targets["c1"].state == "lost"
 
 
 def test_a_soak_that_ends_before_its_cluster_is_heard_of_again_waits_for_it() -> None:
