@@ -7,7 +7,7 @@ accepted one, the registry entry of the newest registry commit. It never applies
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -21,6 +21,7 @@ from muster_core.release import Release
 from muster_core.sealing.keys import SealingKey, encode_identity
 from muster_core.select import targeted, values_for
 
+from muster_agent.cluster.surroundings import Surroundings
 from muster_agent.gate import gate
 from muster_agent.render.renderer import Renderer
 from muster_agent.source.repository import BlobTree, Heads, SourceRepository
@@ -30,6 +31,7 @@ from muster_agent.unseal import unseal
 from muster_agent.verify import acceptable
 
 READ_COMMITS = 4
+Look = Callable[[Sequence[Manifest]], Awaitable[Surroundings]]
 
 
 @dataclass(slots=True)
@@ -147,8 +149,11 @@ class Desired:
                 self._read.popitem(last=False)
         return self._read[commit]
 
-    async def admit(self, release: Release) -> Admissible:
-        """A new release. Its floor is on disk when this returns; nothing was applied."""
+    async def admit(self, release: Release, look: Look) -> Admissible:
+        """A new release. Its floor is on disk when this returns; nothing was applied.
+
+        ``look`` tells what policies need to know of the cluster.
+        """
         repository = self.enrolment.repositories[0]
         floor = self.floors.bundles.get(release.bundle, "")
         try:
@@ -163,7 +168,7 @@ class Desired:
             # When the newest head itself was not accepted, that is the reason to tell.
             raise (self.problem if self.problem and error.code == "T010" else error) from error
         admission = Admission(release, self.registry_commit, self.policy_commit)
-        admissible = await self._build(admission, gated=True)
+        admissible = await self._build(admission, look)
         await self.source.pin(f"admitted/{release.bundle}", release.commit)
         await self.source.pin(f"admitted-entry/{release.bundle}", self.registry_commit)
         self.floors = msgspec.structs.replace(
@@ -174,9 +179,10 @@ class Desired:
 
     async def again(self, admission: Admission) -> Admissible:
         """What was admitted before, rendered again. A newer policy does not deny it."""
-        return await self._build(admission, gated=False)
+        return await self._build(admission, None)
 
-    async def _build(self, admission: Admission, *, gated: bool) -> Admissible:
+    async def _build(self, admission: Admission, look: Look | None) -> Admissible:
+        """``look`` is there when it is to be judged: healing to what was admitted is never denied by a newer policy."""
         release = admission.release
         tree, contents = await self._contents(release.commit)
         problems = contents.problems_of(release.bundle)
@@ -187,7 +193,7 @@ class Desired:
         if contents.digests.get(release.bundle) != release.tree_digest:
             raise TrustError("T030", "the commit's tree is not the one that was offered", object=str(release))
         # Healing sees the entry that was admitted; a newer one moves objects only through an offer.
-        entry = self.entry if gated else await self._entry_at(admission.registry_commit)
+        entry = self.entry if look else await self._entry_at(admission.registry_commit)
         if entry is None:
             raise TrustError(
                 "T020",
@@ -196,7 +202,7 @@ class Desired:
                 retryable=True,
             )
         values = values_for(at.bundle, entry)
-        if values is None and gated:
+        if values is None and look:
             raise TrustError(
                 "T022",
                 "the bundle does not target this cluster by its own registry entry",
@@ -211,10 +217,11 @@ class Desired:
             bundle=release.bundle,
         )
         warnings: tuple[Verdict, ...] = ()
-        if gated:
+        if look:
             if self.policies is None:
                 raise ValidationError("V051", "no policies were accepted yet", object=release.bundle)
-            warnings = gate(self.policies, _located(objects, at.bundle.spec.namespace), {})
+            shown = _located(objects, at.bundle.spec.namespace)
+            warnings = gate(self.policies, shown, await look(shown))
         return Admissible(
             admission=admission,
             objects=objects,

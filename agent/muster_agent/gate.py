@@ -6,11 +6,13 @@ those of the newest accepted commit, never of the bundle's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from muster_core.errors import PolicyError
 from muster_core.manifest.objects import Manifest
 from muster_core.policy import PolicySet, Verdict, blocked
+
+from muster_agent.cluster.surroundings import Surroundings
 
 
 class DeniedError(PolicyError):
@@ -28,11 +30,9 @@ class DeniedError(PolicyError):
         self.verdicts = tuple(verdicts)
 
 
-def gate(
-    policies: PolicySet, objects: Sequence[Manifest], namespace_labels: Mapping[str, Mapping[str, str]]
-) -> tuple[Verdict, ...]:
+def gate(policies: PolicySet, objects: Sequence[Manifest], around: Surroundings) -> tuple[Verdict, ...]:
     """Warnings, when nothing denies; :class:`DeniedError` otherwise."""
-    verdicts = policies.evaluate(objects, namespace_labels=namespace_labels)
+    verdicts = policies.evaluate(objects, namespace_labels=around.namespace_labels, exists=around.exists)
     denied = blocked(verdicts)
     if denied:
         raise DeniedError(denied)

@@ -27,6 +27,7 @@ from muster_agent.admission import Admissible, Desired
 from muster_agent.cluster.apply import Applier, located
 from muster_agent.cluster.observe import Observer
 from muster_agent.cluster.port import ClusterApi
+from muster_agent.cluster.surroundings import look_around
 from muster_agent.gate import DeniedError
 from muster_agent.obs.metrics import Metrics
 from muster_agent.reconcile import machine as m
@@ -228,7 +229,9 @@ class Reconciler:
                 self._desired.floors.branches.get("fleet", ""), offer.release.commit
             ):
                 await self._fetch()
-            admissible = await self._desired.admit(offer.release)
+            admissible = await self._desired.admit(
+                offer.release, lambda objects: look_around(self._api, objects, bundle.applied)
+            )
         except DeniedError as denied:
             bundle.verdicts = denied.verdicts
             self._metrics.refusals.labels(denied.code).inc()
