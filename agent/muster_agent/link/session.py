@@ -50,15 +50,19 @@ class LinkSession:
         self._kubernetes_version, self._rejoin = kubernetes_version, rejoin
         self._due = anyio.Event()
         self._last_hub_seq = 0
+        self._told: dict[str, wire.BundleDigest] = {}
         self.connected = False
-        self.reports: dict[str, bytes] = {}
         self.resend: Callable[[str], None] = lambda bundle: None
         self.spooled: Callable[[float], None] = lambda size: None
-        self.head = ""
+        self.head: Callable[[], str] = lambda: ""
 
     def say(self, key: str, frame: wire.AgentFrame) -> None:
         """Queues a frame durably; a newer one of the same key replaces it."""
         seq = self._outbox.put(key, frame.SerializeToString())
+        if frame.HasField("report"):
+            self._told[key] = wire.BundleDigest(
+                bundle=frame.report.bundle, digest=_digest(frame.report.SerializeToString(deterministic=True))
+            )
         snapshot = self._outbox.snapshot()
         self._state.put(SAVE_KEY, snapshot)
         self.spooled(sum(len(entry.data) for entry in snapshot.entries))
@@ -98,11 +102,8 @@ class LinkSession:
             session_epoch=self._outbox.epoch,
             last_hub_seq=self._last_hub_seq,
             kubernetes_version=self._kubernetes_version,
-            head_commit=self.head,
-            bundles=[
-                wire.BundleDigest(bundle=name, digest=hashlib.sha256(data).digest())
-                for name, data in self.reports.items()
-            ],
+            head_commit=self.head(),
+            bundles=self._held(),
         )
         await stream.send(wire.AgentFrame(hello=hello))
         with anyio.move_on_after(WELCOME_DEADLINE) as scope:
@@ -126,6 +127,11 @@ class LinkSession:
             group.start_soon(self._beat, stream, float(welcome.beat_seconds or 20))
             group.start_soon(self._renew, stream)
             await self._read(stream)
+
+    def _held(self) -> list[wire.BundleDigest]:
+        """What the hub should hold: the last report of each bundle, but for those that wait here and go anyway."""
+        waiting = {entry.key for entry in self._outbox.snapshot().entries}
+        return [digest for key, digest in self._told.items() if key not in waiting]
 
     async def _read(self, stream: Stream) -> None:
         while True:
@@ -172,6 +178,10 @@ class LinkSession:
             self._enrolment = msgspec.structs.replace(self._enrolment, certificate=certificate)
             self._state.put("enrolment", self._enrolment)
             log.info("certificate renewed", counter=self._enrolment.renewals)
+
+
+def _digest(report: bytes) -> bytes:
+    return hashlib.sha256(report).digest()
 
 
 def load_outbox(state: StatePort, epoch: str) -> Outbox:

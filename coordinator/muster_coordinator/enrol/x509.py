@@ -2,6 +2,11 @@
 
 Owns every use of ``cryptography`` in the coordinator: the CA of an embedded start, the server's certificate, and client
 certificates for approved clusters. It never sees a private key of a cluster.
+
+Changing the CA, with agents that go on: put the new pair into the data folder as ``ca-next.crt`` and ``ca-next.key`` and
+restart: agents learn it with their next renewal. When all have renewed, move ``ca.crt`` to ``ca-previous.crt``, the next
+pair to ``ca.crt`` and ``ca.key``, and restart: the new CA signs, certificates of both are taken. When the longest
+certificate's life is over, remove ``ca-previous.crt`` and restart.
 """
 
 from __future__ import annotations
@@ -9,6 +14,7 @@ from __future__ import annotations
 import datetime as dt
 import ipaddress
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +27,8 @@ from muster_core.errors import JoinError
 CA_LIFE = dt.timedelta(days=3650)
 SERVER_LIFE = dt.timedelta(days=365)
 CLIENT_LIFE = dt.timedelta(hours=24)
+SHORTEST_LIFE, LONGEST_LIFE = dt.timedelta(seconds=10), dt.timedelta(days=7)
+OVERLAP = ("ca-next.crt", "ca-previous.crt")
 SKEW = dt.timedelta(minutes=10)
 MAX_CSR_BYTES = 8192
 
@@ -34,18 +42,34 @@ class ServerCertificate:
 
 
 class Authority:
-    """A CA with its key."""
+    """A CA with its key, the CAs beside it that are believed too, and how long client certificates live."""
 
-    def __init__(self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
-        self._certificate, self._key = certificate, key
+    def __init__(
+        self,
+        certificate: x509.Certificate,
+        key: ec.EllipticCurvePrivateKey,
+        beside: Sequence[x509.Certificate] = (),
+        life: dt.timedelta = CLIENT_LIFE,
+    ) -> None:
+        if not SHORTEST_LIFE <= life <= LONGEST_LIFE:
+            raise JoinError("J022", "a certificate lives between 10 seconds and 7 days", object=str(life))
+        self._certificate, self._key, self._beside, self._life = certificate, key, beside, life
 
     @property
     def pem(self) -> bytes:
-        return self._certificate.public_bytes(serialization.Encoding.PEM)
+        """Every CA that is believed, the signing one first."""
+        return b"".join(
+            certificate.public_bytes(serialization.Encoding.PEM)
+            for certificate in (self._certificate, *self._beside)
+        )
 
     @classmethod
-    def load_or_make(cls, folder: Path, now: dt.datetime) -> Authority:
-        """From ``ca.crt`` and ``ca.key``; makes both in an empty folder, the key readable only by its owner."""
+    def load_or_make(cls, folder: Path, now: dt.datetime, life: dt.timedelta = CLIENT_LIFE) -> Authority:
+        """From ``ca.crt`` and ``ca.key``; makes both in an empty folder, the key readable only by its owner.
+
+        ``ca-next.crt`` and ``ca-previous.crt`` are believed as well, while they are there. ``MUSTER-J020`` for files that
+        are no CA, ``J022`` for a life outside 10 s to 7 d.
+        """
         certificate_file, key_file = folder / "ca.crt", folder / "ca.key"
         if not certificate_file.exists() and not key_file.exists():
             key = ec.generate_private_key(ec.SECP256R1())
@@ -61,7 +85,11 @@ class Authority:
         key_loaded = serialization.load_pem_private_key(key_file.read_bytes(), None)
         if not isinstance(key_loaded, ec.EllipticCurvePrivateKey):
             raise JoinError("J020", "the CA's key must be an elliptic-curve key", object=str(key_file))
-        return cls(x509.load_pem_x509_certificate(certificate_file.read_bytes()), key_loaded)
+        certificate = _ca(certificate_file)
+        if certificate.public_key() != key_loaded.public_key():
+            raise JoinError("J020", "the CA's key is not that of its certificate", object=str(key_file))
+        beside = [_ca(folder / name) for name in OVERLAP if (folder / name).exists()]
+        return cls(certificate, key_loaded, beside, life)
 
     def server(self, hosts: list[str], now: dt.datetime) -> ServerCertificate:
         """A fresh key and certificate for these names and addresses."""
@@ -84,7 +112,7 @@ class Authority:
         """
         csr = read_csr(csr_der)
         certificate = (
-            self._leaf(cluster, csr.public_key(), now, CLIENT_LIFE)
+            self._leaf(cluster, csr.public_key(), now, self._life)
             .add_extension(
                 x509.SubjectAlternativeName(
                     [x509.UniformResourceIdentifier(f"muster://cluster/{uid}/{identity.hex()}")]
@@ -123,6 +151,17 @@ def read_csr(csr_der: bytes) -> x509.CertificateSigningRequest:
     return csr
 
 
+def _ca(path: Path) -> x509.Certificate:
+    try:
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        is_ca = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (OSError, ValueError, x509.ExtensionNotFound) as error:
+        raise JoinError("J020", "this is no CA certificate", object=str(path)) from error
+    if not is_ca:
+        raise JoinError("J020", "this is no CA certificate", object=str(path))
+    return certificate
+
+
 def write_private(path: Path, data: bytes) -> None:
     """A file that only its owner can read, from its first moment."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -152,7 +191,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(public)  # type: ignore[arg-type]
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - SKEW)
+        .not_valid_before(now - min(SKEW, life / 10))
         .not_valid_after(now + life)
     )
 
