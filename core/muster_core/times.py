@@ -1,0 +1,30 @@
+"""Points in time as people write them: RFC 3339, always with an offset.
+
+Owns parsing and printing. It never reads a clock.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+
+from muster_core.errors import ValidationError
+
+_RFC3339 = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)$")
+
+
+def parse_time(text: str) -> float:
+    """Unix seconds; ``MUSTER-V032`` when the text is no RFC 3339 time."""
+    try:
+        if not _RFC3339.match(text):
+            raise ValueError(text)
+        return dt.datetime.fromisoformat(text).timestamp()
+    except ValueError as error:
+        raise ValidationError(
+            "V032", f"{text!r} is no time", hint="Write it like 2027-01-31T12:00:00Z."
+        ) from error
+
+
+def format_time(seconds: float) -> str:
+    """UTC, whole seconds: ``2027-01-31T12:00:00Z``."""
+    return dt.datetime.fromtimestamp(int(seconds), dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

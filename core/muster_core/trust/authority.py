@@ -1,0 +1,220 @@
+"""Whether whoever signed a head may have changed what it changes.
+
+Owns the judgement on trees (DESIGN §6): every path that differs between the last accepted tree and the new one
+must be covered by a role of a key that signed the new head. How the change came about (merge, squash, rebase) does
+not matter, and commits below the head need no signature. It never reads git: signatures, differences and entries
+are given.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from muster_core.errors import TrustError
+from muster_core.kinds.model import Cluster
+from muster_core.sealing.keys import decode_public, sealing_key_statement, verify
+from muster_core.select import matches
+from muster_core.trust.documents import Role, RoleName, TrustDocument, TrustKey
+from muster_core.trust.gitobject import SignedObject
+from muster_core.trust.openpgp import verify_openpgp
+from muster_core.trust.sshsig import verify_ssh
+
+CONTENT: tuple[RoleName, ...] = ("release", "policy")
+REGISTRY: tuple[RoleName, ...] = ("registrar",)
+TRUST_PATH = re.compile(r"^trust/[1-9][0-9]{0,8}\.json$")
+ENTRY_PATH = re.compile(r"^clusters/([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)\.yaml$")
+# With these keys GitHub signs what is done on its pages, for everybody (its web-flow keys).
+FORGE_KEYS = frozenset(
+    {"5DE3E0509C47EA3CF04A42D34AEE18F83AFDEB23", "968479A1AFF927E37D1A566BB5690EEEBB952194"}
+)
+
+
+class Change(NamedTuple):
+    """One path that differs between two trees."""
+
+    path: str
+    how: Literal["added", "changed", "removed"]
+
+
+def signer_of(signed: SignedObject, document: TrustDocument) -> str:
+    """The fingerprint of the key that signed; ``T040`` unsigned, ``T041`` a key that the document does not name.
+
+    Raises what the signature's own verifier found otherwise (``T052``, ``T054``).
+    """
+    if signed.signature is None:
+        raise TrustError("T040", "it is not signed", hint="Sign it: git commit -S, or muster release sign.")
+    keys = [key for role in document.roles for key in role.keys]
+    if signed.scheme == "openpgp":
+        certificates = [key.certificate for key in keys if key.certificate]
+        fingerprint = verify_openpgp(signed.signature, signed.payload, certificates)
+    else:
+        fingerprint = verify_ssh(signed.signature, signed.payload, namespace="git").fingerprint
+    if not any(key.fingerprint == fingerprint for key in keys):
+        raise TrustError(
+            "T041",
+            "it is signed by a key that the trust document does not name",
+            object=fingerprint,
+            hint="muster trust show lists the keys; muster trust add-key adds one.",
+        )
+    return fingerprint
+
+
+def counts(key: TrustKey, fingerprint: str, now: float) -> bool:
+    """Whether a key of a document speaks for this fingerprint now; a forge's needs its flag."""
+    return (
+        key.fingerprint == fingerprint and key.valid_at(now) and (key.forge or fingerprint not in FORGE_KEYS)
+    )
+
+
+def roles_of(
+    document: TrustDocument,
+    signers: Collection[str],
+    names: Collection[RoleName],
+    repository: str,
+    now: float,
+) -> list[Role]:
+    """The roles that these signers hold for a repository at this time."""
+    return [
+        role
+        for role in document.roles
+        if role.role in names
+        and repository in role.repositories
+        and any(counts(key, signer, now) for key in role.keys for signer in signers)
+    ]
+
+
+def judge_content(
+    changes: Iterable[Change],
+    document: TrustDocument,
+    signers: Collection[str],
+    *,
+    now: float,
+    repository: str = "fleet",
+    names: Sequence[RoleName] = CONTENT,
+) -> None:
+    """``MUSTER-T042`` with the first path that no role of the signers covers.
+
+    Trust documents prove themselves, so their files need no role here.
+    """
+    held = roles_of(document, signers, names, repository, now)
+    for change in changes:
+        if repository == "fleet" and TRUST_PATH.match(change.path):
+            continue
+        if not any(covers(role.paths, change.path) for role in held):
+            raise not_covered(change, signers, document, now)
+
+
+def not_covered(change: Change, signers: Collection[str], document: TrustDocument, now: float) -> TrustError:
+    who = ", ".join(sorted(signers)) or "nobody"
+    lapsed = any(
+        key.fingerprint in signers and not key.valid_at(now) for role in document.roles for key in role.keys
+    )
+    why = "a key of it is out of its time" if lapsed else "no role of it covers the path"
+    return TrustError(
+        "T042",
+        f"{change.path} was {change.how} by {who}, and {why}",
+        object=change.path,
+        hint="Have somebody sign the head whose role covers the path: muster trust show.",
+    )
+
+
+def judge_registry(
+    changes: Iterable[Change],
+    before: Mapping[str, Cluster],
+    after: Mapping[str, Cluster],
+    document: TrustDocument,
+    signers: Collection[str],
+    *,
+    now: float,
+) -> None:
+    """``MUSTER-T043`` for what no registrar among the signers may do to the registry.
+
+    Who manages may do everything below ``clusters/``. Who may only add may add entries that the role's selector
+    matches, and sealing keys that the entry's own identity signed; never another identity, label, value or site.
+    """
+    held = roles_of(document, signers, REGISTRY, "fleet", now)
+    managing = any(role.scope == "manage" for role in held)
+    for change in changes:
+        found = ENTRY_PATH.match(change.path)
+        if found and managing:
+            continue
+        if not found or not any(
+            _may_add(role, change, found[1], before, after, document.fleet) for role in held
+        ):
+            who = ", ".join(sorted(signers)) or "nobody"
+            raise TrustError(
+                "T043",
+                f"{change.path} was {change.how} by {who}, who may not do that to the registry",
+                object=change.path,
+                hint="A registrar that manages must sign it: muster trust show.",
+            )
+
+
+def _may_add(
+    role: Role,
+    change: Change,
+    name: str,
+    before: Mapping[str, Cluster],
+    after: Mapping[str, Cluster],
+    fleet: str,
+) -> bool:
+    old, new = before.get(name), after.get(name)
+    if new is None or new.metadata.name != name:
+        return False
+    if change.how == "added" and old is None:
+        twins = any(
+            known.spec.uid == new.spec.uid or known.spec.identity_key == new.spec.identity_key
+            for known in before.values()
+        )
+        return not twins and matches(role.clusters, new.all_labels) and _sealing_keys_are_its_own(new, fleet)
+    if old is None:
+        return False
+    known = set(old.spec.sealing_keys)
+    same = msgspec.structs.replace(
+        new, spec=msgspec.structs.replace(new.spec, sealing_keys=old.spec.sealing_keys)
+    )
+    return same == old and known <= set(new.spec.sealing_keys) and _sealing_keys_are_its_own(new, fleet)
+
+
+def _sealing_keys_are_its_own(entry: Cluster, fleet: str) -> bool:
+    identity = decode_public(entry.spec.identity_key)
+    for sealing in entry.spec.sealing_keys:
+        said = sealing_key_statement(fleet, entry.spec.uid, decode_public(sealing.key), sealing.generation)
+        try:
+            signature = bytes.fromhex(sealing.signature)
+        except ValueError:
+            return False
+        if not verify(identity, said, signature):
+            return False
+    return True
+
+
+def covers(globs: Sequence[str], path: str) -> bool:
+    """Whether a path is meant: the last glob that matches decides; ``!`` takes away, ``**`` crosses folders."""
+    meant = False
+    for glob in globs:
+        if _pattern(glob.removeprefix("!")).fullmatch(path):
+            meant = not glob.startswith("!")
+    return meant
+
+
+@functools.lru_cache(maxsize=512)
+def _pattern(glob: str) -> re.Pattern[str]:
+    out, rest = "", glob
+    while rest:
+        if rest.startswith("**/"):
+            out, rest = out + "(?:[^/]+/)*", rest[3:]
+        elif rest.startswith("**"):
+            out, rest = out + ".*", rest[2:]
+        elif rest.startswith("*"):
+            out, rest = out + "[^/]*", rest[1:]
+        elif rest.startswith("?"):
+            out, rest = out + "[^/]", rest[1:]
+        else:
+            out, rest = out + re.escape(rest[0]), rest[1:]
+    return re.compile(out, re.DOTALL)
