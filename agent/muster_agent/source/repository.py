@@ -9,21 +9,27 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import anyio
 import anyio.to_thread
 import git
 from git.exc import GitCommandError
-from muster_core.errors import GitError
+from muster_core.errors import GitError, TrustError
 from muster_core.tree import SUBMODULE, SYMLINK, TreeFile
+from muster_core.trust.authority import Change
 
 T = TypeVar("T")
 DEADLINE = 60
 REGISTRY_BRANCH = "muster/registry"
+TAGS = "refs/tags/muster/"
+MAX_TAGS = 16
 MAX_BLOB_BYTES = 8 << 20
+NOT_AN_ANCESTOR = 1
+EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
+_HOW: dict[str, Literal["added", "changed", "removed"]] = {"A": "added", "D": "removed"}
 MAX_FILES = 50_000
 ENVIRONMENT = {
     "GIT_TERMINAL_PROMPT": "0",
@@ -42,6 +48,13 @@ class Heads(NamedTuple):
 
     commit: str
     registry: str
+
+
+class RemoteTag(NamedTuple):
+    """An annotated tag of the remote: its full ref, its own id."""
+
+    ref: str
+    oid: str
 
 
 class BlobTree:
@@ -88,6 +101,7 @@ class SourceRepository:
         # A host that does not answer holds up a fetch, never a look at what is here.
         self._fetching, self._reading = anyio.CapacityLimiter(1), anyio.CapacityLimiter(1)
         self._batch = threading.Lock()
+        self._tags: dict[str, list[RemoteTag]] = {}
 
     def close(self) -> None:
         self._repo.close()
@@ -100,18 +114,20 @@ class SourceRepository:
         try:
             found = str(
                 self._repo.git.ls_remote(
-                    "--heads",
                     "--",
                     self.url,
                     f"refs/heads/{self.branch}",
                     f"refs/heads/{REGISTRY_BRANCH}",
+                    f"{TAGS}*",
                     kill_after_timeout=DEADLINE,
                 )
             )
+            refs = {line.split("\t")[1]: line.split("\t")[0] for line in found.splitlines() if "\t" in line}
+            self._tags = _tags_by_target(refs)
             remote = {
-                line.split("\t")[1].removeprefix("refs/heads/"): line.split("\t")[0]
-                for line in found.splitlines()
-                if "\t" in line
+                name: refs[f"refs/heads/{name}"]
+                for name in (self.branch, REGISTRY_BRANCH)
+                if f"refs/heads/{name}" in refs
             }
             if self.branch not in remote:
                 raise GitError(
@@ -126,14 +142,17 @@ class SourceRepository:
                 self._begin_at_anchor()
                 self._pull(wanted)
         except GitCommandError as error:
-            lines = str(error.stderr).strip().removeprefix("stderr: ").strip("'\n ").splitlines()
-            raise GitError(
-                "G002",
-                f"the repository cannot be fetched ({lines[-1] if lines else error.status})",
-                object=self.url,
-                retryable=True,
-            ) from error
+            raise self._unreachable(error) from error
         return Heads(remote[self.branch], remote.get(REGISTRY_BRANCH, ""))
+
+    def _unreachable(self, error: GitCommandError) -> GitError:
+        lines = str(error.stderr).strip().removeprefix("stderr: ").strip("'\n ").splitlines()
+        return GitError(
+            "G002",
+            f"the repository cannot be fetched ({lines[-1] if lines else error.status})",
+            object=self.url,
+            retryable=True,
+        )
 
     async def reading(self, work: Callable[[BlobTree], T], tree: BlobTree) -> T:
         """Runs what reads many files of a tree away from the loop."""
@@ -176,14 +195,17 @@ class SourceRepository:
         return await anyio.to_thread.run_sync(self._has, commit, limiter=self._reading)
 
     def _has(self, commit: str) -> bool:
+        return self._exists(f"{commit}^{{commit}}")
+
+    def _exists(self, what: str) -> bool:
         try:
-            self._repo.git.cat_file("-e", f"{commit}^{{commit}}", kill_after_timeout=DEADLINE)
+            self._repo.git.cat_file("-e", what, kill_after_timeout=DEADLINE)
         except GitCommandError:
             return False
         return True
 
     async def descends(self, commit: str, ancestor: str) -> bool:
-        """Whether ``commit`` is ``ancestor`` or descends from it; false when either is not here."""
+        """Whether ``commit`` is ``ancestor`` or descends from it; ``T014`` when the history does not tell."""
         return await anyio.to_thread.run_sync(self._descends, commit, ancestor, limiter=self._reading)
 
     def _descends(self, commit: str, ancestor: str) -> bool:
@@ -191,9 +213,78 @@ class SourceRepository:
             return self._has(commit)
         try:
             self._repo.git.merge_base("--is-ancestor", ancestor, commit, kill_after_timeout=DEADLINE)
-        except GitCommandError:
-            return False
+        except GitCommandError as error:
+            if error.status == NOT_AN_ANCESTOR:
+                return False
+            raise TrustError(
+                "T014",
+                "history-incomplete: the way between two commits is not all here",
+                object=commit[:12],
+                retryable=True,
+                hint="The Git host gave less than it was asked for; the last good state stays.",
+            ) from error
         return True
+
+    async def raw(self, kind: str, oid: str) -> bytes:
+        """A commit or tag as it is stored, checked against its id."""
+        return await anyio.to_thread.run_sync(self._raw, kind, oid, limiter=self._reading)
+
+    def _raw(self, kind: str, oid: str) -> bytes:
+        return self._object(kind, oid, oid[:12])
+
+    async def tags(self, commit: str) -> list[tuple[str, bytes]]:
+        """(name below refs/tags/, raw tag) of the release tags that the remote showed for a commit, fetched now."""
+        wanted = self._tags.get(commit, [])[:MAX_TAGS]
+        return (
+            await anyio.to_thread.run_sync(self._fetch_tags, wanted, limiter=self._fetching) if wanted else []
+        )
+
+    def _fetch_tags(self, wanted: Sequence[RemoteTag]) -> list[tuple[str, bytes]]:
+        missing = [tag for tag in wanted if not self._exists(tag.oid)]
+        if missing:
+            try:
+                self._pull([f"+{tag.ref}:refs/muster/{tag.ref.removeprefix('refs/')}" for tag in missing])
+            except GitCommandError as error:
+                raise self._unreachable(error) from error
+        return [(tag.ref.removeprefix("refs/tags/"), self._raw("tag", tag.oid)) for tag in wanted]
+
+    async def changes(self, old: str, new: str) -> list[Change]:
+        """What differs between the trees of two commits; ``old`` empty is the empty tree."""
+        return await anyio.to_thread.run_sync(self._changes, old, new, limiter=self._reading)
+
+    def _changes(self, old: str, new: str) -> list[Change]:
+        try:
+            listing = str(
+                self._repo.git.diff_tree(
+                    "-r", "-z", "--no-renames", "--name-status", "--full-index", old or EMPTY_TREE, new,
+                    kill_after_timeout=DEADLINE,
+                )
+            )  # fmt: skip
+        except GitCommandError as error:
+            raise GitError(
+                "G015", "the commits cannot be compared", object=new[:12], retryable=True
+            ) from error
+        parts = listing.split("\0")[:-1] if listing.endswith("\0") else [p for p in listing.split("\0") if p]
+        pairs = zip(parts[::2], parts[1::2], strict=True)
+        return [Change(path, _HOW.get(status, "changed")) for status, path in pairs]
+
+    async def first_parents(self, floor: str, head: str, limit: int) -> list[str]:
+        """The commits above ``floor`` up to ``head`` along first parents, the oldest first; at most ``limit``."""
+        return await anyio.to_thread.run_sync(self._first_parents, floor, head, limit, limiter=self._reading)
+
+    def _first_parents(self, floor: str, head: str, limit: int) -> list[str]:
+        below = [f"^{floor}"] if floor else []
+        try:
+            found = str(
+                self._repo.git.rev_list(
+                    "--first-parent", f"--max-count={limit}", head, *below, kill_after_timeout=DEADLINE
+                )
+            )
+        except GitCommandError as error:
+            raise GitError(
+                "G015", "the history cannot be walked", object=head[:12], retryable=True
+            ) from error
+        return list(reversed(found.split()))
 
     async def pin(self, name: str, commit: str) -> None:
         """Keeps a commit alive under ``refs/muster/<name>``, whatever happens to the branch."""
@@ -234,12 +325,16 @@ class SourceRepository:
 
     def blob(self, oid: str, path: str) -> bytes:
         """Its bytes, from one long-lived ``cat-file --batch``, checked against the id."""
+        return self._object("blob", oid, path)
+
+    def _object(self, kind: str, oid: str, path: str) -> bytes:
         with self._batch:
             try:
                 _, _, size, data = self._repo.git.get_object_data(oid)
             except (ValueError, OSError) as error:
                 raise GitError("G019", "the object is not in the repository", object=path) from error
-        if hashlib.sha1(b"blob %d\x00" % size + data).hexdigest() != oid:  # noqa: S324 - git's own object id
+        head = f"{kind} {size}\0".encode()
+        if hashlib.sha1(head + data).hexdigest() != oid:  # noqa: S324 - git's own object id
             raise GitError("G018", "the repository gave other bytes than the object's id says", object=path)
         return bytes(data)
 
@@ -247,3 +342,13 @@ class SourceRepository:
         """Ends git's long-lived children; they come back when they are needed."""
         with self._batch:
             self._repo.git.clear_cache()
+
+
+def _tags_by_target(refs: Mapping[str, str]) -> dict[str, list[RemoteTag]]:
+    """Annotated tags under the commit that they peel to (the remote's ``^{}`` lines); nothing of it is trusted."""
+    found: dict[str, list[RemoteTag]] = {}
+    for ref, target in refs.items():
+        tag = ref.removesuffix("^{}")
+        if ref.startswith(TAGS) and tag != ref and tag in refs:
+            found.setdefault(target, []).append(RemoteTag(tag, refs[tag]))
+    return found
