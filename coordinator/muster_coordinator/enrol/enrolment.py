@@ -10,7 +10,7 @@ import datetime as dt
 from collections.abc import Callable
 
 import msgspec
-from muster_core.errors import JoinError
+from muster_core.errors import JoinError, LinkError
 from muster_core.sealing.keys import decode_public, encode_identity
 from muster_proto.v1 import link_pb2 as wire
 
@@ -20,6 +20,13 @@ from muster_coordinator.rollout.engine import Effects, Engine
 from muster_coordinator.store.port import JoinRow, Store
 
 RETRY_SECONDS = 1
+
+
+def unread_registry() -> LinkError:
+    """The answer of a coordinator that has just started: who is registered is not known yet."""
+    return LinkError(
+        "L051", "the coordinator has not read the registry yet", hint="It does so by itself.", retryable=True
+    )
 
 
 class Enrolment:

@@ -24,7 +24,7 @@ from muster_proto.v1 import link_pb2_grpc, operator_pb2_grpc
 from muster_proto.v1 import operator_pb2 as op
 
 from muster_coordinator.api.operator import CAPABILITY, NotFoundError, OperatorApi
-from muster_coordinator.enrol.enrolment import Enrolment
+from muster_coordinator.enrol.enrolment import Enrolment, unread_registry
 from muster_coordinator.enrol.x509 import ServerCertificate
 from muster_coordinator.rollout.engine import Engine
 
@@ -33,7 +33,7 @@ log = structlog.get_logger()
 MAX_MESSAGE = 4 << 20
 OUTGOING = 1_000
 SILENCE_BEATS = 2.5
-EXCHANGE_WAIT = 2.0
+REVOKED_RETRY = 60
 _URI = re.compile(r"^muster://cluster/([^/]+)/([0-9a-f]{64})$")
 
 OPTIONS = [
@@ -117,17 +117,21 @@ class LinkServicer(link_pb2_grpc.LinkServicer):
         self._connections = itertools.count(1)
         self.streams = 0
 
-    async def _known(self, context: grpc.aio.ServicerContext[Any, Any]) -> str:
-        """Its name, if the registry has it with this very identity: an older one's certificate is worth nothing."""
-        name, uid, identity = _peer(context)
-        cluster = self._engine.state.clusters.get(name)
+    async def _known(self, context: grpc.aio.ServicerContext[Any, Any]) -> _Peer:
+        """Who it is, if the registry has it with this very identity: an older one's certificate is worth nothing."""
+        peer = _peer(context)
+        if not self._engine.state.reading.heads.commit:
+            await _fail(context, unread_registry())
+        if not self._registered(peer):
+            await _fail(context, JoinError("J030", "this cluster is not in the registry", object=peer.name))
+        return peer
+
+    def _registered(self, peer: _Peer) -> bool:
+        cluster = self._engine.state.clusters.get(peer.name)
         entry = cluster.entry.spec if cluster and cluster.entry else None
-        if entry is None or entry.uid != uid or entry.identity_key != f"ed25519:{identity}":
-            await context.abort(
-                grpc.StatusCode.PERMISSION_DENIED,
-                str(JoinError("J030", "this cluster is not in the registry", object=name)),
-            )
-        return name
+        return (
+            entry is not None and entry.uid == peer.uid and entry.identity_key == f"ed25519:{peer.identity}"
+        )
 
     def _welcome(self) -> wire.Welcome:
         return wire.Welcome(
@@ -140,7 +144,8 @@ class LinkServicer(link_pb2_grpc.LinkServicer):
     async def Session(  # type: ignore[override]  # reads and writes through the context
         self, request_iterator: AsyncIterator[wire.AgentFrame], context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
-        name = await self._known(context)
+        peer = await self._known(context)
+        name = peer.name
         first = await context.read()
         if first is grpc.aio.EOF or not first.HasField("hello"):
             await context.abort(
@@ -149,14 +154,14 @@ class LinkServicer(link_pb2_grpc.LinkServicer):
             )
         connection = next(self._connections)
         outgoing: asyncio.Queue[wire.HubFrame] = asyncio.Queue(OUTGOING)
-        session = _Outgoing(outgoing)
+        session = _Outgoing(outgoing, lambda: self._registered(peer))
         self.streams += 1
         try:
             await self._engine.submit(
                 self._engine.connected(name, first.hello, connection, session.send, self._welcome())
             )
             async with anyio.create_task_group() as group:
-                group.start_soon(self._read, name, context, group.cancel_scope)
+                group.start_soon(self._read, peer, context, group.cancel_scope)
                 group.start_soon(self._watch_silence, name, session, group.cancel_scope)
                 while True:
                     frame = await outgoing.get()
@@ -170,11 +175,14 @@ class LinkServicer(link_pb2_grpc.LinkServicer):
                 await self._engine.submit(self._engine.disconnected(name, connection))
 
     async def _read(
-        self, name: str, context: grpc.aio.ServicerContext[Any, Any], scope: anyio.CancelScope
+        self, peer: _Peer, context: grpc.aio.ServicerContext[Any, Any], scope: anyio.CancelScope
     ) -> None:
-        """The one reader of a stream; ends the session at its end."""
+        """The one reader of a stream; ends the session at its end. Who is not registered any more is not heard."""
+        name = peer.name
         try:
             while (frame := await context.read()) is not grpc.aio.EOF:
+                if not self._registered(peer):
+                    continue
                 if frame.HasField("beat") or not frame.WhichOneof("body"):
                     self._engine.seen(name, self._clock())
                 else:
@@ -194,7 +202,8 @@ class LinkServicer(link_pb2_grpc.LinkServicer):
     async def Exchange(
         self, request: wire.AgentBatch, context: grpc.aio.ServicerContext[Any, Any]
     ) -> wire.HubBatch:
-        name = await self._known(context)
+        peer = await self._known(context)
+        name = peer.name
         if not request.frames or not request.frames[0].HasField("hello"):
             await context.abort(
                 grpc.StatusCode.INVALID_ARGUMENT,
@@ -202,7 +211,7 @@ class LinkServicer(link_pb2_grpc.LinkServicer):
             )
         connection = next(self._connections)
         outgoing: asyncio.Queue[wire.HubFrame] = asyncio.Queue(OUTGOING)
-        session = _Outgoing(outgoing)
+        session = _Outgoing(outgoing, lambda: self._registered(peer))
         await self._engine.submit(
             self._engine.connected(name, request.frames[0].hello, connection, session.send, self._welcome())
         )
@@ -221,21 +230,28 @@ class LinkServicer(link_pb2_grpc.LinkServicer):
     async def Renew(
         self, request: wire.RenewRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> wire.RenewResponse:
-        name = await self._known(context)
+        peer = await self._known(context)
         try:
-            return await self._enrolment.renew(name, request)
+            return await self._enrolment.renew(peer.name, request)
         except MusterError as error:
             await _fail(context, error)
 
 
 class _Outgoing:
-    """The engine's side of a session: nothing before the welcome, and never blocking."""
+    """The engine's side of a session: nothing before the welcome, never blocking, and a good-bye to who is not registered.
 
-    def __init__(self, queue: asyncio.Queue[wire.HubFrame]) -> None:
-        self._queue, self._welcomed = queue, False
+    Every new reading of the registry sends a head, so a cluster that was removed is told at once.
+    """
+
+    def __init__(self, queue: asyncio.Queue[wire.HubFrame], registered: Callable[[], bool]) -> None:
+        self._queue, self._registered, self._welcomed = queue, registered, False
         self.overflowed = False
 
     def send(self, frame: wire.HubFrame) -> None:
+        if not self._registered():
+            error = JoinError("J030", "this cluster is not in the registry")
+            frame = wire.HubFrame(bye=wire.Bye(retry_after_seconds=REVOKED_RETRY, why=str(error)))
+            self._welcomed = True
         if frame.HasField("welcome"):
             self._welcomed = True
         if not self._welcomed:

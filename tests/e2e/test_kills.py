@@ -1,0 +1,87 @@
+"""kill -9 at the worst moments: nothing that was acknowledged is lost, and nothing is applied twice without need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from e2e.programs import Kube, Program, Stage, shop, stage, until
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Stage]:
+    with stage(tmp_path) as found:
+        yield found
+
+
+def target_state(fleet: Stage, rollout: str, cluster: str) -> str:
+    view = fleet.rollout(rollout)
+    found = [target.state for target in view.targets if target.cluster == cluster] if view else []
+    return found[0] if found else ""
+
+
+def ended(fleet: Stage, rollout: str) -> str:
+    view = fleet.rollout(rollout)
+    return (
+        view.state
+        if view and view.state in {"Succeeded", "Failed", "Aborted", "RolledBack", "Paused"}
+        else ""
+    )
+
+
+def reported(fleet: Stage, cluster: str) -> tuple[str, str]:
+    """(commit, phase) that the coordinator knows of the bundle."""
+    found = [(r.release.commit, r.phase) for r in fleet.cluster(cluster).bundles if r.bundle == "shop"]
+    return found[0] if found else ("", "")
+
+
+def in_contact(fleet: Stage, cluster: str) -> bool:
+    return fleet.cluster(cluster).state == "Online"
+
+
+def test_a_coordinator_killed_during_a_rollout_goes_on_with_the_same_log(fleet: Stage) -> None:
+    kube, _ = fleet.joined("berlin-04", "--ready-delay", "2")
+    fleet.commit(shop("1"))
+    until(
+        lambda: target_state(fleet, "shop-0001", "berlin-04") in {"acknowledged", "applying"}, why=fleet.logs
+    )
+    fleet.hub.kill()
+    before = fleet.events("shop-0001")
+    assert len(before) >= 2
+    fleet.start_hub()
+    until(lambda: in_contact(fleet, "berlin-04"), why=fleet.logs)
+    until(lambda: ended(fleet, "shop-0001"), 40, why=fleet.logs)
+    assert ended(fleet, "shop-0001") == "Succeeded"
+    after = fleet.events("shop-0001")
+    assert after[: len(before)] == before
+    assert len(after) > len(before)
+    assert kube.version() == "1"
+
+
+def test_reports_that_waited_while_both_were_down_arrive(fleet: Stage) -> None:
+    kube, agent = fleet.joined("berlin-04")
+    fleet.commit(shop("1"))
+    until(lambda: ended(fleet, "shop-0001") == "Succeeded", 30, why=fleet.logs)
+    fleet.hub.kill()
+    healed_before = "1"
+    spoil(kube)
+    until(lambda: kube.version() == healed_before, why=fleet.logs)
+    until(lambda: waits(fleet, agent), why=fleet.logs)
+    agent.kill()
+    assert waits(fleet, agent)
+    fleet.start_hub()
+    assert not in_contact(fleet, "berlin-04")
+    agent.start()
+    until(lambda: any(r.healed_count == 1 for r in fleet.cluster("berlin-04").bundles), why=fleet.logs)
+
+
+def spoil(kube: Kube) -> None:
+    """Somebody's hand in the cluster: the map is gone."""
+    kube.ask("DELETE", "/api/v1/namespaces/shop/configmaps/web")
+    assert kube.version() in {"", "1"}
+
+
+def waits(fleet: Stage, agent: Program) -> bool:
+    """Whether a report waits in the agent's spool on disk."""
+    return "report/shop" in (agent.log.with_name("state") / "outbox.json").read_text()
