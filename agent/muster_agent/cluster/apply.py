@@ -29,7 +29,8 @@ async def located(
 ) -> tuple[dict[ObjectRef, Manifest], list[Change]]:
     """The objects by full name: ``namespace`` fills in where a namespaced one has none.
 
-    Kinds that the cluster does not know yet, but that a CRD of the same objects defines, count by that CRD's scope.
+    Kinds that the cluster does not know yet, but that a CRD of the same objects defines, count by that CRD's scope. A kind
+    that it does not know is asked for once a call; a server that does not answer is an error of the whole call.
     """
     scopes = {
         (f"{crd['spec']['group']}/{version['name']}", crd["spec"]["names"]["kind"]): crd["spec"].get("scope")
@@ -40,13 +41,21 @@ async def located(
     }
     found: dict[ObjectRef, Manifest] = {}
     problems: list[Change] = []
+    unknown: dict[tuple[str, str], KubernetesError] = {}
     for obj in objects:
         ref = ref_of(obj)
+        kind = (ref.api_version, ref.kind)
+        if kind in unknown:
+            problems.append(Change(ref, "failed", unknown[kind]))
+            continue
         try:
-            namespaced = scopes.get((ref.api_version, ref.kind))
+            namespaced = scopes.get(kind)
             if namespaced is None:
-                namespaced = (await api.resource(ref.api_version, ref.kind)).namespaced
+                namespaced = (await api.resource(*kind)).namespaced
         except KubernetesError as error:
+            if error.code != "K004":
+                raise
+            unknown[kind] = error
             problems.append(Change(ref, "failed", error))
             continue
         if not namespaced and ref.namespace:

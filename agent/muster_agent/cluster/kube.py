@@ -22,15 +22,20 @@ from muster_core.errors import KubernetesError
 from muster_core.manifest.objects import Manifest, ObjectRef
 
 from muster_agent.cluster.port import Page, Resource, WatchEvent
+from muster_agent.cluster.statuses import typed_error
 
 DEADLINE = 30.0
-WATCH_SECONDS = 300
-WATCH_SILENCE = 360.0
+WATCH_SECONDS = 240  # the server ends a watch after this; the next one goes on from the last version
+WATCH_SILENCE = 270.0  # a watch that neither said anything nor ended by then is half dead
 PAGE = 500
 MAX_LINE = 16 << 20
 DISCOVERY_RETRY = 5.0
 SLOW_DOWNS = 3
-LONGEST_SLOW_DOWN = 10.0
+LONGEST_SLOW_DOWN = (
+    10.0  # waited out in place; a longer one fails at once and nothing is sent until it is over
+)
+LONGEST_QUIET = 600.0
+UNNAMED_SLOW_DOWN = 1.0
 
 
 def _without_models() -> None:
@@ -68,6 +73,7 @@ class KubeCluster:
         self._host = str(configuration.host).rstrip("/")
         self._resources: dict[tuple[str, str], Resource] = {}
         self._discovered: dict[str, float] = {}
+        self._quiet_until = 0.0
 
     @classmethod
     async def connect(cls, kubeconfig: Path | None) -> KubeCluster:
@@ -122,17 +128,28 @@ class KubeCluster:
         what: str = "",
     ) -> tuple[int, Manifest]:
         """One request, and again after Retry-After when the server asks to slow down, which means it did nothing."""
-        for _ in range(SLOW_DOWNS):
+        for _ in range(SLOW_DOWNS + 1):
+            await self._quiet(what or path)
             status, value, retry = await self._once(method, path, query, body, content, what)
             if status != 429:
                 break
-            wait = float(retry) if retry.isdigit() else 1.0
-            await asyncio.sleep(min(wait, LONGEST_SLOW_DOWN))
-        else:
-            status, value, retry = await self._once(method, path, query, body, content, what)
+            self._slow_down(retry)
         if status >= 400 and status != 404:
-            raise _error(status, value, what or path, retry)
+            raise typed_error(status, value, what or path, retry)
         return status, value
+
+    def _slow_down(self, retry_after: str) -> None:
+        """Nothing is sent before Retry-After is over."""
+        wait = float(retry_after) if retry_after.isdigit() else UNNAMED_SLOW_DOWN
+        now = asyncio.get_running_loop().time()
+        self._quiet_until = max(self._quiet_until, now + min(wait, LONGEST_QUIET))
+
+    async def _quiet(self, what: str) -> None:
+        left = self._quiet_until - asyncio.get_running_loop().time()
+        if left > LONGEST_SLOW_DOWN:
+            raise typed_error(429, {}, what, f"{left:.0f}")
+        if left > 0:
+            await asyncio.sleep(left)
 
     async def _once(
         self,
@@ -192,12 +209,11 @@ class KubeCluster:
             return known
         now = asyncio.get_running_loop().time()
         if now - self._discovered.get(api_version, -DISCOVERY_RETRY) >= DISCOVERY_RETRY:
-            self._discovered[api_version] = now
             status, value = await self._request(
                 "GET", f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
             )
-            if status == 404:
-                del self._discovered[api_version]
+            if status != 404:
+                self._discovered[api_version] = now
             for item in value.get("resources") or []:
                 if "/" not in item["name"]:
                     self._resources[api_version, item["kind"]] = Resource(
@@ -293,8 +309,13 @@ class KubeCluster:
     async def watch(
         self, resource: Resource, selector: str, resource_version: str
     ) -> AsyncIterator[WatchEvent]:
-        """Ends when the server ends it; ``K008`` when the version is too old, ``K001`` when nothing came for too long."""
+        """Ends when the server ends it; ``K008`` when the version is too old, ``K001`` when nothing came for too long.
+
+        The server is asked to end it after ``WATCH_SECONDS``, so that silence beyond that means a dead connection.
+        """
         import aiohttp
+
+        await self._quiet(resource.kind)
 
         query = {
             "labelSelector": selector,
@@ -309,16 +330,23 @@ class KubeCluster:
             async with self._session.get(
                 url, headers=await self._headers(), timeout=timeout, proxy=self._rest.proxy
             ) as answer:
+                if answer.status == 429:
+                    self._slow_down(answer.headers.get("Retry-After", ""))
                 if answer.status != 200:
-                    raise _error(answer.status, {"message": (await answer.text())[:300]}, resource.kind, "")
+                    raise typed_error(
+                        answer.status, {"message": (await answer.text())[:300]}, resource.kind, ""
+                    )
                 async for line in _lines(answer.content):
                     event = json.loads(line)
-                    if event["type"] == "ERROR":
+                    if not isinstance(event, dict) or not isinstance(event.get("object"), dict):
+                        raise ValueError("this is no watch event")
+                    if event.get("type") == "ERROR":
                         code = int(event["object"].get("code", 500))
-                        raise _error(code, event["object"], resource.kind, "")
+                        raise typed_error(code, event["object"], resource.kind, "")
                     event["object"].setdefault("apiVersion", resource.api_version)
                     event["object"].setdefault("kind", resource.kind)
-                    yield WatchEvent(event["type"], event["object"])
+                    event["object"].setdefault("metadata", {})
+                    yield WatchEvent(event.get("type", ""), event["object"])
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise KubernetesError(
                 "K001", f"the watch broke ({type(error).__name__})", object=resource.kind, retryable=True
@@ -336,45 +364,3 @@ async def _lines(content: Any) -> AsyncIterator[bytes]:
         for line in whole:
             if line:
                 yield line
-
-
-def _error(status: int, value: Manifest, what: str, retry_after: str) -> KubernetesError:
-    """A Status as a typed error."""
-    message, reason = str(value.get("message") or f"HTTP {status}"), str(value.get("reason") or "")
-    causes = (value.get("details") or {}).get("causes") or []
-    if status == 409 and any(cause.get("reason") == "FieldManagerConflict" for cause in causes):
-        fields = "; ".join(f"{cause.get('message')}: {cause.get('field')}" for cause in causes[:3])
-        return KubernetesError(
-            "K005",
-            f"others manage fields of it ({fields})",
-            object=what,
-            retryable=True,
-            hint="Take the field out of the bundle, or let the other manager give it up.",
-        )
-    if status == 410 or reason == "Expired":
-        return KubernetesError("K008", message, object=what, retryable=True)
-    if status == 429:
-        return KubernetesError(
-            "K002",
-            "the API server asks to slow down" + (f", {retry_after} s" if retry_after else ""),
-            object=what,
-            retryable=True,
-        )
-    if status in (401, 403):
-        return KubernetesError(
-            "K003", message, object=what, retryable=True, hint="Grant it to the agent's service account."
-        )
-    if "immutable" in message or any("immutable" in str(cause.get("message", "")) for cause in causes):
-        return KubernetesError(
-            "K006",
-            f"a field cannot be changed ({message})",
-            object=what,
-            hint="Give the object a new name, or delete it by hand.",
-        )
-    if (
-        status in (400, 422) or "failed to create typed patch object" in message
-    ):  # a 500 for a field nobody knows
-        return KubernetesError("K007", message, object=what)
-    if status >= 500:
-        return KubernetesError("K001", f"the API server fails ({message})", object=what, retryable=True)
-    return KubernetesError("K010", message, object=what, retryable=status == 409)

@@ -91,7 +91,7 @@ class Observer:
         self.seen.pop(ref, None)
 
     async def _follow(self, api_version: str, kind: str) -> None:
-        """Lists and watches for ever; a broken watch lists anew, with back-off."""
+        """Lists and watches for ever; a watch that broke, expired or fell silent lists anew, with back-off."""
         state, backoff = self._kinds[api_version, kind], Backoff(self._uniform, 0.2, 30.0, 10.0)
         while True:
             started = anyio.current_time()
@@ -115,6 +115,9 @@ class Observer:
                         await anyio.sleep(backoff.next_delay())
             except KubernetesError as error:
                 state.error = error
+                if error.code == "K004":  # without its kind no object is left
+                    for ref in list(state.refs):
+                        self._gone(ref, state)
                 log.debug("watch starts anew", kind=kind, error=str(error))
             backoff.connected_for(anyio.current_time() - started)
             await anyio.sleep(backoff.next_delay())
