@@ -1,20 +1,25 @@
 """``/metrics``, ``/healthz`` and ``/readyz`` over plain HTTP.
 
-Owns a tiny server for probes: GET only, one request a connection, everything bounded. It never serves anything else.
+Owns a tiny server for probes: GET only, one request a connection, everything bounded. It never serves anything else. Agent
+and coordinator have this text each, and a test keeps the two alike (docs/architecture.md says why).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import anyio
 import anyio.to_thread
 from anyio.abc import SocketStream, TaskStatus
 from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
 from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
 
 DEADLINE = 5.0
 MAX_REQUEST = 8192
+TEXT = "text/plain; charset=utf-8"
+TOO_LARGE = ("431 Request Header Fields Too Large", TEXT, b"a probe is a small GET\n")
 
 
 async def serve(
@@ -36,9 +41,11 @@ async def serve(
                         request += await stream.receive()
                     except (anyio.EndOfStream, anyio.BrokenResourceError):
                         return
-                status, kind, body = await _page(
-                    request.split(b"\r\n", 1)[0].decode("latin-1"), registry, ready
-                )
+                if b"\r\n\r\n" in request:
+                    line = request.split(b"\r\n", 1)[0].decode("latin-1")
+                    status, kind, body = await _page(line, registry, ready)
+                else:
+                    status, kind, body = TOO_LARGE
                 lines = (
                     f"HTTP/1.1 {status}",
                     f"Content-Type: {kind}",
@@ -62,18 +69,26 @@ async def serve(
 async def _page(line: str, registry: CollectorRegistry, ready: Callable[[], str]) -> tuple[str, str, bytes]:
     method, _, rest = line.partition(" ")
     path = rest.partition(" ")[0].partition("?")[0]
-    text = "text/plain; charset=utf-8"
     if method != "GET":
-        return "405 Method Not Allowed", text, b"only GET\n"
+        return "405 Method Not Allowed", TEXT, b"only GET\n"
     if path == "/metrics":
-        return (
-            "200 OK",
-            "text/plain; version=0.0.4; charset=utf-8",
-            await anyio.to_thread.run_sync(generate_latest, registry),
-        )
+        # Counted here, where nothing changes meanwhile; only the writing is a thread's.
+        counted = _Counted(registry.collect())
+        body = await anyio.to_thread.run_sync(generate_latest, counted)
+        return "200 OK", "text/plain; version=0.0.4; charset=utf-8", body
     if path == "/healthz":
-        return "200 OK", text, b"ok\n"
+        return "200 OK", TEXT, b"ok\n"
     if path == "/readyz":
         why = ready()
-        return ("503 Service Unavailable", text, why.encode() + b"\n") if why else ("200 OK", text, b"ok\n")
-    return "404 Not Found", text, b"try /metrics, /healthz or /readyz\n"
+        return ("503 Service Unavailable", TEXT, why.encode() + b"\n") if why else ("200 OK", TEXT, b"ok\n")
+    return "404 Not Found", TEXT, b"try /metrics, /healthz or /readyz\n"
+
+
+class _Counted(Collector):
+    """A registry as it was at one moment."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = list(families)
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -18,6 +18,19 @@ class Metrics:
     def __init__(self, state: FleetState, streams: Callable[[], int], clock: Callable[[], float]) -> None:
         self.registry = CollectorRegistry()
         self.reports = Counter("muster_reports_total", "Reports made durable.", registry=self.registry)
+        self.report_commit = Histogram(
+            "muster_report_commit_seconds", "Making one batch with reports durable.", registry=self.registry
+        )
+        self.wake = Histogram(
+            "muster_wake_seconds",
+            "From a new commit that was read to every agent in contact having been told.",
+            registry=self.registry,
+        )
+        self.renewals = Counter(
+            "muster_renewals_total", "Certificates asked for anew.", ["result"], registry=self.registry
+        )
+        for result in ("renewed", "refused"):
+            self.renewals.labels(result)
         self.registry.register(_StateGauges(state, streams, clock))
 
 
