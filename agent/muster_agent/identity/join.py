@@ -1,7 +1,8 @@
-"""Becoming known: from a token to a certificate.
+"""Becoming known, and staying it: from a token to a certificate, and from a certificate to the next.
 
-Owns the keys' making, the join request and its proof, and the wait for approval. Joining again with the same identity is
-idempotent, so a crash at any point is mended by starting again.
+Owns the keys' making, the join request and its proof, the wait for approval, and the counter of renewals, which is on disk
+before it is sent. Joining again with the same identity is idempotent, so a crash at any point is mended by starting again.
+The token is forgotten with the first certificate: from then on the identity key is the only proof.
 """
 
 from __future__ import annotations
@@ -96,17 +97,45 @@ def enrolment_of(state: StatePort, token: JoinToken | None, cluster: str | None,
     return enrolment
 
 
+def counted(state: StatePort, enrolment: Enrolment) -> Enrolment:
+    """The next number of a renewal, on disk: whoever repeats an older one is a copy of this agent."""
+    enrolment = msgspec.structs.replace(enrolment, renewals=enrolment.renewals + 1)
+    state.put("enrolment", enrolment)
+    return enrolment
+
+
+def renewed(state: StatePort, enrolment: Enrolment, certificate: bytes, ca_pem: bytes) -> Enrolment:
+    """The new certificate, and the authorities to believe from now on, on disk. The token has done its work."""
+    if ca_pem and not x509.is_authority(ca_pem):
+        log.warning("the coordinator's CA bundle is none; the known one stays")
+        ca_pem = b""
+    enrolment = msgspec.structs.replace(
+        enrolment,
+        certificate=certificate.decode(),
+        ca_pem=ca_pem.decode() or enrolment.ca_pem,
+        token_secret="",
+    )
+    state.put("enrolment", enrolment)
+    return enrolment
+
+
 def join_request(identity: Identity, enrolment: Enrolment) -> wire.JoinRequest:
-    """The request and its proof."""
+    """The request and its proof: with the token, or (where a certificate was given before) with the counter."""
     key, sealing = identity_key(identity), sealing_key(identity)
     csr = x509.request(identity.tls_key, enrolment.cluster)
+    secret = "" if enrolment.certificate else enrolment.token_secret
     statement = join_statement(
-        enrolment.token_secret, enrolment.cluster, enrolment.uid, key.public, sealing.public, csr
+        secret or f"counter:{enrolment.renewals}",
+        enrolment.cluster,
+        enrolment.uid,
+        key.public,
+        sealing.public,
+        csr,
     )
     owned = sealing_key_statement(enrolment.fleet_id, enrolment.uid, sealing.public, sealing.generation)
     return wire.JoinRequest(
         capability=CAPABILITY,
-        token_secret=enrolment.token_secret,
+        token_secret=secret,
         cluster_name=enrolment.cluster,
         cluster_uid=enrolment.uid,
         identity_key=key.public,
@@ -117,21 +146,30 @@ def join_request(identity: Identity, enrolment: Enrolment) -> wire.JoinRequest:
         proof=key.sign(statement),
         agent_version=version("muster-fleet"),
         fleet_id=enrolment.fleet_id,
+        counter=0 if secret else enrolment.renewals,
     )
 
 
 async def join(
     state: StatePort, identity: Identity, enrolment: Enrolment, call: Join, backoff: Backoff
 ) -> Enrolment:
-    """Asks until somebody approved; returns with a certificate. A refusal of the token is final and raised."""
-    request = join_request(identity, enrolment)
+    """Asks until somebody approved; returns with a certificate. A refusal is final and raised.
+
+    Who had a certificate before (it lapsed while the cluster was away) asks with the identity key alone.
+    """
+    known_before = bool(enrolment.certificate)
     log.info(
-        "joining",
+        "coming back with the identity key" if known_before else "joining",
         cluster=enrolment.cluster,
-        identity=fingerprint(request.identity_key),
-        sealing=fingerprint(request.sealing_key),
+        identity=fingerprint(identity_key(identity).public),
+        sealing=fingerprint(sealing_key(identity).public),
     )
+    request = None
     while True:
+        if known_before:
+            enrolment = counted(state, enrolment)
+        if known_before or request is None:
+            request = join_request(identity, enrolment)
         try:
             response = await call(enrolment, request)
         except MusterError as error:
@@ -141,8 +179,7 @@ async def join(
             await anyio.sleep(backoff.next_delay())
             continue
         if response.state == wire.JoinResponse.APPROVED:
-            enrolment = msgspec.structs.replace(enrolment, certificate=response.certificate_pem.decode())
-            state.put("enrolment", enrolment)
+            enrolment = renewed(state, enrolment, response.certificate_pem, response.ca_pem)
             log.info("joined", cluster=enrolment.cluster)
             return enrolment
         await anyio.sleep(max(1, min(60, response.retry_after_seconds)))

@@ -10,7 +10,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-RENEW_AT = 2 / 3
+# Around two thirds of a certificate's life, so that agents that joined together do not renew together.
+RENEW_FROM, RENEW_TO = 2 / 3 - 0.05, 2 / 3 + 0.05
 
 
 def new_key() -> str:
@@ -41,7 +42,19 @@ def validity(certificate_pem: str) -> tuple[float, float]:
     return certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
 
 
-def renewal_time(certificate_pem: str) -> float:
-    """When two thirds of its life are over, in unix seconds."""
+def renewal_time(certificate_pem: str, share: float) -> float:
+    """When ``share`` (0 to 1) of its life is over, in unix seconds."""
     start, end = validity(certificate_pem)
-    return start + (end - start) * RENEW_AT
+    return start + (end - start) * share
+
+
+def is_authority(pem: bytes) -> bool:
+    """Whether this is a bundle of one or more CA certificates and nothing else."""
+    try:
+        certificates = x509.load_pem_x509_certificates(pem)
+        return all(
+            certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+            for certificate in certificates
+        )
+    except (ValueError, x509.ExtensionNotFound):
+        return False

@@ -104,13 +104,12 @@ class Stream:
             raise LinkError("L021", "the coordinator ended the session", retryable=True)
         return frame  # type: ignore[no-any-return]
 
-    async def renew(self, request: wire.RenewRequest) -> str:
-        """A new certificate in PEM."""
+    async def renew(self, request: wire.RenewRequest) -> wire.RenewResponse:
+        """A new certificate for the same identity, over the same connection."""
         try:
-            answer = await _guarded(self._stub.Renew(request, timeout=CALL_DEADLINE))
+            return await _guarded(self._stub.Renew(request, timeout=CALL_DEADLINE))
         except grpc.RpcError as error:
             raise _translated(error) from error
-        return answer.certificate_pem.decode()
 
 
 def _ended(error: Exception) -> LinkError | JoinError:

@@ -18,6 +18,7 @@ from muster_core.session.backoff import Backoff
 from muster_core.session.outbox import Outbox, OutboxState
 from muster_proto.v1 import link_pb2 as wire
 
+from muster_agent.identity import join as joining
 from muster_agent.identity import x509
 from muster_agent.link.client import Stream, session
 from muster_agent.state.port import StatePort
@@ -28,6 +29,9 @@ log = structlog.get_logger()
 CAPABILITY = 1
 WELCOME_DEADLINE = 20.0
 SAVE_KEY = "outbox"
+CLOCK_LOOK = 60.0
+RENEW_AGAIN = 60.0
+REPEATED = "J032"
 
 
 class LinkSession:
@@ -75,8 +79,7 @@ class LinkSession:
             started = anyio.current_time()
             try:
                 if self._clock() >= x509.validity(self._enrolment.certificate)[1]:
-                    # Lapsed while away: the identity key proves who this is, and the join is idempotent for it.
-                    self._enrolment = await self._rejoin(self._enrolment)
+                    await self._come_back()
                 async with session(self._enrolment, self._identity) as stream:
                     await self._hold(stream)
             except MusterError as error:
@@ -161,23 +164,41 @@ class LinkSession:
             await stream.send(wire.AgentFrame(beat=wire.Beat()))
 
     async def _renew(self, stream: Stream) -> None:
-        """At two thirds of the certificate's life; the counter is on disk before it is sent."""
+        """Around two thirds of the certificate's life; the stream goes on, the next connection uses the new one."""
         while True:
-            await anyio.sleep(max(1.0, x509.renewal_time(self._enrolment.certificate) - self._clock()))
-            self._enrolment = msgspec.structs.replace(self._enrolment, renewals=self._enrolment.renewals + 1)
-            self._state.put("enrolment", self._enrolment)
+            share = self._backoff.uniform(x509.RENEW_FROM, x509.RENEW_TO)
+            due = x509.renewal_time(self._enrolment.certificate, share)
+            while (wait := due - self._clock()) > 0:
+                await anyio.sleep(min(wait, CLOCK_LOOK))  # a clock may be set, a machine may sleep
+            start, end = x509.validity(self._enrolment.certificate)
+            self._enrolment = joining.counted(self._state, self._enrolment)
             csr = x509.request(self._identity.tls_key, self._enrolment.cluster)
             try:
-                certificate = await stream.renew(
-                    wire.RenewRequest(csr_der=csr, counter=self._enrolment.renewals)
-                )
+                answer = await stream.renew(wire.RenewRequest(csr_der=csr, counter=self._enrolment.renewals))
             except MusterError as error:
                 log.warning("the certificate was not renewed", error=str(error))
-                await anyio.sleep(60)
-                continue
-            self._enrolment = msgspec.structs.replace(self._enrolment, certificate=certificate)
-            self._state.put("enrolment", self._enrolment)
-            log.info("certificate renewed", counter=self._enrolment.renewals)
+                self._not_renewed(error)
+            else:
+                self._enrolment = joining.renewed(
+                    self._state, self._enrolment, answer.certificate_pem, answer.ca_pem
+                )
+                log.info("certificate renewed", counter=self._enrolment.renewals)
+            # Also after a success: a clock that is far ahead must not make this a tight loop.
+            await anyio.sleep(max(1.0, min(RENEW_AGAIN, (end - start) / 20)))
+
+    async def _come_back(self) -> None:
+        """Lapsed while away: the identity key proves who this is."""
+        try:
+            self._enrolment = await self._rejoin(self._enrolment)
+        except MusterError as error:
+            self._enrolment = self._state.get("enrolment", Enrolment) or self._enrolment
+            self._not_renewed(error)
+            raise
+
+    def _not_renewed(self, error: MusterError) -> None:
+        """Refused as a copy: the same number is asked with again, so that a copy does not climb past its original."""
+        if error.code == REPEATED:
+            self._enrolment = msgspec.structs.replace(self._enrolment, renewals=self._enrolment.renewals - 1)
 
 
 def _digest(report: bytes) -> bytes:

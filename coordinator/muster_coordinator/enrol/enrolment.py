@@ -1,7 +1,8 @@
 """From a proven join to a client certificate.
 
-Owns the meeting of two facts: a join that was proven with a token, and a registry entry with the same identity. It never
-invents the second.
+Owns the meeting of two facts: a join that was proven with a token (or, once known, with the identity key alone), and a
+registry entry with the same identity; and the highest renewal counter of each identity, which finds copies of an agent. It
+never invents an entry.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable
 
 import msgspec
 from muster_core.errors import JoinError, LinkError
-from muster_core.sealing.keys import decode_public, encode_identity
+from muster_core.sealing.keys import encode_identity
 from muster_proto.v1 import link_pb2 as wire
 
 from muster_coordinator.enrol import tokens
@@ -36,36 +37,76 @@ class Enrolment:
         self, engine: Engine, store: Store, authority: Authority, clock: Callable[[], float]
     ) -> None:
         self._engine, self._store, self._authority, self._clock = engine, store, authority, clock
+        # Identities that were seen twice, by cluster: (identity, unix seconds of the last time).
+        self.disputed: dict[str, tuple[bytes, float]] = {}
 
     async def join(self, request: wire.JoinRequest) -> wire.JoinResponse:
-        """Pending until the registry has an entry with this identity; then the certificate."""
-        now = self._clock()
-        known = self._engine.state.clusters.get(request.cluster_name)
-        row = await tokens.admit(self._store, request, known.join if known else None, int(now))
+        """Pending until the registry has an entry with this identity; then the certificate.
+
+        Without a token only a registered identity is answered, and its counter must rise as in :meth:`renew`.
+        """
+        now, name = self._clock(), request.cluster_name
+        tokens.proven(request)
+        known = self._engine.state.clusters.get(name)
+        if request.token_secret:
+            row = await tokens.admit(self._store, request, known.join if known else None, int(now))
+        else:
+            self._registered(name, request.identity_key, request.cluster_uid)
+            row = tokens.row_of(request, known.join if known else None, int(now))
+            row = msgspec.structs.replace(row, renewals=request.counter)
         certificate = self._certificate(row, now)
         if certificate:
             row = msgspec.structs.replace(row, issued=int(now))
-        await self._engine.ask(self._keep(row))
+        await self._engine.ask(self._keep(row, None if request.token_secret else request.counter))
         fleet = self._engine.state.reading.contents.fleet
         fleet_id = fleet.spec.id if fleet else ""
         if certificate:
             return wire.JoinResponse(
-                state=wire.JoinResponse.APPROVED, certificate_pem=certificate, fleet_id=fleet_id
+                state=wire.JoinResponse.APPROVED,
+                certificate_pem=certificate,
+                fleet_id=fleet_id,
+                ca_pem=self._authority.pem,
             )
         return wire.JoinResponse(
             state=wire.JoinResponse.PENDING, retry_after_seconds=RETRY_SECONDS, fleet_id=fleet_id
         )
 
-    def _keep(self, row: JoinRow) -> Callable[[Effects, float], None]:
+    def _keep(self, row: JoinRow, counter: int | None = None) -> Callable[[Effects, float], None]:
+        """Makes a join durable; with a ``counter`` only if it rises: judged in the engine's turn, so never twice."""
+
         def work(effects: Effects, now: float) -> None:
             cluster = self._engine.state.cluster(row.cluster)
-            if cluster.join is None:
+            known = cluster.join
+            highest = known.renewals if known and known.identity == row.identity else 0
+            if counter is not None and counter <= highest:
+                self.disputed[row.cluster] = (row.identity, now)
+                error = JoinError(
+                    "J032",
+                    "this renewal was seen before: there may be two agents with one identity",
+                    object=row.cluster,
+                    hint="Find the other one; then remove the registry entry and approve the right one anew.",
+                )
+                effects.lines.append(f"{error} Its counter is {counter}, {highest} was seen.")
+                effects.clusters.add(row.cluster)
+                raise error
+            if known is None:
                 effects.lines.append(f"{row.cluster} asks to join")
-            cluster.join = row
-            effects.batch.joins[row.cluster] = row
+            kept = msgspec.structs.replace(row, renewals=max(row.renewals, highest))
+            cluster.join = kept
+            effects.batch.joins[row.cluster] = kept
             effects.clusters.add(row.cluster)
 
         return work
+
+    def _registered(self, name: str, identity: bytes, uid: str) -> None:
+        """``MUSTER-J030`` or ``J031`` for who is not in the registry with this identity; ``L051`` while it is unread."""
+        if not self._engine.state.reading.heads.commit:
+            raise unread_registry()
+        cluster = self._engine.state.clusters.get(name)
+        if cluster is None or cluster.entry is None:
+            raise JoinError("J030", "this cluster is not in the registry", object=name)
+        if cluster.entry.spec.identity_key != encode_identity(identity) or cluster.entry.spec.uid != uid:
+            raise JoinError("J031", "the registry has this name with another identity", object=name)
 
     def _certificate(self, row: JoinRow, now: float) -> bytes | None:
         cluster = self._engine.state.clusters.get(row.cluster)
@@ -83,25 +124,29 @@ class Enrolment:
             row.csr, row.cluster, row.uid, row.identity, dt.datetime.fromtimestamp(now, dt.UTC)
         )
 
-    async def renew(self, name: str, request: wire.RenewRequest) -> wire.RenewResponse:
+    async def renew(self, name: str, identity: bytes, request: wire.RenewRequest) -> wire.RenewResponse:
         """A new certificate for a registered cluster. The counter must rise (a copy of an agent would repeat it)."""
         cluster, now = self._engine.state.clusters[name], self._clock()
-        if cluster.join is None or cluster.entry is None:
+        if cluster.entry is None:
             raise JoinError("J030", "this cluster is not in the registry", object=name)
-        if request.counter <= cluster.join.renewals:
-            raise JoinError(
-                "J032",
-                "this renewal was seen before: there may be two agents with one identity",
-                object=name,
-                hint="Find the other one; then remove the registry entry and approve the right one anew.",
-            )
+        spec = cluster.entry.spec
         certificate = self._authority.client(
-            request.csr_der,
-            name,
-            cluster.entry.spec.uid,
-            decode_public(cluster.entry.spec.identity_key),
-            dt.datetime.fromtimestamp(now, dt.UTC),
+            request.csr_der, name, spec.uid, identity, dt.datetime.fromtimestamp(now, dt.UTC)
         )
-        row = msgspec.structs.replace(cluster.join, renewals=request.counter, issued=int(now))
-        await self._engine.ask(self._keep(row))
-        return wire.RenewResponse(certificate_pem=certificate)
+        known = cluster.join
+        if known is None or known.identity != identity:
+            # The database was lost: what the registry says and the certificate proved is enough to begin anew.
+            known = JoinRow(
+                cluster=name,
+                uid=spec.uid,
+                identity=identity,
+                sealing=b"",
+                sealing_generation=0,
+                sealing_signature=b"",
+                csr=request.csr_der,
+                requested=int(now),
+                agent_version=cluster.agent_version,
+            )
+        row = msgspec.structs.replace(known, renewals=request.counter, issued=int(now))
+        await self._engine.ask(self._keep(row, request.counter))
+        return wire.RenewResponse(certificate_pem=certificate, ca_pem=self._authority.pem)

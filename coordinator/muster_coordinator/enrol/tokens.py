@@ -37,14 +37,11 @@ async def create(
     return row, secret
 
 
-async def admit(store: Store, request: wire.JoinRequest, known: JoinRow | None, now: int) -> JoinRow:
-    """The join that a request proves. Asking again with the same identity is idempotent and needs no fresh token.
-
-    ``MUSTER-J003`` wrong token, ``J004`` used, ``J005`` expired, ``J006`` for another cluster, ``J007`` bad proof.
-    """
-    name, identity = request.cluster_name, fingerprint(request.identity_key)
+def proven(request: wire.JoinRequest) -> None:
+    """``MUSTER-J007`` unless the request is signed by the identity key that it names; ``J021`` for a bad CSR."""
+    name = request.cluster_name
     statement = join_statement(
-        request.token_secret,
+        request.token_secret or f"counter:{request.counter}",
         name,
         request.cluster_uid,
         request.identity_key,
@@ -58,8 +55,16 @@ async def admit(store: Store, request: wire.JoinRequest, known: JoinRow | None, 
     ):
         raise JoinError("J007", "the join is not signed by the identity key that it names", object=name)
     read_csr(request.csr_der)
+
+
+async def admit(store: Store, request: wire.JoinRequest, known: JoinRow | None, now: int) -> JoinRow:
+    """The join that a proven request asks for. Asking again with the same identity and token is idempotent until
+    the first renewal: from then on the identity key is the proof, and a copy that still has the token gets nothing.
+
+    ``MUSTER-J003`` wrong token, ``J004`` used, ``J005`` expired, ``J006`` for another cluster.
+    """
+    name, identity = request.cluster_name, fingerprint(request.identity_key)
     token = await store.consume_token(digest_of(request.token_secret), name, identity, now)
-    again = known is not None and known.identity == request.identity_key and known.uid == request.cluster_uid
     if token is None:
         raise JoinError(
             "J003", "the token is not known here", object=name, hint="Make a new one: muster token create."
@@ -71,10 +76,12 @@ async def admit(store: Store, request: wire.JoinRequest, known: JoinRow | None, 
             object=name,
             hint=f"Make one for it: muster token create --cluster {name}.",
         )
-    if token.used and token.identity != identity:
+    renewed = known is not None and known.identity == request.identity_key and known.renewals > 0
+    if token.used and (token.identity != identity or renewed):
         raise JoinError(
             "J004",
-            "the token was used before, by another identity",
+            "the token was used before, "
+            + ("and its certificate was renewed" if renewed else "by another identity"),
             object=name,
             hint="Make a new one: muster token create.",
         )
@@ -82,8 +89,14 @@ async def admit(store: Store, request: wire.JoinRequest, known: JoinRow | None, 
         raise JoinError(
             "J005", "the token has expired", object=name, hint="Make a new one: muster token create."
         )
+    return row_of(request, known, now)
+
+
+def row_of(request: wire.JoinRequest, known: JoinRow | None, now: int) -> JoinRow:
+    """What is kept of a request; what is known of the same identity stays."""
+    again = known is not None and known.identity == request.identity_key and known.uid == request.cluster_uid
     return JoinRow(
-        cluster=name,
+        cluster=request.cluster_name,
         uid=request.cluster_uid,
         identity=request.identity_key,
         sealing=request.sealing_key,

@@ -232,7 +232,7 @@ class LinkServicer(link_pb2_grpc.LinkServicer):
     ) -> wire.RenewResponse:
         peer = await self._known(context)
         try:
-            return await self._enrolment.renew(peer.name, request)
+            return await self._enrolment.renew(peer.name, bytes.fromhex(peer.identity), request)
         except MusterError as error:
             await _fail(context, error)
 

@@ -62,6 +62,7 @@ class JoinRequest(_message.Message):
     PROOF_FIELD_NUMBER: _builtins.int
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
     FLEET_ID_FIELD_NUMBER: _builtins.int
+    COUNTER_FIELD_NUMBER: _builtins.int
     capability: _builtins.int
     token_secret: _builtins.str
     """the secret part of the join token, base64url"""
@@ -78,10 +79,13 @@ class JoinRequest(_message.Message):
     csr_der: _builtins.bytes
     """PKCS#10 of a TLS key (ECDSA P-256)"""
     proof: _builtins.bytes
-    """identity key over PAE("muster.join.v1", token secret, name, uid, identity, sealing, csr)"""
+    """identity key over PAE("muster.join.v1", token secret, name, uid, identity, sealing, csr);"""
     agent_version: _builtins.str
+    """without a token, "counter:<counter>" stands in the place of its secret"""
     fleet_id: _builtins.str
     """may be empty before the first fetch"""
+    counter: _builtins.int
+    """without a token: this identity is registered, its certificate lapsed; rises like a renewal's"""
     def __init__(
         self,
         *,
@@ -97,10 +101,11 @@ class JoinRequest(_message.Message):
         proof: _builtins.bytes = ...,
         agent_version: _builtins.str = ...,
         fleet_id: _builtins.str = ...,
+        counter: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "capability", b"capability", "cluster_name", b"cluster_name", "cluster_uid", b"cluster_uid", "csr_der", b"csr_der", "fleet_id", b"fleet_id", "identity_key", b"identity_key", "proof", b"proof", "sealing_generation", b"sealing_generation", "sealing_key", b"sealing_key", "sealing_signature", b"sealing_signature", "token_secret", b"token_secret"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "capability", b"capability", "cluster_name", b"cluster_name", "cluster_uid", b"cluster_uid", "counter", b"counter", "csr_der", b"csr_der", "fleet_id", b"fleet_id", "identity_key", b"identity_key", "proof", b"proof", "sealing_generation", b"sealing_generation", "sealing_key", b"sealing_key", "sealing_signature", b"sealing_signature", "token_secret", b"token_secret"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -129,12 +134,15 @@ class JoinResponse(_message.Message):
     CERTIFICATE_PEM_FIELD_NUMBER: _builtins.int
     RETRY_AFTER_SECONDS_FIELD_NUMBER: _builtins.int
     FLEET_ID_FIELD_NUMBER: _builtins.int
+    CA_PEM_FIELD_NUMBER: _builtins.int
     state: Global___JoinResponse.State.ValueType
     certificate_pem: _builtins.bytes
     """when approved"""
     retry_after_seconds: _builtins.int
     """when pending"""
     fleet_id: _builtins.str
+    ca_pem: _builtins.bytes
+    """every CA to believe from now on; empty: as before"""
     def __init__(
         self,
         *,
@@ -142,10 +150,11 @@ class JoinResponse(_message.Message):
         certificate_pem: _builtins.bytes = ...,
         retry_after_seconds: _builtins.int = ...,
         fleet_id: _builtins.str = ...,
+        ca_pem: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_pem", b"certificate_pem", "fleet_id", b"fleet_id", "retry_after_seconds", b"retry_after_seconds", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ca_pem", b"ca_pem", "certificate_pem", b"certificate_pem", "fleet_id", b"fleet_id", "retry_after_seconds", b"retry_after_seconds", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -178,15 +187,18 @@ class RenewResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CERTIFICATE_PEM_FIELD_NUMBER: _builtins.int
+    CA_PEM_FIELD_NUMBER: _builtins.int
     certificate_pem: _builtins.bytes
+    ca_pem: _builtins.bytes
     def __init__(
         self,
         *,
         certificate_pem: _builtins.bytes = ...,
+        ca_pem: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_pem", b"certificate_pem"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ca_pem", b"ca_pem", "certificate_pem", b"certificate_pem"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -248,6 +260,7 @@ class HubFrame(_message.Message):
     HEAD_FIELD_NUMBER: _builtins.int
     BEAT_FIELD_NUMBER: _builtins.int
     BYE_FIELD_NUMBER: _builtins.int
+    FLOOR_ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     ack: _builtins.int
     @_builtins.property
@@ -262,6 +275,10 @@ class HubFrame(_message.Message):
     def beat(self) -> Global___Beat: ...
     @_builtins.property
     def bye(self) -> Global___Bye: ...
+    @_builtins.property
+    def floor_acknowledged(self) -> Global___FloorAcknowledged:
+        """an operator has seen that this cluster's floor was behind"""
+
     def __init__(
         self,
         *,
@@ -273,12 +290,13 @@ class HubFrame(_message.Message):
         head: Global___Head | None = ...,
         beat: Global___Beat | None = ...,
         bye: Global___Bye | None = ...,
+        floor_acknowledged: Global___FloorAcknowledged | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["beat", b"beat", "body", b"body", "bye", b"bye", "head", b"head", "offer", b"offer", "welcome", b"welcome", "withdraw", b"withdraw"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["beat", b"beat", "body", b"body", "bye", b"bye", "floor_acknowledged", b"floor_acknowledged", "head", b"head", "offer", b"offer", "welcome", b"welcome", "withdraw", b"withdraw"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "beat", b"beat", "body", b"body", "bye", b"bye", "head", b"head", "offer", b"offer", "seq", b"seq", "welcome", b"welcome", "withdraw", b"withdraw"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "beat", b"beat", "body", b"body", "bye", b"bye", "floor_acknowledged", b"floor_acknowledged", "head", b"head", "offer", b"offer", "seq", b"seq", "welcome", b"welcome", "withdraw", b"withdraw"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["welcome", "offer", "withdraw", "head", "beat", "bye"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["welcome", "offer", "withdraw", "head", "beat", "bye", "floor_acknowledged"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -420,6 +438,7 @@ class Welcome(_message.Message):
     BACKOFF_MIN_SECONDS_FIELD_NUMBER: _builtins.int
     BACKOFF_MAX_SECONDS_FIELD_NUMBER: _builtins.int
     RESEND_BUNDLES_FIELD_NUMBER: _builtins.int
+    FLOOR_COMMIT_FIELD_NUMBER: _builtins.int
     capability: _builtins.int
     last_agent_seq: _builtins.int
     """the highest agent seq made durable for this session_epoch"""
@@ -427,6 +446,8 @@ class Welcome(_message.Message):
     backoff_min_seconds: _builtins.int
     """where reconnects start from, jittered"""
     backoff_max_seconds: _builtins.int
+    floor_commit: _builtins.str
+    """the newest floor of the fleet branch that this cluster has reported"""
     @_builtins.property
     def resend_bundles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """bundles whose digests differ from what the hub holds"""
@@ -440,10 +461,11 @@ class Welcome(_message.Message):
         backoff_min_seconds: _builtins.int = ...,
         backoff_max_seconds: _builtins.int = ...,
         resend_bundles: _abc.Iterable[_builtins.str] | None = ...,
+        floor_commit: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backoff_max_seconds", b"backoff_max_seconds", "backoff_min_seconds", b"backoff_min_seconds", "beat_seconds", b"beat_seconds", "capability", b"capability", "last_agent_seq", b"last_agent_seq", "resend_bundles", b"resend_bundles"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backoff_max_seconds", b"backoff_max_seconds", "backoff_min_seconds", b"backoff_min_seconds", "beat_seconds", b"beat_seconds", "capability", b"capability", "floor_commit", b"floor_commit", "last_agent_seq", b"last_agent_seq", "resend_bundles", b"resend_bundles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -488,6 +510,10 @@ class Offer(_message.Message):
     MAY_RETURN_FIELD_NUMBER: _builtins.int
     DEADLINE_SECONDS_FIELD_NUMBER: _builtins.int
     SOAK_SECONDS_FIELD_NUMBER: _builtins.int
+    DIRECTIVE_FIELD_NUMBER: _builtins.int
+    DIRECTIVE_SIGNATURE_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
+    CATCH_UP_FIELD_NUMBER: _builtins.int
     rollout: _builtins.str
     attempt: _builtins.int
     wave: _builtins.str
@@ -496,8 +522,18 @@ class Offer(_message.Message):
     """onFailure: rollback, scope target"""
     deadline_seconds: _builtins.int
     soak_seconds: _builtins.int
+    directive: _builtins.bytes
+    """an operator's statement (PAE), empty where the mode needs none"""
+    directive_signature: _builtins.bytes
+    """armoured SSH signature over it"""
+    catch_up: _builtins.bool
+    """owed from before: the directive's catchUpUntil counts"""
     @_builtins.property
     def release(self) -> Global___Release: ...
+    @_builtins.property
+    def proof(self) -> Global___MerkleProof:
+        """that this cluster is among the directive's"""
+
     def __init__(
         self,
         *,
@@ -509,14 +545,60 @@ class Offer(_message.Message):
         may_return: _builtins.bool = ...,
         deadline_seconds: _builtins.int = ...,
         soak_seconds: _builtins.int = ...,
+        directive: _builtins.bytes = ...,
+        directive_signature: _builtins.bytes = ...,
+        proof: Global___MerkleProof | None = ...,
+        catch_up: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["release", b"release"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["proof", b"proof", "release", b"release"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "deadline_seconds", b"deadline_seconds", "may_return", b"may_return", "registry_digest", b"registry_digest", "release", b"release", "rollout", b"rollout", "soak_seconds", b"soak_seconds", "wave", b"wave"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "catch_up", b"catch_up", "deadline_seconds", b"deadline_seconds", "directive", b"directive", "directive_signature", b"directive_signature", "may_return", b"may_return", "proof", b"proof", "registry_digest", b"registry_digest", "release", b"release", "rollout", b"rollout", "soak_seconds", b"soak_seconds", "wave", b"wave"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Offer: _TypeAlias = Offer  # noqa: Y015
+
+@_typing.final
+class MerkleProof(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    @_builtins.property
+    def path(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        path: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MerkleProof: _TypeAlias = MerkleProof  # noqa: Y015
+
+@_typing.final
+class FloorAcknowledged(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMMIT_FIELD_NUMBER: _builtins.int
+    commit: _builtins.str
+    def __init__(
+        self,
+        *,
+        commit: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit", b"commit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FloorAcknowledged: _TypeAlias = FloorAcknowledged  # noqa: Y015
 
 @_typing.final
 class Withdraw(_message.Message):
@@ -666,6 +748,9 @@ class Report(_message.Message):
     OBSERVED_UNIX_MS_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     HEAD_COMMIT_FIELD_NUMBER: _builtins.int
+    REGISTRY_DIGEST_FIELD_NUMBER: _builtins.int
+    TRUST_VERSION_FIELD_NUMBER: _builtins.int
+    REGRESSED_FIELD_NUMBER: _builtins.int
     bundle: _builtins.str
     rollout: _builtins.str
     """the offer that this answers to, empty when none"""
@@ -688,6 +773,13 @@ class Report(_message.Message):
     revision: _builtins.int
     """rises with every report of this bundle from this agent"""
     head_commit: _builtins.str
+    """the floor of the fleet branch: its newest accepted commit"""
+    registry_digest: _builtins.str
+    """the registry entry that the release was admitted with"""
+    trust_version: _builtins.int
+    """of the trust document that holds"""
+    regressed: _builtins.str
+    """a floor that was reported and that is ahead of this cluster's; empty when none"""
     @_builtins.property
     def release(self) -> Global___Release:
         """what is (being) applied now; empty when nothing was ever admitted"""
@@ -721,10 +813,13 @@ class Report(_message.Message):
         observed_unix_ms: _builtins.int = ...,
         revision: _builtins.int = ...,
         head_commit: _builtins.str = ...,
+        registry_digest: _builtins.str = ...,
+        trust_version: _builtins.int = ...,
+        regressed: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_healthy", b"last_healthy", "release", b"release"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "bundle", b"bundle", "code", b"code", "head_commit", b"head_commit", "healed_count", b"healed_count", "last_healed", b"last_healed", "last_healthy", b"last_healthy", "message", b"message", "object_count", b"object_count", "objects", b"objects", "observed_unix_ms", b"observed_unix_ms", "outcome", b"outcome", "phase", b"phase", "ready_count", b"ready_count", "release", b"release", "revision", b"revision", "rollout", b"rollout", "violations", b"violations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "bundle", b"bundle", "code", b"code", "head_commit", b"head_commit", "healed_count", b"healed_count", "last_healed", b"last_healed", "last_healthy", b"last_healthy", "message", b"message", "object_count", b"object_count", "objects", b"objects", "observed_unix_ms", b"observed_unix_ms", "outcome", b"outcome", "phase", b"phase", "ready_count", b"ready_count", "registry_digest", b"registry_digest", "regressed", b"regressed", "release", b"release", "revision", b"revision", "rollout", b"rollout", "trust_version", b"trust_version", "violations", b"violations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

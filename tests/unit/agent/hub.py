@@ -165,12 +165,12 @@ class Agent:
 
         async def rejoin(enrolled: Enrolled) -> Enrolled:
             return await joining.join(
-                self.state, self.who, enrolled, client.join, Backoff(lambda a, b: 0.05, 0.1, 0.1)
+                self.state, self.who, enrolled, client.join, Backoff(lambda a, b: a, 0.1, 0.1)
             )
 
         self.link = LinkSession(
             self.state, self.who, known, load_outbox(self.state, os.urandom(8).hex()), receive,
-            Backoff(lambda a, b: 0.05), self.clock, "v1.34.0", rejoin,
+            Backoff(lambda a, b: a), self.clock, "v1.34.0", rejoin,
         )  # fmt: skip
         self.link.resend = self.resent.append
 
@@ -181,6 +181,19 @@ class Agent:
 
     def close(self) -> None:
         self.state.close()
+
+    def enrolled(self) -> Enrolled:
+        """What is on disk."""
+        known = self.state.get("enrolment", Enrolled)
+        assert known is not None
+        return known
+
+    async def in_session(self, what: Callable[[], bool], seconds: float = 10.0) -> None:
+        """Holds the line until something is so."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self.link.run)
+            await until(what, seconds)
+            group.cancel_scope.cancel()
 
 
 def first_certificate(at: Hub, who: Identity, life_from: dt.datetime | None = None) -> bytes:
