@@ -1,0 +1,76 @@
+"""A join token, made from what the operator has checked out.
+
+Owns the assembly: only the secret part comes from the coordinator, everything that it must not choose (CA certificate,
+mode, repositories, anchors) from the context and the checkout. It never stores a token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from muster_core.errors import JoinError
+from muster_core.fleet import read_settings
+from muster_core.token import JoinToken, Repository
+
+if TYPE_CHECKING:
+    from muster_core.kinds.model import Fleet
+
+    from muster_cli.checkout import Checkout
+    from muster_cli.client import OperatorClient
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """Addresses as the site reaches them, where they differ from what the operator knows."""
+
+    edge: str | None = None
+    link: str | None = None
+    repository_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What every token of one moment shares, all of it from the operator's side. ``anchor`` is pushed."""
+
+    fleet: Fleet
+    anchor: str
+    branch: str
+    url: str
+    edge: str
+    link: str
+
+
+def source_of(clone: Checkout, operator: OperatorClient, reached: Reached) -> Source:
+    """Reads the checkout; ``MUSTER-J011`` when the coordinator serves another fleet."""
+    anchor = clone.published_head()
+    fleet = read_settings(clone.tree(anchor))
+    info = operator.info()
+    if info.fleet_id and info.fleet_id != fleet.spec.id:
+        raise JoinError(
+            "J011", "your checkout is of another fleet than the coordinator's", object=info.fleet_name
+        )
+    return Source(
+        fleet,
+        anchor,
+        clone.branch(),
+        reached.repository_url or clone.url,
+        reached.edge or info.edge_address or operator.context.edge,
+        reached.link or info.link_address,
+    )
+
+
+def mint(source: Source, operator: OperatorClient, cluster: str, seconds: int) -> str:
+    """One token, good once, for one name, for ``seconds``."""
+    made = operator.create_token(cluster, seconds)
+    return JoinToken(
+        edge_address=source.edge,
+        link_address=source.link,
+        ca_pem=operator.context.ca_pem,
+        secret=made.secret,
+        cluster=cluster,
+        mode=source.fleet.spec.mode,
+        trust_digest="",
+        fleet_id=source.fleet.spec.id,
+        repositories=(Repository("fleet", source.url, source.branch, source.anchor),),
+    ).encode()
