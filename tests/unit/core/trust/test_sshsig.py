@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import struct
 from collections.abc import Callable
@@ -330,6 +331,7 @@ def test_bytes_left_over_anywhere_are_refused() -> None:
         armour(good).replace(b"\n", b"\r\n"),
         armour(good).replace(b"-----BEGIN SSH SIGNATURE-----\n", b"-----BEGIN SSH SIGNATURE-----\n\n"),
         armour(good).replace(b"SSH SIGNATURE", b"SSH2 SIGNATURE"),
+        armour(good).replace(b"BEGIN SSH", b"BEGIN PGP"),
     ):
         assert refused(lambda bad=bad: verify_ssh(bad, PAYLOAD)) == "T052"
     for length in range(len(good)):
@@ -339,16 +341,17 @@ def test_bytes_left_over_anywhere_are_refused() -> None:
 def test_a_second_spelling_of_an_ecdsa_number_is_refused() -> None:
     key = ec.generate_private_key(ec.SECP256R1())
 
-    def sign(data: bytes, first: bytes = b"", negative: bool = False) -> bytes:
+    def sign(data: bytes, first: bytes = b"", negative: bool = False, last: bytes = b"") -> bytes:
         r, s = decode_dss_signature(key.sign(data, ec.ECDSA(hashes.SHA256())))
         odd = string(first + mpint(r)[4:]) if not negative else string(b"\xff" * 33)
-        return string(b"ecdsa-sha2-nistp256", odd + mpint(s))
+        return string(b"ecdsa-sha2-nistp256", odd + mpint(s) + last)
 
     assert verify_ssh(assembled(wire(key), sign), PAYLOAD).blob == wire(key)
     for bad in (
         assembled(wire(key), lambda data: sign(data, b"\0")),
         assembled(wire(key), lambda data: sign(data, negative=True)),
-        assembled(wire(key), lambda data: string(b"ecdsa-sha2-nistp384", sign(data)[23:])),
+        assembled(wire(key), lambda data: string(b"ecdsa-sha2-nistp384") + sign(data)[23:]),
+        assembled(wire(key), lambda data: sign(data, last=b"\0")),
     ):
         assert refused(lambda bad=bad: verify_ssh(bad, PAYLOAD)) == "T052"
 
@@ -415,6 +418,7 @@ BLOB = string(b"ssh-ed25519", bytes(range(32)))
         "ssh-ed25519 ключ",
         "ssh-ed25519 \udcff",
         SshKey("ssh-rsa", BLOB).text(),
+        SshKey("ssh-ed25519", BLOB.replace(b"ssh-ed25519", b"ssh-xd25519")).text(),
         SshKey("ssh-ed25519", BLOB + b"\0").text(),
         SshKey("ssh-ed25519", BLOB[:-1]).text(),
         SshKey("ssh-dss", string(b"ssh-dss", b"\1", b"\1", b"\1", b"\1")).text(),
@@ -433,6 +437,19 @@ BLOB = string(b"ssh-ed25519", bytes(range(32)))
 def test_a_text_that_is_not_one_strong_key_is_refused(text: str) -> None:
     assert SshKey.parse(SshKey("ssh-ed25519", BLOB).text() + " a comment\n").blob == BLOB
     assert refused(lambda: SshKey.parse(text)) == "T051"
+
+
+def test_a_key_has_one_spelling() -> None:
+    key = SshKey("ecdsa-sha2-nistp256", wire(ec.generate_private_key(ec.SECP256R1())))
+    text = key.text()
+    assert SshKey.parse(text) == key
+    assert text.endswith("=")
+    last = text[-2]
+    again = text[:-2] + chr(ord(last) + 1) + "="  # the bits that base64 does not use
+    assert base64.b64decode(again.split()[1]) == key.blob
+    other_curve = SshKey(key.kind, key.blob.replace(b"\0\0\0\x08nistp256", b"\0\0\0\x08nistp384"))
+    for bad in (again, text.rstrip("="), other_curve.text()):
+        assert refused(lambda bad=bad: SshKey.parse(bad)) == "T051"
 
 
 def test_a_key_that_cannot_sign_is_refused_without_showing_it(keys: Path, tmp_path: Path) -> None:
