@@ -1,114 +1,168 @@
 """From an offer to objects that may be applied: verify, select, render, unseal, gate.
 
 Owns the order of these stages and what is read of which commit: the bundle of the release's commit, policies of the newest
-accepted one, the registry entry of the newest registry commit. It never applies.
+accepted one, the registry entry of the newest registry commit. Trust is judged by its own package. It never applies.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
-import msgspec
 from muster_core.durations import parse_duration
 from muster_core.errors import MusterError, TrustError, ValidationError
 from muster_core.fleet import FleetContents, compile_fleet_policies, read_fleet, read_registry
 from muster_core.kinds.model import Cluster
 from muster_core.manifest.objects import Manifest
 from muster_core.policy import PolicySet, Verdict
-from muster_core.release import Release
+from muster_core.release import BundleAt, Release, registry_digest
 from muster_core.sealing.keys import SealingKey, encode_identity
-from muster_core.select import targeted, values_for
+from muster_core.select import Value, targeted, values_for
+from muster_core.trust.directive import SequencePlace
 
 from muster_agent.cluster.surroundings import Surroundings
 from muster_agent.gate import gate
 from muster_agent.render.renderer import Renderer
 from muster_agent.source.repository import BlobTree, Heads, SourceRepository
-from muster_agent.state.port import StatePort
-from muster_agent.state.records import Admission, Enrolment, Floors
+from muster_agent.state.records import Admission, Enrolment
+from muster_agent.trust.floors import FloorKeeper
+from muster_agent.trust.heads import HeadJudge
+from muster_agent.trust.keeper import TrustKeeper
+from muster_agent.trust.releases import Content, Credentials, ReleaseJudge
 from muster_agent.unseal import unseal
-from muster_agent.verify import acceptable
 
 READ_COMMITS = 4
 Look = Callable[[Sequence[Manifest]], Awaitable[Surroundings]]
 
 
+class Offered(NamedTuple):
+    """A release as it is offered; ``registry_digest`` (may be empty) is the entry that the coordinator means."""
+
+    release: Release
+    credentials: Credentials = Credentials()
+    registry_digest: str = ""
+
+
 @dataclass(slots=True)
 class Admissible:
-    """What an admission gives: objects, and how the bundle wants to be handled."""
+    """What an admission gives: objects, and how the bundle and its plan want to be handled.
+
+    ``may_return``: the commit's own plan and bundle let this cluster go back by itself.
+    """
 
     admission: Admission
     objects: list[Manifest]
     namespace: str
     prune: bool
     health_deadline: float
-    may_roll_back: bool
+    may_return: bool
+    entry_digest: str
     warnings: tuple[Verdict, ...] = ()
 
 
-@dataclass(slots=True)
 class Desired:
-    """The fleet repository as accepted so far. ``heads`` are the newest accepted commits."""
+    """The fleet repository as accepted so far."""
 
-    source: SourceRepository
-    state: StatePort
-    enrolment: Enrolment
-    identity_public: bytes
-    sealing: Sequence[SealingKey]
-    renderer: Renderer
-    floors: Floors = field(default_factory=Floors)
-    entry: Cluster | None = None
-    registry_commit: str = ""
-    policies: PolicySet | None = None
-    policy_commit: str = ""
-    problem: MusterError | None = None
-    _read: OrderedDict[str, tuple[BlobTree, FleetContents]] = field(default_factory=OrderedDict)
+    def __init__(
+        self,
+        source: SourceRepository,
+        keeper: TrustKeeper,
+        floors: FloorKeeper,
+        enrolment: Enrolment,
+        identity_public: bytes,
+        sealing: Sequence[SealingKey],
+        renderer: Renderer,
+    ) -> None:
+        self._source, self._keeper, self._floors, self._enrolment = source, keeper, floors, enrolment
+        self._identity, self._sealing, self._renderer = identity_public, sealing, renderer
+        self._heads, self._releases = HeadJudge(source, keeper), ReleaseJudge(source, keeper)
+        self.entry: Cluster | None = None
+        self.registry_commit = ""
+        self.policies: PolicySet | None = None
+        self.policy_commit = ""
+        self.problem: MusterError | None = None
+        self._read: OrderedDict[str, tuple[BlobTree, FleetContents]] = OrderedDict()
+
+    @property
+    def branches(self) -> dict[str, str]:
+        """The newest accepted commits by branch."""
+        return self._floors.floors.branches
+
+    @property
+    def trust_version(self) -> int:
+        return self._keeper.version
+
+    @property
+    def regressed(self) -> str:
+        return self._floors.floors.regressed
 
     async def load(self) -> None:
-        """Floors from disk, and what they say, without asking anybody."""
-        self.floors = self.state.get("floors", Floors) or Floors()
-        branch, registry = self.floors.branches.get("fleet", ""), self.floors.branches.get("registry", "")
-        if branch and await self.source.has(branch):
-            await self._take_policies(branch)
-        if registry and await self.source.has(registry):
-            await self._take_entry(registry)
+        """What the floors say, without asking the Git host. Raises K001 when the cluster does not answer.
+
+        What cannot be read of an accepted commit is kept in ``problem``; healing does without it.
+        """
+        await self._floors.load()
+        for branch, take in (("fleet", self._take_policies), ("registry", self._take_entry)):
+            commit = self.branches.get(branch, "")
+            try:
+                if commit and await self._source.has(commit):
+                    await take(commit)
+            except MusterError as error:
+                self.problem = self.problem or error
+
+    async def compare_floor(self, reported: str) -> None:
+        """``reported`` is the newest floor that the coordinator had from this cluster; ours must not be older."""
+        own = self.branches.get("fleet", "")
+        if not reported or reported == own:
+            return
+        if not own or (await self._source.has(reported) and await self._source.descends(reported, own)):
+            self._floors.regressed(reported)
+
+    def acknowledge_floor(self, commit: str) -> None:
+        self._floors.acknowledged(commit)
 
     async def accept(self, heads: Heads) -> None:
-        """Moves floors, policies and registry entry to new heads; what cannot be taken leaves the last good state.
+        """Moves trust, floors, policies and registry entry to new heads; what cannot be taken leaves the last good state.
 
         Raises the first problem after all was tried; it is also kept in ``problem``.
         """
         self.problem = None
-        repository = self.enrolment.repositories[0]
-        floor = self.floors.branches.get("fleet", "")
-        if heads.commit != floor or self.policies is None:
+        for step in (self._take_trust, self._take_fleet, self._take_registry):
             try:
-                await acceptable(
-                    self.source, heads.commit, anchor=repository.anchor, floor=floor, branch_head=heads.commit
-                )
-                await self._take_policies(heads.commit)
-                await self.source.pin("floor/fleet", heads.commit)
-                self._raise_floor("fleet", heads.commit)
-            except MusterError as error:
-                self.problem = error
-        known = self.floors.branches.get("registry", "")
-        if heads.registry and (heads.registry != known or self.entry is None):
-            try:
-                await acceptable(
-                    self.source, heads.registry, anchor="", floor=known, branch_head=heads.registry
-                )
-                await self._take_entry(heads.registry)
-                await self.source.pin("floor/registry", heads.registry)
-                self._raise_floor("registry", heads.registry)
+                await step(heads)
             except MusterError as error:
                 self.problem = self.problem or error
         if self.problem is not None:
             raise self.problem
 
-    def _raise_floor(self, branch: str, commit: str) -> None:
-        self.floors = msgspec.structs.replace(self.floors, branches={**self.floors.branches, branch: commit})
-        self.state.put("floors", self.floors)
+    async def _take_trust(self, heads: Heads) -> None:
+        """Trust documents come before anything else, of whatever head: they prove themselves."""
+        for commit in (heads.commit, heads.registry):
+            if commit and not self._keeper.is_open:
+                self._keeper.take_documents(await self._source.tree(commit))
+
+    async def _take_fleet(self, heads: Heads) -> None:
+        floor = self.branches.get("fleet", "")
+        if heads.commit == floor and self.policies is not None:
+            return
+        await self._heads.fleet(heads.commit, anchor=self._anchor("fleet"), floor=floor)
+        await self._take_policies(heads.commit)
+        await self._source.pin("floor/fleet", heads.commit)
+        await self._floors.raise_branch("fleet", heads.commit)
+
+    async def _take_registry(self, heads: Heads) -> None:
+        known = self.branches.get("registry", "")
+        if not heads.registry or (heads.registry == known and self.entry is not None):
+            return
+        await self._heads.registry(heads.registry, anchor=self._anchor("registry"), floor=known)
+        await self._take_entry(heads.registry)
+        await self._source.pin("floor/registry", heads.registry)
+        await self._floors.raise_branch("registry", heads.registry)
+
+    def _anchor(self, name: str) -> str:
+        return next((r.anchor for r in self._enrolment.repositories if r.name == name), "")
 
     async def _take_policies(self, commit: str) -> None:
         _, contents = await self._contents(commit)
@@ -122,68 +176,100 @@ class Desired:
 
     async def _entry_at(self, commit: str) -> Cluster:
         """This cluster's own entry at a registry commit; ``T020`` without one, ``T021`` when it is another's."""
-        clusters, _ = await self.source.reading(read_registry, await self.source.tree(commit))
-        entry = clusters.get(self.enrolment.cluster)
+        clusters, _ = await self._source.reading(read_registry, await self._source.tree(commit))
+        entry = clusters.get(self._enrolment.cluster)
         if entry is None:
-            raise TrustError(
-                "T020",
-                "the registry has no entry for this cluster",
-                object=self.enrolment.cluster,
-                retryable=True,
-            )
-        if entry.spec.uid != self.enrolment.uid or entry.spec.identity_key != encode_identity(
-            self.identity_public
-        ):
+            raise self._no_entry()
+        identity = encode_identity(self._identity)
+        if entry.spec.uid != self._enrolment.uid or entry.spec.identity_key != identity:
             raise TrustError(
                 "T021",
                 "the registry's entry of this name is another cluster's",
-                object=self.enrolment.cluster,
+                object=self._enrolment.cluster,
             )
         return entry
 
+    def _no_entry(self) -> TrustError:
+        return TrustError(
+            "T020",
+            "the registry has no entry for this cluster",
+            object=self._enrolment.cluster,
+            retryable=True,
+        )
+
     async def _contents(self, commit: str) -> tuple[BlobTree, FleetContents]:
         if commit not in self._read:
-            tree = await self.source.tree(commit)
-            self._read[commit] = (tree, await self.source.reading(read_fleet, tree))
+            tree = await self._source.tree(commit)
+            self._read[commit] = (tree, await self._source.reading(read_fleet, tree))
             if len(self._read) > READ_COMMITS:
                 self._read.popitem(last=False)
         return self._read[commit]
 
-    async def admit(self, release: Release, look: Look) -> Admissible:
-        """A new release. Its floor is on disk when this returns; nothing was applied.
+    async def ready_for(self, release: Release) -> bool:
+        """Whether all that the release needs is here already, so that nothing has to be fetched."""
+        return await self._source.has(release.commit) and await self._source.descends(
+            self.branches.get("fleet", ""), release.commit
+        )
+
+    async def admit(self, offered: Offered, look: Look) -> Admissible:
+        """A new release. Its floor is on disk and mirrored when this returns; nothing was applied.
 
         ``look`` tells what policies need to know of the cluster.
         """
-        repository = self.enrolment.repositories[0]
-        floor = self.floors.bundles.get(release.bundle, "")
+        self._floors.require_whole()
+        release, floors = offered.release, self._floors.floors
         try:
-            await acceptable(
-                self.source,
-                release.commit,
-                anchor=repository.anchor,
-                floor=floor,
-                branch_head=self.floors.branches.get("fleet", ""),
-            )
+            await self._releases.require_place(release, offered.credentials, floors, self._anchor("fleet"))
         except MusterError as error:
             # When the newest head itself was not accepted, that is the reason to tell.
             raise (self.problem if self.problem and error.code == "T010" else error) from error
-        admission = Admission(release, self.registry_commit, self.policy_commit)
-        admissible = await self._build(admission, look)
-        await self.source.pin(f"admitted/{release.bundle}", release.commit)
-        await self.source.pin(f"admitted-entry/{release.bundle}", self.registry_commit)
-        self.floors = msgspec.structs.replace(
-            self.floors, bundles={**self.floors.bundles, release.bundle: release.commit}
+        entry = self._own_entry(offered.registry_digest)
+        tree, contents, at = await self._bundle_at(release)
+        accepted = (await self._contents(self.branches["fleet"]))[1] if "fleet" in self.branches else None
+        approved = await self._releases.approve(
+            release,
+            offered.credentials,
+            Content(tree, contents, accepted.digests.get(release.bundle, "") if accepted else ""),
+            entry=entry,
+            last=floors.directives.get(release.bundle, SequencePlace()),
         )
-        self.state.put("floors", self.floors)
+        values = values_for(at.bundle, entry)
+        if values is None:
+            raise TrustError(
+                "T022",
+                "the bundle does not target this cluster by its own registry entry",
+                object=release.bundle,
+            )
+        admission = Admission(release, self.registry_commit, self.policy_commit)
+        admissible = await self._build(admission, tree, contents, at, entry, values)
+        if self.policies is None:
+            raise ValidationError("V051", "no policies were accepted yet", object=release.bundle)
+        shown = _located(admissible.objects, admissible.namespace)
+        admissible.warnings = gate(self.policies, shown, await look(shown))
+        await self._source.pin(f"admitted/{release.bundle}", release.commit)
+        await self._source.pin(f"admitted-entry/{release.bundle}", self.registry_commit)
+        await self._floors.raise_bundle(release.bundle, release.commit, approved.place)
         return admissible
 
-    async def again(self, admission: Admission) -> Admissible:
-        """What was admitted before, rendered again. A newer policy does not deny it."""
-        return await self._build(admission, None)
+    def _own_entry(self, offered: str) -> Cluster:
+        if self.entry is None:
+            raise self._no_entry()
+        if offered and offered != registry_digest(self.entry):
+            raise TrustError(
+                "T023",
+                "the registry's entry here is not the one that was offered",
+                object=self._enrolment.cluster,
+                retryable=True,
+            )
+        return self.entry
 
-    async def _build(self, admission: Admission, look: Look | None) -> Admissible:
-        """``look`` is there when it is to be judged: healing to what was admitted is never denied by a newer policy."""
-        release = admission.release
+    async def again(self, admission: Admission) -> Admissible:
+        """What was admitted before, rendered again with the same entry. A newer policy does not deny it."""
+        tree, contents, at = await self._bundle_at(admission.release)
+        entry = await self._entry_at(admission.registry_commit)
+        return await self._build(admission, tree, contents, at, entry, values_for(at.bundle, entry) or {})
+
+    async def _bundle_at(self, release: Release) -> tuple[BlobTree, FleetContents, BundleAt]:
         tree, contents = await self._contents(release.commit)
         problems = contents.problems_of(release.bundle)
         at = contents.bundles.get(release.bundle)
@@ -192,49 +278,46 @@ class Desired:
             raise ValidationError("V050", what, object=release.bundle)
         if contents.digests.get(release.bundle) != release.tree_digest:
             raise TrustError("T030", "the commit's tree is not the one that was offered", object=str(release))
-        # Healing sees the entry that was admitted; a newer one moves objects only through an offer.
-        entry = self.entry if look else await self._entry_at(admission.registry_commit)
-        if entry is None:
-            raise TrustError(
-                "T020",
-                "the registry has no entry for this cluster",
-                object=self.enrolment.cluster,
-                retryable=True,
+        return tree, contents, at
+
+    async def _build(
+        self,
+        admission: Admission,
+        tree: BlobTree,
+        contents: FleetContents,
+        at: BundleAt,
+        entry: Cluster,
+        values: Mapping[str, Value],
+    ) -> Admissible:
+        bundle, fleet = admission.release.bundle, contents.fleet
+        if fleet is None:
+            raise ValidationError(
+                "V006", "the commit has no valid fleet.yaml", object=admission.release.commit
             )
-        values = values_for(at.bundle, entry)
-        if values is None and look:
-            raise TrustError(
-                "T022",
-                "the bundle does not target this cluster by its own registry entry",
-                object=release.bundle,
-            )
-        objects = await self.renderer.render(tree, at, values or {})
+        objects = await self._renderer.render(tree, at, values)
         objects += unseal(
-            contents.secrets_of(release.bundle),
-            fleet_id=contents.fleet.spec.id,
-            uid=self.enrolment.uid,
-            keys=self.sealing,
-            bundle=release.bundle,
+            contents.secrets_of(bundle),
+            fleet_id=fleet.spec.id,
+            uid=self._enrolment.uid,
+            keys=self._sealing,
+            bundle=bundle,
         )
-        warnings: tuple[Verdict, ...] = ()
-        if look:
-            if self.policies is None:
-                raise ValidationError("V051", "no policies were accepted yet", object=release.bundle)
-            shown = _located(objects, at.bundle.spec.namespace)
-            warnings = gate(self.policies, shown, await look(shown))
+        plan = contents.plans.get(contents.plan_of(bundle))
         return Admissible(
             admission=admission,
             objects=objects,
             namespace=at.bundle.spec.namespace,
-            prune=contents.fleet.spec.defaults.prune,
+            prune=fleet.spec.defaults.prune,
             health_deadline=parse_duration(at.bundle.spec.health.deadline),
-            may_roll_back=at.bundle.spec.rollback == "previous",
-            warnings=warnings,
+            may_return=at.bundle.spec.rollback == "previous"
+            and plan is not None
+            and plan.spec.on_failure.action == "rollback",
+            entry_digest=registry_digest(entry),
         )
 
     async def targets_me(self, bundle: str) -> bool | None:
         """Whether the newest accepted commit's bundle targets this cluster; None when that is not known."""
-        commit = self.floors.branches.get("fleet", "")
+        commit = self.branches.get("fleet", "")
         if not commit or self.entry is None:
             return None
         _, contents = await self._contents(commit)

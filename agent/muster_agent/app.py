@@ -32,7 +32,8 @@ from muster_agent.settings import Settings
 from muster_agent.source.repository import SourceRepository
 from muster_agent.state.files import FileState
 from muster_agent.state.records import Enrolment
-from muster_agent.verify import require_mode
+from muster_agent.trust.floors import FloorKeeper
+from muster_agent.trust.keeper import TrustKeeper
 
 log = structlog.get_logger()
 
@@ -69,7 +70,6 @@ async def run(settings: Settings) -> None:
             identity = joining.load_identity(state)
             token = JoinToken.decode(settings.token) if settings.token else None
             enrolment = joining.enrolment_of(state, token, settings.cluster, uid)
-            require_mode(enrolment.mode)
             if enrolment.mode == "open":
                 log.warning("the fleet's mode is open: nothing is signed, whoever can push can deploy")
 
@@ -89,9 +89,12 @@ async def run(settings: Settings) -> None:
             home = ObjectRef("v1", "Namespace", "", settings.namespace)
             if await api.get(home) is None:
                 await api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": home.name}})
+            keeper = TrustKeeper(state, source, enrolment, clock)
+            floors = FloorKeeper(state, source, api, settings.namespace)
             desired = Desired(
                 source,
-                state,
+                keeper,
+                floors,
                 enrolment,
                 joining.identity_key(identity).public,
                 [joining.sealing_key(identity)],

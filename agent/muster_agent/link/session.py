@@ -124,6 +124,7 @@ class LinkSession:
         for bundle in welcome.resend_bundles:
             self.resend(bundle)
         self.connected = True
+        await self._receive(first)
         log.info("in contact with the coordinator", last_seq=welcome.last_agent_seq)
         async with anyio.create_task_group() as group:
             group.start_soon(self._send, stream)

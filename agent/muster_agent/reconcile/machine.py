@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from muster_agent.state.records import Admission, BundleRecord, OfferRecord
+from muster_agent.state.records import Admission, BundleRecord, OfferRecord, ReturnRecord
 
 RETRY_FIRST, RETRY_MAX = 1.0, 60.0
+DAY, RETURNS_A_DAY, KEPT_RETURNS = 86_400.0, 3, 15
 
 
 # --- events --------------------------------------------------------------------------------------------------------
@@ -32,7 +33,7 @@ class Admitted(NamedTuple):
 
     admission: Admission
     health_deadline: float
-    may_roll_back: bool
+    may_return: bool
 
 
 class Refused(NamedTuple):
@@ -119,7 +120,7 @@ class BundleMachine:
         self.retry_at: float | None = None
         self._retry = RETRY_FIRST
         self._patience = 300.0
-        self._may_roll_back = True
+        self._may_return = False
         self._admitting = False
         self._deselected = False
         self._applied = False
@@ -177,11 +178,25 @@ class BundleMachine:
         record = self.record
         if record.offer and (record.offer.rollout, record.offer.attempt) == (offer.rollout, offer.attempt):
             return [Acknowledge(offer), Report()]
+        if why := self._left_before(offer, now):
+            self.code, self.message = why
+            self.phase = "Blocked"
+            self.record = msgspec.structs.replace(record, offer=offer, outcome="failed", returning=False)
+            return [Save(), Acknowledge(offer), Report()]
         self.record = msgspec.structs.replace(record, offer=offer, outcome="applying", returning=False)
         self.code = self.message = ""
         self._admitting, self._give_up = True, None
         self._retry, self.retry_at = RETRY_FIRST, None
         return [Save(), Acknowledge(offer), Admit(offer)]
+
+    def _left_before(self, offer: OfferRecord, now: float) -> tuple[str, str] | None:
+        """Why a release that this cluster went back from is not taken again now."""
+        left = [item for item in self.record.returns if item.tree_digest == offer.release.tree_digest]
+        if any(offer.attempt <= item.attempt for item in left):
+            return "T081", f"this cluster went back from {offer.release} and takes only a higher attempt"
+        if len([item for item in left if now - item.at < DAY]) >= RETURNS_A_DAY:
+            return "T082", f"this cluster went back from {offer.release} {RETURNS_A_DAY} times within a day"
+        return None
 
     def _withdrawn(self, event: Withdrawn) -> list[Command]:
         offer = self.record.offer
@@ -194,7 +209,7 @@ class BundleMachine:
 
     def _admitted(self, event: Admitted, now: float) -> list[Command]:
         self._admitting, self.retry_at, self._retry = False, None, RETRY_FIRST
-        self._patience, self._may_roll_back = event.health_deadline, event.may_roll_back
+        self._patience, self._may_return = event.health_deadline, event.may_return
         self.code = self.message = ""
         self.problems = ()
         self._applied = False
@@ -306,14 +321,14 @@ class BundleMachine:
         """Not healthy in time: back to the last healthy release where that is allowed, else failed."""
         record, back = self.record, self.record.last_healthy
         self.phase = "Degraded"
-        allowed = (
-            record.offer is not None
-            and record.offer.may_return
-            and self._may_roll_back
-            and not record.returning
-        )
-        if allowed and back is not None and back != record.admission:
-            self.record = msgspec.structs.replace(record, admission=back, returning=True)
+        # Whether it may is read from the verified commit, never from the offer.
+        allowed = record.offer is not None and self._may_return and not record.returning
+        if allowed and record.offer and back is not None and back != record.admission:
+            left = ReturnRecord(record.offer.release.tree_digest, record.offer.attempt, now)
+            recent = record.returns[-KEPT_RETURNS:]
+            self.record = msgspec.structs.replace(
+                record, admission=back, returning=True, returns=(*recent, left)
+            )
             self.deadline = now + self._patience
             self._failure = (self.code, self.message)
             return [Save(), Report(), Readmit(back)]

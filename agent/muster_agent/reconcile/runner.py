@@ -7,7 +7,7 @@ error of one bundle is that bundle's; the process stays up. It never decides: th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import anyio
@@ -21,19 +21,23 @@ from muster_core.health import health
 from muster_core.manifest.objects import Manifest, ObjectRef
 from muster_core.policy import Verdict
 from muster_core.release import Release
+from muster_core.session.backoff import Backoff
+from muster_core.trust.merkle import Proof
 from muster_proto.v1 import link_pb2 as wire
 
-from muster_agent.admission import Admissible, Desired
+from muster_agent.admission import Admissible, Desired, Offered
 from muster_agent.cluster.apply import Applier, located
 from muster_agent.cluster.observe import Observer
 from muster_agent.cluster.port import ClusterApi
-from muster_agent.cluster.surroundings import look_around
+from muster_agent.cluster.surroundings import Surroundings, look_around
 from muster_agent.gate import DeniedError
 from muster_agent.obs.metrics import Metrics
 from muster_agent.reconcile import machine as m
 from muster_agent.source.repository import Heads, SourceRepository
 from muster_agent.state.port import StatePort
 from muster_agent.state.records import AppliedObject, AppliedRecord, BundleRecord, OfferRecord
+from muster_agent.trust.floors import COMMIT
+from muster_agent.trust.releases import Credentials
 
 log = structlog.get_logger()
 
@@ -83,7 +87,7 @@ class Reconciler:
             state,
             namespace,
         )
-        self._say, self._clock, self._metrics = say, clock, metrics
+        self._say, self._clock, self._uniform, self._metrics = say, clock, uniform, metrics
         self.observer = Observer(api, self._changed, uniform)
         self._applier = Applier(api, self.observer, namespace)
         self._bundles: dict[str, _Bundle] = {}
@@ -91,13 +95,14 @@ class Reconciler:
         self._group: TaskGroup | None = None
         self._fetching = anyio.Lock()
         self._wake_fetch = anyio.Event()
+        self._reported_floor = ""
         self.head = Heads("", "")
 
     # --- life ----------------------------------------------------------------------------------------------------
 
     async def run(self, poll: float) -> None:
         """Starts with what is on disk, then follows events for ever."""
-        await self._desired.load()
+        await self._load()
         async with anyio.create_task_group() as group:
             self._group = group
             await group.start(self.observer.run)
@@ -106,6 +111,18 @@ class Reconciler:
                 if record:
                     self._start(record)
             group.start_soon(self._follow_heads, poll)
+
+    async def _load(self) -> None:
+        """Waits for an API server that is away: without it nobody knows whether floors were lost."""
+        backoff = Backoff(self._uniform, 0.5, 30.0)
+        while True:
+            try:
+                return await self._desired.load()
+            except MusterError as error:
+                if not error.retryable:
+                    raise
+                log.warning("the cluster's own record of floors cannot be read yet", error=str(error))
+            await anyio.sleep(backoff.next_delay())
 
     def _start(self, record: BundleRecord) -> _Bundle:
         bundle = _Bundle(m.BundleMachine(record))
@@ -154,15 +171,27 @@ class Reconciler:
                 return
             if release.bundle not in self._bundles:
                 self._start(BundleRecord(bundle=release.bundle))
+            proof = (offer.proof.index, tuple(offer.proof.path)) if offer.HasField("proof") else None
             record = OfferRecord(
                 offer.rollout,
                 offer.attempt,
                 Release(release.bundle, release.commit, release.tree_digest),
-                offer.may_return,
+                offer.registry_digest,
+                offer.directive,
+                offer.directive_signature,
+                proof,
+                offer.catch_up,
             )
             self._tell(release.bundle, m.Offered(record))
         elif frame.HasField("withdraw") and frame.withdraw.bundle in self._bundles:
             self._tell(frame.withdraw.bundle, m.Withdrawn(frame.withdraw.rollout, frame.withdraw.attempt))
+        elif frame.HasField("floor_acknowledged"):
+            self._desired.acknowledge_floor(frame.floor_acknowledged.commit)
+            for name in self._bundles:
+                self._tell(name, m.Changed())
+        elif frame.HasField("welcome"):
+            self._reported_floor = frame.welcome.floor_commit
+            self._wake_fetch.set()
         elif frame.HasField("head") and (frame.head.commit, frame.head.registry_commit) != self.head:
             self._wake_fetch.set()
 
@@ -186,6 +215,7 @@ class Reconciler:
                 heads = await self._source.fetch()
             try:
                 await self._desired.accept(heads)
+                await self._desired.compare_floor(self._reported_floor)
             finally:
                 self.head = heads
                 self._source.idle()
@@ -224,14 +254,13 @@ class Reconciler:
                     self._report(name, bundle)
 
     async def _admit(self, bundle: _Bundle, offer: OfferRecord) -> m.Event:
+        async def bundle_around(objects: Sequence[Manifest]) -> Surroundings:
+            return await look_around(self._api, objects, bundle.applied)
+
         try:
-            if not await self._source.has(offer.release.commit) or not await self._source.descends(
-                self._desired.floors.branches.get("fleet", ""), offer.release.commit
-            ):
+            if not await self._desired.ready_for(offer.release):
                 await self._fetch()
-            admissible = await self._desired.admit(
-                offer.release, lambda objects: look_around(self._api, objects, bundle.applied)
-            )
+            admissible = await self._desired.admit(_offered(offer), bundle_around)
         except DeniedError as denied:
             bundle.verdicts = denied.verdicts
             self._metrics.refusals.labels(denied.code).inc()
@@ -253,7 +282,7 @@ class Reconciler:
 
     async def _take(self, bundle: _Bundle, admissible: Admissible) -> m.Event:
         bundle.admissible = admissible
-        return m.Admitted(admissible.admission, admissible.health_deadline, admissible.may_roll_back)
+        return m.Admitted(admissible.admission, admissible.health_deadline, admissible.may_return)
 
     async def _apply(self, name: str, bundle: _Bundle) -> list[m.Command]:
         if bundle.admissible is None:
@@ -267,7 +296,12 @@ class Reconciler:
         try:
             with self._metrics.reconcile_seconds.time():
                 bundle.objects, problems = await located(self._api, admissible.objects, admissible.namespace)
-                note = {"release": str(admissible.admission.release), "phase": bundle.machine.phase}
+                release = admissible.admission.release
+                note = {
+                    "release": str(release),
+                    COMMIT: release.commit,
+                    "phase": bundle.machine.phase,
+                }
                 result = await self._applier.apply(
                     name, bundle.objects, bundle.applied, prune=admissible.prune and not problems, note=note
                 )
@@ -347,7 +381,10 @@ class Reconciler:
                 for v in bundle.verdicts[:MAX_VIOLATIONS]
             ],
             last_healthy=_release(record.last_healthy.release if record.last_healthy else None),
-            head_commit=self._desired.floors.branches.get("fleet", ""),
+            head_commit=self._desired.branches.get("fleet", ""),
+            registry_digest=bundle.admissible.entry_digest if bundle.admissible else "",
+            trust_version=self._desired.trust_version,
+            regressed=self._desired.regressed,
         )
         same = report.SerializeToString(deterministic=True)
         if same == bundle.last_report:
@@ -379,6 +416,12 @@ def _release(release: Release | None) -> wire.Release:
         if release
         else wire.Release()
     )
+
+
+def _offered(offer: OfferRecord) -> Offered:
+    proof = Proof(*offer.proof) if offer.proof else None
+    credentials = Credentials(offer.directive, offer.signature, proof, offer.catch_up)
+    return Offered(offer.release, credentials, offer.registry_digest)
 
 
 def _text(error: MusterError) -> str:

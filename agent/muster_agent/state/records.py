@@ -9,6 +9,7 @@ import msgspec
 from muster_core.apply.plan import Applied
 from muster_core.manifest.objects import ObjectRef
 from muster_core.release import Release
+from muster_core.trust.directive import SequencePlace
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -47,11 +48,24 @@ class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
     renewals: int = 0
 
 
+class TrustRecord(msgspec.Struct, frozen=True):
+    """The text of the trust document that holds, and the newest time that a valid signature has shown (unix seconds)."""
+
+    document: str = ""
+    latest: float = 0.0
+
+
 class Floors(msgspec.Struct, frozen=True):
-    """The newest commit accepted, per branch and per bundle. On disk before anything of it is applied."""
+    """The newest commit accepted, per branch and per bundle. On disk before anything of it is applied.
+
+    ``directives`` is the newest directive taken per bundle. ``regressed`` is a commit that the coordinator had from this
+    cluster and that the floor was behind of: nothing new is taken until an operator has acknowledged it.
+    """
 
     branches: dict[str, str] = {}
     bundles: dict[str, str] = {}
+    directives: dict[str, SequencePlace] = {}
+    regressed: str = ""
 
 
 class Admission(msgspec.Struct, frozen=True):
@@ -63,10 +77,24 @@ class Admission(msgspec.Struct, frozen=True):
 
 
 class OfferRecord(msgspec.Struct, frozen=True):
+    """An offer as it came, so that it can be judged again after a restart. ``proof`` is (leaf index, sibling hashes)."""
+
     rollout: str
     attempt: int
     release: Release
-    may_return: bool
+    registry_digest: str = ""
+    directive: bytes = b""
+    signature: bytes = b""
+    proof: tuple[int, tuple[bytes, ...]] | None = None
+    catch_up: bool = False
+
+
+class ReturnRecord(msgspec.Struct, frozen=True):
+    """A release that this cluster went back from by itself, and when (unix seconds)."""
+
+    tree_digest: str
+    attempt: int
+    at: float
 
 
 class AppliedObject(msgspec.Struct, frozen=True, array_like=True):
@@ -86,6 +114,7 @@ class BundleRecord(msgspec.Struct, frozen=True, kw_only=True):
     revision: int = 0
     healed: int = 0
     last_healed: str = ""
+    returns: tuple[ReturnRecord, ...] = ()
 
 
 class AppliedRecord(msgspec.Struct, frozen=True):

@@ -117,7 +117,6 @@ def offer_of(machine: RolloutMachine, target: Target) -> wire.Offer:
         release=wire.Release(bundle=started.bundle, commit=started.commit, tree_digest=started.tree_digest),
         attempt=target.attempt,
         wave=wave.spec.name,
-        may_return=started.plan.action == "rollback",
         deadline_seconds=int(started.plan.deadline),
         soak_seconds=int(wave.spec.soak),
     )
@@ -129,5 +128,5 @@ def offer_of_debt(bundle: str, debt: Debt) -> wire.Offer:
         release=wire.Release(bundle=bundle, commit=debt.commit, tree_digest=debt.tree_digest),
         attempt=1,
         wave="catch-up",
-        may_return=False,
+        catch_up=True,
     )

@@ -507,7 +507,6 @@ class Offer(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     WAVE_FIELD_NUMBER: _builtins.int
     REGISTRY_DIGEST_FIELD_NUMBER: _builtins.int
-    MAY_RETURN_FIELD_NUMBER: _builtins.int
     DEADLINE_SECONDS_FIELD_NUMBER: _builtins.int
     SOAK_SECONDS_FIELD_NUMBER: _builtins.int
     DIRECTIVE_FIELD_NUMBER: _builtins.int
@@ -518,8 +517,6 @@ class Offer(_message.Message):
     attempt: _builtins.int
     wave: _builtins.str
     registry_digest: _builtins.str
-    may_return: _builtins.bool
-    """onFailure: rollback, scope target"""
     deadline_seconds: _builtins.int
     soak_seconds: _builtins.int
     directive: _builtins.bytes
@@ -542,7 +539,6 @@ class Offer(_message.Message):
         attempt: _builtins.int = ...,
         wave: _builtins.str = ...,
         registry_digest: _builtins.str = ...,
-        may_return: _builtins.bool = ...,
         deadline_seconds: _builtins.int = ...,
         soak_seconds: _builtins.int = ...,
         directive: _builtins.bytes = ...,
@@ -552,7 +548,7 @@ class Offer(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["proof", b"proof", "release", b"release"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "catch_up", b"catch_up", "deadline_seconds", b"deadline_seconds", "directive", b"directive", "directive_signature", b"directive_signature", "may_return", b"may_return", "proof", b"proof", "registry_digest", b"registry_digest", "release", b"release", "rollout", b"rollout", "soak_seconds", b"soak_seconds", "wave", b"wave"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "catch_up", b"catch_up", "deadline_seconds", b"deadline_seconds", "directive", b"directive", "directive_signature", b"directive_signature", "proof", b"proof", "registry_digest", b"registry_digest", "release", b"release", "rollout", b"rollout", "soak_seconds", b"soak_seconds", "wave", b"wave"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -531,6 +531,8 @@ class BundleView(_message.Message):
     ACTIVE_ROLLOUT_FIELD_NUMBER: _builtins.int
     LAST_SUCCEEDED_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    DIRECTIVE_SEQUENCE_FIELD_NUMBER: _builtins.int
+    DIRECTIVE_DIGEST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     plan: _builtins.str
     error: _builtins.str
@@ -540,6 +542,8 @@ class BundleView(_message.Message):
     blocked: _builtins.int
     owed: _builtins.int
     active_rollout: _builtins.str
+    directive_sequence: _builtins.int
+    directive_digest: _builtins.str
     @_builtins.property
     def current(self) -> _link_pb2.Release: ...
     @_builtins.property
@@ -564,10 +568,12 @@ class BundleView(_message.Message):
         active_rollout: _builtins.str = ...,
         last_succeeded: _link_pb2.Release | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        directive_sequence: _builtins.int = ...,
+        directive_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["current", b"current", "last_succeeded", b"last_succeeded"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_rollout", b"active_rollout", "blocked", b"blocked", "current", b"current", "degraded", b"degraded", "error", b"error", "labels", b"labels", "last_succeeded", b"last_succeeded", "matched", b"matched", "name", b"name", "owed", b"owed", "places", b"places", "plan", b"plan", "ready", b"ready"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_rollout", b"active_rollout", "blocked", b"blocked", "current", b"current", "degraded", b"degraded", "directive_digest", b"directive_digest", "directive_sequence", b"directive_sequence", "error", b"error", "labels", b"labels", "last_succeeded", b"last_succeeded", "matched", b"matched", "name", b"name", "owed", b"owed", "places", b"places", "plan", b"plan", "ready", b"ready"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -796,11 +802,18 @@ class StartRolloutRequest(_message.Message):
     PLAN_FIELD_NUMBER: _builtins.int
     AGAIN_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    DIRECTIVE_FIELD_NUMBER: _builtins.int
+    DIRECTIVE_SIGNATURE_FIELD_NUMBER: _builtins.int
+    CLUSTER_UIDS_FIELD_NUMBER: _builtins.int
     bundle: _builtins.str
     commit: _builtins.str
     plan: _builtins.str
     again: _builtins.bool
     reason: _builtins.str
+    directive: _builtins.bytes
+    directive_signature: _builtins.bytes
+    @_builtins.property
+    def cluster_uids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -809,10 +822,13 @@ class StartRolloutRequest(_message.Message):
         plan: _builtins.str = ...,
         again: _builtins.bool = ...,
         reason: _builtins.str = ...,
+        directive: _builtins.bytes = ...,
+        directive_signature: _builtins.bytes = ...,
+        cluster_uids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "bundle", b"bundle", "commit", b"commit", "plan", b"plan", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "bundle", b"bundle", "cluster_uids", b"cluster_uids", "commit", b"commit", "directive", b"directive", "directive_signature", b"directive_signature", "plan", b"plan", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,8 +10,8 @@ from muster_agent.state.records import Admission, BundleRecord, OfferRecord
 from muster_core.release import Release
 
 OLD, NEW = Release("shop", "a" * 40, "1" * 64), Release("shop", "b" * 40, "2" * 64)
-FIRST = OfferRecord("shop-0001", 1, OLD, True)
-SECOND = OfferRecord("shop-0002", 1, NEW, True)
+FIRST = OfferRecord("shop-0001", 1, OLD)
+SECOND = OfferRecord("shop-0002", 1, NEW)
 BAD = m.HealthSeen(1, 0, (("apps/v1/Deployment shop/web", "InProgress", "0 of 1 ready"),))
 GOOD = m.HealthSeen(1, 1, ())
 DONE = m.AppliedAll("", "", ())
@@ -63,14 +63,52 @@ def test_not_healthy_in_time_goes_back_to_the_last_healthy_release() -> None:
     assert "0 of 1 ready" in machine.verdict[1]
 
 
-@pytest.mark.parametrize("why", ["the plan", "the bundle", "nothing was healthy"])
+@pytest.mark.parametrize("why", ["its commit says no", "nothing was healthy"])
 def test_it_stays_failed_where_going_back_is_not_allowed(why: str) -> None:
     machine = m.BundleMachine(BundleRecord(bundle="shop")) if why.startswith("nothing") else healthy()
-    offer = OfferRecord(SECOND.rollout, 1, NEW, why != "the plan")
-    feed(machine, 10.0, m.Offered(offer), admitted(NEW, back=why != "the bundle"), DONE, BAD)
+    feed(machine, 10.0, m.Offered(SECOND), admitted(NEW, back=why.startswith("nothing")), DONE, BAD)
     commands = machine.handle(m.Tick(), 70.0)
     assert names(commands) == ["Save", "Report"]
     assert (machine.record.outcome, machine.phase) == ("failed", "Degraded")
+
+
+def went_back(machine: m.BundleMachine, rollout: str, attempt: int, now: float) -> None:
+    offer = OfferRecord(rollout, attempt, NEW)
+    feed(
+        machine,
+        now,
+        m.Offered(offer),
+        admitted(NEW),
+        DONE,
+        BAD,
+    )
+    feed(machine, now + 60, m.Tick(), admitted(OLD), DONE, GOOD)
+    assert machine.record.outcome == "returned"
+
+
+def test_a_release_it_went_back_from_is_taken_again_only_with_a_higher_attempt() -> None:
+    machine = healthy()
+    went_back(machine, "shop-0002", 1, 10.0)
+    again = machine.handle(m.Offered(OfferRecord("shop-0003", 1, NEW)), 100.0)
+    assert names(again) == ["Save", "Acknowledge", "Report"]
+    assert (machine.record.outcome, machine.verdict[0]) == ("failed", "T081")
+    assert machine.record.admission is not None
+    assert machine.record.admission.release == OLD
+    assert names(machine.handle(m.Offered(OfferRecord("shop-0003", 2, NEW)), 101.0)) == [
+        "Save",
+        "Acknowledge",
+        "Admit",
+    ]
+
+
+def test_the_same_release_is_tried_three_times_a_day_at_most() -> None:
+    machine = healthy()
+    for attempt in (1, 2, 3):
+        went_back(machine, "shop-0002", attempt, 1_000.0 * attempt)
+    machine.handle(m.Offered(OfferRecord("shop-0002", 4, NEW)), 5_000.0)
+    assert (machine.record.outcome, machine.verdict[0]) == ("failed", "T082")
+    tomorrow = machine.handle(m.Offered(OfferRecord("shop-0002", 5, NEW)), 5_000.0 + 86_400)
+    assert "Admit" in names(tomorrow)
 
 
 def test_a_denied_release_leaves_what_runs() -> None:

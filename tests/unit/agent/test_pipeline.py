@@ -21,6 +21,8 @@ from muster_agent.render.renderer import Renderer
 from muster_agent.source.repository import REGISTRY_BRANCH, SourceRepository
 from muster_agent.state.files import FileState
 from muster_agent.state.records import Enrolment, Floors, Repository
+from muster_agent.trust.floors import FloorKeeper
+from muster_agent.trust.keeper import TrustKeeper
 from muster_core.errors import MusterError
 from muster_core.fleet import read_fleet
 from muster_core.sealing.keys import IdentityKey, SealingKey, encode_identity
@@ -29,6 +31,9 @@ from muster_proto.v1 import link_pb2 as wire
 from unit.agent.stage import FLEET_ID, KIND, Origin, bundle, config_map, fleet
 
 MAPS = "/api/v1/namespaces/shop/configmaps"
+RETURNING = KIND.format(
+    kind="RolloutPlan", name="rings", spec="{waves: [{name: all, rest: true}], onFailure: {action: rollback}}"
+)
 DEPLOYMENT = """\
 apiVersion: apps/v1
 kind: Deployment
@@ -81,7 +86,10 @@ class Stage:
         api = await KubeCluster.connect(self.server.kubeconfig)
         try:
             await api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "muster-system"}})
-            desired = Desired(source, state, enrolment, self.identity.public, [self.sealing], Renderer(None))
+            keeper = TrustKeeper(state, source, enrolment, time.time)
+            floors = FloorKeeper(state, source, api, "muster-system")
+            public = self.identity.public
+            desired = Desired(source, keeper, floors, enrolment, public, [self.sealing], Renderer(None))
             self.reconciler = Reconciler(
                 api, source, desired, state, "muster-system", self._say, time.time, lambda a, b: a, Metrics()
             )
@@ -95,11 +103,11 @@ class Stage:
             source.close()
             state.close()
 
-    async def offer(self, commit: str, rollout: str, *, may_return: bool = False) -> None:
+    async def offer(self, commit: str, rollout: str) -> None:
         tree = await self.reconciler._source.tree(commit)
         digest = read_fleet(tree).digests["shop"]
         release = wire.Release(bundle="shop", commit=commit, tree_digest=digest)
-        offer = wire.Offer(rollout=rollout, release=release, attempt=1, may_return=may_return)
+        offer = wire.Offer(rollout=rollout, release=release, attempt=1)
         await self.reconciler.receive(wire.HubFrame(offer=offer))
 
     async def until(self, what: Callable[[], Any]) -> None:
@@ -178,12 +186,13 @@ async def test_a_hand_made_edit_is_healed_without_the_coordinator(stage: Stage) 
 
 async def test_a_release_that_does_not_get_ready_goes_back(stage: Stage) -> None:
     spec = ", health: {deadline: 1s}"
-    good = stage.commit({"bundles/shop/bundle.yaml": bundle(spec), "bundles/shop/web.yaml": DEPLOYMENT % "1"})
+    files = {"bundles/shop/bundle.yaml": bundle(spec), "bundles/shop/web.yaml": DEPLOYMENT % "1"}
+    good = stage.commit({**files, "plans/rings.yaml": RETURNING})
     bad = stage.commit({"bundles/shop/web.yaml": DEPLOYMENT % "2-never"})
     async with stage.agent():
         await stage.offer(good, "shop-0001")
         await stage.outcome("shop-0001", wire.OUTCOME_HEALTHY)
-        await stage.offer(bad, "shop-0002", may_return=True)
+        await stage.offer(bad, "shop-0002")
         report = await stage.outcome("shop-0002", wire.OUTCOME_RETURNED)
     assert report.release.commit == good
     assert "web" in report.message

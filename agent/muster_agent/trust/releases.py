@@ -1,0 +1,151 @@
+"""Whether an offered release may be taken.
+
+Owns the questions of DESIGN §6 for one release: is its content approved, does an operator's directive allow it
+here and now, is it of the branch and above the floors. What an offer says of itself proves nothing. It never
+renders and never moves a floor.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+from muster_core.errors import TrustError
+from muster_core.fleet import FleetContents
+from muster_core.kinds.model import Cluster, RolloutPlan
+from muster_core.manifest.objects import digest
+from muster_core.release import Release, bundle_tree
+from muster_core.trust import directive as directives
+from muster_core.trust.authority import CONTENT, Change, judge_content
+from muster_core.trust.directive import Directive, SequencePlace
+from muster_core.trust.merkle import Proof
+
+from muster_agent.source.repository import BlobTree, SourceRepository
+from muster_agent.state.records import Floors
+from muster_agent.trust.heads import require_descent
+from muster_agent.trust.keeper import TrustKeeper
+
+
+class Credentials(NamedTuple):
+    """What an offer carries besides the release: an operator's statement, its signature, and this cluster's proof."""
+
+    statement: bytes = b""
+    signature: bytes = b""
+    proof: Proof | None = None
+    catching_up: bool = False
+
+
+class Content(NamedTuple):
+    """The release's commit as it was read, and what the newest accepted head says of the bundle."""
+
+    tree: BlobTree
+    contents: FleetContents
+    accepted_digest: str
+
+
+class Approved(NamedTuple):
+    """``place`` is to be kept with the floor; ``directed_by`` is a fingerprint, empty without a directive."""
+
+    place: SequencePlace | None = None
+    directed_by: str = ""
+
+
+def plan_digest(plan: RolloutPlan) -> str:
+    """What a directive names of a plan."""
+    return digest(msgspec.to_builtins(plan))
+
+
+class ReleaseJudge:
+    def __init__(self, source: SourceRepository, keeper: TrustKeeper) -> None:
+        self._source, self._keeper = source, keeper
+
+    async def require_place(
+        self, release: Release, credentials: Credentials, floors: Floors, anchor: str
+    ) -> None:
+        """Ancestry: of the accepted branch, from the anchor, not below the bundle's floor unless a directive goes back.
+
+        ``T010``, ``T011``, ``T012``, ``T014``.
+        """
+        floor = floors.bundles.get(release.bundle, "")
+        if floor and self._goes_back(release, credentials):
+            floor = ""
+        head = floors.branches.get("fleet", "")
+        await require_descent(self._source, release.commit, anchor=anchor, floor=floor, branch_head=head)
+
+    def _goes_back(self, release: Release, credentials: Credentials) -> bool:
+        """Only what is judged in full by :meth:`approve` may say so; a statement that does not decode says nothing."""
+        if not credentials.statement or self._keeper.is_open:
+            return False
+        directive = directives.decode(credentials.statement)
+        return directive.release == release and directive.goes_back
+
+    async def approve(
+        self,
+        release: Release,
+        credentials: Credentials,
+        content: Content,
+        *,
+        entry: Cluster,
+        last: SequencePlace,
+    ) -> Approved:
+        """Raises :class:`TrustError` unless the mode's conditions hold for this release on this cluster."""
+        if self._keeper.is_open:
+            return Approved()
+        self._keeper.require_current()
+        mode = self._keeper.mode
+        allowed = (
+            self._directive(release, credentials, content, entry, last) if credentials.statement else None
+        )
+        if allowed is None and mode in {"directives", "both"}:
+            raise TrustError(
+                "T078",
+                f"the mode is {mode}, and the offer carries no directive",
+                object=str(release),
+                hint="An operator signs one: muster rollout start.",
+            )
+        if mode in {"signed-commits", "both"}:
+            await self._content(release, content)
+        return allowed or Approved()
+
+    def _directive(
+        self,
+        release: Release,
+        credentials: Credentials,
+        content: Content,
+        entry: Cluster,
+        last: SequencePlace,
+    ) -> Approved:
+        directive: Directive = directives.decode(credentials.statement)
+        if directive.release != release:
+            raise TrustError("T079", "the directive is for another release", object=str(directive.release))
+        allowed = directives.judge(
+            directive,
+            credentials.signature,
+            credentials.proof,
+            document=self._keeper.document,
+            entry=entry,
+            plans={name: plan_digest(plan) for name, plan in content.contents.plans.items()},
+            last=last,
+            now=self._keeper.now(),
+            catching_up=credentials.catching_up,
+        )
+        self._keeper.saw_time(directive.issued)
+        return Approved(allowed.place, allowed.key)
+
+    async def _content(self, release: Release, content: Content) -> None:
+        """The accepted head has this very content, or whoever signed the commit may approve all that the bundle is of.
+
+        A commit below a signed head is approved by nobody: its tree is another one.
+        """
+        if content.accepted_digest == release.tree_digest:
+            return
+        at = content.contents.bundles[release.bundle]
+        paths = {at.file, *at.secret_files, *(file.path for file in bundle_tree(content.tree, at).files())}
+        signers = await self._keeper.signers(release.commit)
+        judge_content(
+            [Change(path, "changed") for path in sorted(paths)],
+            self._keeper.document,
+            signers,
+            now=self._keeper.now(),
+            names=CONTENT,
+        )
