@@ -43,7 +43,17 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Print the versions of this program and its coordinator.",
     ),
     "token": ("muster_cli.commands.tokens", "token", "Make tokens with which clusters join."),
-    "cluster": ("muster_cli.commands.clusters", "cluster", "Approve clusters that asked to join."),
+    "cluster": (
+        "muster_cli.commands.install",
+        "cluster",
+        "Approve clusters that asked to join, or install the agent into them.",
+    ),
+    "agent": ("muster_cli.commands.install", "agent", "Print what an agent needs in its cluster."),
+    "installer": (
+        "muster_cli.commands.install",
+        "installer",
+        "Install the agent into new clusters, unattended.",
+    ),
     "get": ("muster_cli.commands.listings", "get", "List clusters, bundles, rollouts or tokens."),
     "describe": (
         "muster_cli.commands.descriptions",

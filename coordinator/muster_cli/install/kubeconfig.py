@@ -88,6 +88,38 @@ def read_files(paths: list[Path], origin: Origin = "mine") -> tuple[str, dict[st
     return current, found
 
 
+def chosen(
+    paths: list[Path] | None, context: str | None, name: str | None, *, all_contexts: bool
+) -> dict[str, Access]:
+    """Who is meant, by cluster name. ``MUSTER-K055`` for a context that is not there, ``V033`` for two of one name."""
+    current, found = read_files(paths or default_paths())
+    if all_contexts:
+        names: dict[str, Access] = {}
+        for access in found.values():
+            other = names.setdefault(cluster_name(access.context), access)
+            if other is not access:
+                raise ValidationError(
+                    "V033",
+                    f"contexts {other.context} and {access.context} make one cluster name",
+                    object=cluster_name(access.context),
+                    hint="Install them one by one with --cluster.",
+                )
+        return names
+    wanted = context or current
+    if wanted not in found:
+        raise KubernetesError(
+            "K055",
+            "the kubeconfig has no such context" if wanted else "the kubeconfig has no current context",
+            object=wanted,
+            hint=f"Known: {', '.join(sorted(found)) or 'none'}.",
+        )
+    if name is not None and not NAME.fullmatch(name):
+        raise ValidationError(
+            "V032", "this is no cluster name", object=name, hint="Write lower-case letters, digits and '-'."
+        )
+    return {name or cluster_name(wanted): found[wanted]}
+
+
 def parse(
     data: bytes, where: str, origin: Origin, folder: Path | None = None
 ) -> tuple[str, dict[str, Access]]:

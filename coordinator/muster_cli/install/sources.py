@@ -1,0 +1,145 @@
+"""Where new clusters appear: a folder of kubeconfigs, or Cluster API on a hub cluster.
+
+Owns finding them and reading each credential at the moment it is used. It never keeps a credential, never writes, and never
+runs a program that a credential names.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+from muster_core.errors import KubernetesError, MusterError
+from muster_core.manifest.objects import ObjectRef
+
+from muster_cli.install.kubeconfig import Access, cluster_name, parse
+
+CLUSTER_API = "cluster.x-k8s.io/v1beta1"
+READ_DEADLINE = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A cluster that is there. ``open`` reads its credential, which may not be there yet (``K056``, retryable).
+
+    ``mark`` changes when it is worth trying anew (another credential, another cluster of that name).
+    """
+
+    name: str
+    mark: str
+    open: Callable[[], Awaitable[Access]]
+
+
+def _current(data: bytes, where: str, origin: str) -> Access:
+    current, found = parse(data, where, "inline" if origin == "inline" else "folder", Path(where).parent)
+    if current not in found:
+        raise KubernetesError("K055", "the kubeconfig has no current context", object=where)
+    return found[current]
+
+
+class Folder:
+    """``NAME`` or ``NAME.kubeconfig``; a file that vanishes is forgotten, a file that changes is tried again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    async def look(self) -> list[Candidate]:
+        found = []
+        async for path in anyio.Path(self._folder).iterdir():
+            if path.name.startswith(".") or not await path.is_file():
+                continue
+            stat = await path.stat()
+            name = cluster_name(path.name.removesuffix(".kubeconfig"))
+            found.append(Candidate(name, f"{stat.st_mtime_ns}-{stat.st_ino}", self._opener(path)))
+        return found
+
+    def _opener(self, path: anyio.Path) -> Callable[[], Awaitable[Access]]:
+        async def read() -> Access:
+            try:
+                return _current(await path.read_bytes(), str(path), "folder")
+            except OSError as error:
+                raise KubernetesError(
+                    "K056",
+                    f"the credential is not there ({error.strerror})",
+                    object=str(path),
+                    retryable=True,
+                ) from error
+
+        return read
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
+
+
+class ClusterApiHub:
+    """``Cluster`` objects of every namespace and the Secret ``<name>-kubeconfig`` beside each.
+
+    ``kubeconfig`` None is the cluster that this runs in.
+    """
+
+    def __init__(self, kubeconfig: Path | None) -> None:
+        from muster_agent.cluster.kube import KubeCluster
+
+        self._kubeconfig = kubeconfig
+        self._api: KubeCluster | None = None
+
+    async def look(self) -> list[Candidate]:
+        if self._api is None:
+            from muster_agent.cluster.kube import KubeCluster
+
+            self._api = await KubeCluster.connect(self._kubeconfig)
+        resource = await self._api.resource(CLUSTER_API, "Cluster")
+        found = []
+        async for page in self._api.pages(resource, ""):
+            for item in page.items:
+                metadata = item["metadata"]
+                if metadata.get("deletionTimestamp") or (item.get("spec") or {}).get("paused"):
+                    continue
+                ref = ObjectRef("v1", "Secret", metadata["namespace"], f"{metadata['name']}-kubeconfig")
+                found.append(Candidate(metadata["name"], metadata["uid"], self._opener(ref)))
+        return found
+
+    def _opener(self, ref: ObjectRef) -> Callable[[], Awaitable[Access]]:
+        async def read() -> Access:
+            if self._api is None:
+                raise KubernetesError("K056", "the hub is not connected", object=str(ref), retryable=True)
+            secret = await self._api.get(ref)
+            text = ((secret or {}).get("data") or {}).get("value")
+            if not text:
+                raise KubernetesError(
+                    "K056", "the credential is not there yet", object=str(ref), retryable=True
+                )
+            try:
+                return _current(base64.b64decode(text), str(ref), "inline")
+            except binascii.Error as error:
+                raise KubernetesError("K051", f"this is no kubeconfig ({error})", object=str(ref)) from error
+
+        return read
+
+    async def aclose(self) -> None:
+        if self._api is not None:
+            await self._api.aclose()
+            self._api = None
+
+
+Source = Folder | ClusterApiHub
+
+
+async def look_everywhere(sources: list[Source]) -> tuple[list[Candidate], list[MusterError]]:
+    """All that is there now; a source that cannot be read is an error beside the others."""
+    found, errors = [], []
+    for source in sources:
+        try:
+            with anyio.fail_after(READ_DEADLINE):
+                found += await source.look()
+        except MusterError as error:
+            errors.append(error)
+        except TimeoutError:
+            errors.append(KubernetesError("K001", "a source does not answer", retryable=True))
+        except OSError as error:
+            errors.append(KubernetesError("K056", str(error), retryable=True))
+    return found, errors
