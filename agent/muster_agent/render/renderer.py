@@ -1,19 +1,18 @@
 """Renders one bundle for one cluster.
 
-Owns the choice between plain manifests and kustomize, the refusal of anything that would reach out of the tree or onto the
-network, parsing once per blob, and substitution. It sees only the bundle's source and includes.
+Owns the choice between plain manifests and kustomize, parsing once per blob, running the tool once per input, and
+substitution. It sees only the bundle's source and includes; ``local`` says what a kustomization may name.
 """
 
 from __future__ import annotations
 
+import hashlib
 import posixpath
-import re
 import shutil
 import tempfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from muster_core.errors import ValidationError
 from muster_core.manifest.load import Document, load_documents
@@ -24,21 +23,10 @@ from muster_core.substitute import substitute
 from muster_core.tree import SUBMODULE, SYMLINK, Tree, join, within
 
 from muster_agent.render import sandbox
+from muster_agent.render.local import KUSTOMIZATION, refuse_remote
+from muster_agent.render.outputs import Outputs, input_digest
 
-KUSTOMIZATION = ("kustomization.yaml", "kustomization.yml", "Kustomization")
-REMOTE = re.compile(r"^[a-z][a-z0-9+.-]*://|^git@|^[\w.-]+\.[a-z]{2,}/|\?ref=|^//", re.IGNORECASE)
-PATH_FIELDS = (
-    "resources",
-    "bases",
-    "components",
-    "configurations",
-    "crds",
-    "generators",
-    "transformers",
-    "validators",
-)
-REFUSED_FIELDS = ("helmCharts", "helmChartInflationGenerator", "helmGlobals", "openapi")
-MAX_CACHED = 2_000
+MAX_PARSED_BYTES = 8 << 20
 
 
 class Renderer:
@@ -46,7 +34,9 @@ class Renderer:
 
     def __init__(self, kustomize: str | None) -> None:
         self._kustomize = kustomize
-        self._parsed: OrderedDict[str, tuple[Manifest, ...]] = OrderedDict()
+        self._parsed: OrderedDict[tuple[str, bytes], tuple[int, tuple[Manifest, ...]]] = OrderedDict()
+        self._parsed_bytes = 0
+        self._outputs = Outputs()
 
     async def render(self, tree: Tree, at: BundleAt, values: Mapping[str, Value]) -> list[Manifest]:
         """The bundle's objects in file order; ``V042``… name the file that stands in the way."""
@@ -89,15 +79,15 @@ class Renderer:
 
     def _parse(self, source: Tree, path: str) -> tuple[Manifest, ...]:
         data = source.read(path)
-        key = f"{path}\0{hash(data)}"
+        key = (path, hashlib.sha256(data).digest())
         if key not in self._parsed:
-            self._parsed[key] = tuple(
-                item for document in load_documents(data, path) for item in _objects(document)
-            )
-            if len(self._parsed) > MAX_CACHED:
-                self._parsed.popitem(last=False)
+            objects = tuple(item for document in load_documents(data, path) for item in _objects(document))
+            self._parsed[key] = (len(data), objects)
+            self._parsed_bytes += len(data)
+            while self._parsed_bytes > MAX_PARSED_BYTES and len(self._parsed) > 1:
+                self._parsed_bytes -= self._parsed.popitem(last=False)[1][0]
         self._parsed.move_to_end(key)
-        return self._parsed[key]
+        return self._parsed[key][1]
 
     async def _build(self, source: Tree, folder: str, at: BundleAt) -> list[Manifest]:
         if self._kustomize is None:
@@ -107,57 +97,33 @@ class Renderer:
                 object=folder or ".",
                 hint="Install the kustomize binary on PATH, or pass --kustomize PATH.",
             )
-        self._refuse_remote(source)
-        with tempfile.TemporaryDirectory(prefix="muster-render-") as work:
-            root = Path(work) / "tree"
-            for file in source.files():
-                if file.mode in (SYMLINK, SUBMODULE):
-                    raise ValidationError(
-                        "V025", "symbolic links and submodules are not followed", object=file.path
-                    )
-                target = root / file.path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(source.read(file.path))
-            # Files come only from the folder of the kustomization that names them; bases are folders.
-            argv = [
-                self._kustomize,
-                "build",
-                str(root / folder),
-                "--load-restrictor",
-                "LoadRestrictionsRootOnly",
-            ]
-            out = await sandbox.run(argv, Path(work), "kustomize")
+        for file in source.files():
+            if file.mode in (SYMLINK, SUBMODULE):
+                raise ValidationError(
+                    "V025", "symbolic links and submodules are not followed", object=file.path
+                )
+        refuse_remote(source)
+        key = input_digest(source, (self._kustomize, folder))
+        out = self._outputs.get(key)
+        if out is None:
+            out = await self._run(self._kustomize, source, folder)
+            self._outputs.put(key, out)
         return [
             item
             for document in load_documents(out, f"kustomize build {folder or '.'}")
             for item in _objects(document)
         ]
 
-    def _refuse_remote(self, source: Tree) -> None:
-        """Nothing is fetched while rendering, and no path leaves the tree: said before the tool runs."""
-        for file in source.files():
-            if posixpath.basename(file.path) not in KUSTOMIZATION:
-                continue
-            for document in load_documents(source.read(file.path), file.path):
-                value: dict[str, Any] = document.value if isinstance(document.value, dict) else {}
-                for field in REFUSED_FIELDS:
-                    if field in value:
-                        raise ValidationError(
-                            "V044",
-                            f"{file.path}:{document.line_of((field,))}: {field} is not supported",
-                            object=file.path,
-                        )
-                for field in PATH_FIELDS:
-                    for index, entry in enumerate(value.get(field) or []):
-                        if isinstance(entry, str) and REMOTE.search(entry):
-                            raise ValidationError(
-                                "V045",
-                                f"{file.path}:{document.line_of((field, index))}: {field} names something remote ({entry})",
-                                object=file.path,
-                                hint="Vendor it into the repository.",
-                            )
-                        if isinstance(entry, str) and "\n" not in entry:
-                            join(posixpath.dirname(file.path), entry)
+    async def _run(self, kustomize: str, source: Tree, folder: str) -> bytes:
+        with tempfile.TemporaryDirectory(prefix="muster-render-") as work:
+            root = Path(work) / "tree"
+            for file in source.files():
+                target = root / file.path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(source.read(file.path))
+            # Files come only from the folder of the kustomization that names them; bases are folders.
+            argv = [kustomize, "build", str(root / folder), "--load-restrictor", "LoadRestrictionsRootOnly"]
+            return await sandbox.run(argv, Path(work), "kustomize")
 
 
 def find_kustomize(wanted: str | None) -> str | None:

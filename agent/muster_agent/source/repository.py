@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple, TypeVar
 import anyio
 import anyio.to_thread
 import git
-from git.exc import GitCommandError
+from git.exc import CommandError, GitCommandError
 from muster_core.errors import GitError, TrustError
 from muster_core.tree import SUBMODULE, SYMLINK, TreeFile
 from muster_core.trust.authority import Change
@@ -83,6 +83,7 @@ class SourceRepository:
         if url.startswith("-") or "::" in url:
             raise GitError("G001", "this is no URL of a repository", object=url)
         folder.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
         self.url, self.branch, self._anchor = url, branch, anchor
         self._repo = (
             git.Repo(folder)
@@ -141,15 +142,17 @@ class SourceRepository:
             if wanted:
                 self._begin_at_anchor()
                 self._pull(wanted)
-        except GitCommandError as error:
+        except (CommandError, OSError) as error:  # no git, no disk
             raise self._unreachable(error) from error
         return Heads(remote[self.branch], remote.get(REGISTRY_BRANCH, ""))
 
-    def _unreachable(self, error: GitCommandError) -> GitError:
-        lines = str(error.stderr).strip().removeprefix("stderr: ").strip("'\n ").splitlines()
+    def _unreachable(self, error: CommandError | OSError) -> GitError:
+        said = str(error.stderr) if isinstance(error, CommandError) else str(error)
+        lines = said.strip().removeprefix("stderr: ").strip("'\n ").splitlines()
+        why = lines[-1] if lines else error.status if isinstance(error, CommandError) else error
         return GitError(
             "G002",
-            f"the repository cannot be fetched ({lines[-1] if lines else error.status})",
+            f"the repository cannot be fetched ({why})",
             object=self.url,
             retryable=True,
         )
@@ -315,6 +318,11 @@ class SourceRepository:
             if not line:
                 continue
             head, path = line.split("\t", 1)
+            if not _sound(path):
+                raise GitError(
+                    "G017", "the commit has a path that is not UTF-8 or leads out of the tree",
+                    object=f"{commit[:12]} {path!r}",
+                )  # fmt: skip
             mode, _, oid, size = head.split()
             files.append(TreeFile(mode, path))
             if len(files) > MAX_FILES:
@@ -352,3 +360,17 @@ def _tags_by_target(refs: Mapping[str, str]) -> dict[str, list[RemoteTag]]:
         if ref.startswith(TAGS) and tag != ref and tag in refs:
             found.setdefault(target, []).append(RemoteTag(tag, refs[tag]))
     return found
+
+
+def _sound(path: str) -> bool:
+    """Git's own check refuses most of it when it is fetched; what writes files relies on all of it."""
+    return path.isprintable() and not {"", ".", "..", ".git"} & set(path.split("/"))
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what a git that was killed left: its locks would stop every later fetch, its half packs fill the disk.
+
+    The folder is this process's alone.
+    """
+    for left in [*folder.glob("*.lock"), *folder.glob("refs/**/*.lock"), *folder.glob("objects/pack/tmp_*")]:
+        left.unlink(missing_ok=True)
