@@ -277,10 +277,11 @@ class Stage:
     def agent(self, name: str, kube: Kube, token: str, *more: str, state: str = "state") -> Program:
         """An agent that has not been started yet."""
         folder = self.folder / name
-        (folder / "token").write_text(token)
+        file = folder / f"{state}.token"
+        file.write_text(token)
         program = Program(
             [
-                sys.executable, "-m", "muster_agent", "run", "--cluster", name, "--token-file", str(folder / "token"),
+                sys.executable, "-m", "muster_agent", "run", "--cluster", name, "--token-file", str(file),
                 "--kubeconfig", str(kube.kubeconfig), "--state-dir", str(folder / state), "--poll", "60s", *more,
             ],
             folder / f"{state}.log",

@@ -54,6 +54,7 @@ def entry(who: Identity, name: str = "berlin-04", uid: str = UID) -> Cluster:
 class Hub:
     """A running link; ``lines`` is what was told to people, ``batches`` what was made durable."""
 
+    folder: Path
     engine: Engine
     authority: Authority
     enrolment: Enrolment
@@ -95,7 +96,7 @@ async def hub(
     enrolment = Enrolment(engine, store, authority, clock)
     servicer = LinkServicer(engine, enrolment, clock, beat, (1, 1))
     certificate = authority.server(["127.0.0.1"], dt.datetime.now(dt.UTC))
-    found = Hub(engine, authority, enrolment, servicer, lines, reported)
+    found = Hub(folder, engine, authority, enrolment, servicer, lines, reported)
     try:
         async with anyio.create_task_group() as group:
             group.start_soon(engine.run)
@@ -196,12 +197,13 @@ class Agent:
             group.cancel_scope.cancel()
 
 
-def first_certificate(at: Hub, who: Identity, life_from: dt.datetime | None = None) -> bytes:
-    """A certificate as the first join gave it."""
+def first_certificate(at: Hub, who: Identity, issued: float = 0.0, life: float = 3600.0) -> bytes:
+    """A certificate as the first join gave it, so many seconds ago."""
+    now = dt.datetime.now(dt.UTC)
+    authority = Authority.load_or_make(at.folder, now, dt.timedelta(seconds=life))
     public = joining.identity_key(who).public
-    return at.authority.client(
-        x509.request(who.tls_key, "berlin-04"), "berlin-04", UID, public, life_from or dt.datetime.now(dt.UTC)
-    )
+    csr = x509.request(who.tls_key, "berlin-04")
+    return authority.client(csr, "berlin-04", UID, public, now - dt.timedelta(seconds=issued))
 
 
 async def until(what: Callable[[], bool], seconds: float = 10.0) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from e2e.programs import Stage, code_in, stage
+from e2e.programs import Program, Stage, code_in, stage
 from muster_agent.identity import join as joining
 from muster_agent.identity import x509
 from muster_agent.link import client
@@ -23,6 +23,7 @@ from muster_proto.v1 import link_pb2 as wire
 from unit.agent.hub import Agent, Hub, entry, first_certificate, hub, identity, until
 
 LIFE = 10.0
+DUE, LAPSED = 3000.0, 7200.0  # of an hour's life
 
 
 @pytest.fixture
@@ -38,16 +39,19 @@ def who() -> Identity:
     return identity()
 
 
-def ago(seconds: float) -> dt.datetime:
-    return dt.datetime.now(dt.UTC) - dt.timedelta(seconds=seconds)
-
-
 async def agent_of(
-    agents: list[Agent], folder: Path, who: Identity, at: Hub, *, issued: float = 0.0, name: str = "state"
+    agents: list[Agent],
+    folder: Path,
+    who: Identity,
+    at: Hub,
+    *,
+    issued: float = 0.0,
+    life: float = 3600.0,
+    name: str = "state",
 ) -> Agent:
     """An agent whose certificate was issued so many seconds ago."""
     agent = Agent(folder / name, who)
-    agent.open(at, first_certificate(at, who, ago(issued)))
+    agent.open(at, first_certificate(at, who, issued, life))
     agents.append(agent)
     return agent
 
@@ -60,7 +64,7 @@ async def test_a_certificate_is_renewed_while_the_stream_goes_on(
 ) -> None:
     async with hub(tmp_path / "hub", LIFE) as at:
         await at.register(entry(who))
-        agent = await agent_of(agents, tmp_path, who, at, issued=7.9)
+        agent = await agent_of(agents, tmp_path, who, at, issued=6.5, life=LIFE)
         first = agent.enrolled().certificate
         async with anyio.create_task_group() as group:
             group.start_soon(agent.link.run)
@@ -89,7 +93,7 @@ async def test_renewals_are_spread_around_two_thirds_of_a_life(
 
     async with hub(tmp_path / "hub", LIFE) as at:
         await at.register(entry(who))
-        agent = await agent_of(agents, tmp_path, who, at, issued=7.9)
+        agent = await agent_of(agents, tmp_path, who, at, issued=DUE)
         agent.link._backoff = Backoff(uniform)
         await agent.in_session(lambda: agent.enrolled().renewals == 1)
     (low, high) = asked[0]
@@ -105,7 +109,7 @@ async def test_the_counter_is_on_disk_before_it_is_sent(
     seen: list[tuple[int, int]] = []
     async with hub(tmp_path / "hub", LIFE) as at:
         await at.register(entry(who))
-        agent = await agent_of(agents, tmp_path, who, at, issued=7.9)
+        agent = await agent_of(agents, tmp_path, who, at, issued=DUE)
         renew = at.enrolment.renew
 
         async def watched(name: str, key: bytes, request: wire.RenewRequest) -> wire.RenewResponse:
@@ -127,7 +131,7 @@ async def test_an_agent_that_was_away_past_expiry_is_back_without_a_token(
     """Also from a database that never heard of it: the registry and the identity key are enough."""
     async with hub(tmp_path / "hub", LIFE) as at:
         await at.register(entry(who))
-        agent = await agent_of(agents, tmp_path, who, at, issued=3600)
+        agent = await agent_of(agents, tmp_path, who, at, issued=LAPSED)
         assert agent.enrolled().token_secret == ""
         await agent.in_session(lambda: agent.link.connected)
         assert agent.enrolled().renewals == 1
@@ -141,7 +145,7 @@ async def test_somebody_elses_key_does_not_come_back_as_the_cluster(
 ) -> None:
     async with hub(tmp_path / "hub", LIFE) as at:
         await at.register(entry(identity()))
-        agent = await agent_of(agents, tmp_path, who, at, issued=3600)
+        agent = await agent_of(agents, tmp_path, who, at, issued=LAPSED)
         with pytest.raises(JoinError, match="J031"):
             await agent.link._come_back()
         lying = joining.join_request(who, agent.enrolled())
@@ -172,20 +176,25 @@ async def test_two_copies_of_one_state_folder_are_found(
 ) -> None:
     async with hub(tmp_path / "hub", LIFE) as at:
         await at.register(entry(who))
-        original = await agent_of(agents, tmp_path, who, at, issued=7.9)
+        original = await agent_of(agents, tmp_path, who, at, issued=DUE)
         await anyio.to_thread.run_sync(shutil.copytree, tmp_path / "state", tmp_path / "copy")
         await original.in_session(lambda: at.engine.state.cluster("berlin-04").join is not None)
         copy = await agent_of(agents, tmp_path, who, at, name="copy")
         certificate = copy.enrolled().certificate
-        await copy.in_session(lambda: "berlin-04" in at.enrolment.disputed)
+        told = copy.link._not_renewed
+        answers: list[str] = []
+        copy.link._not_renewed = lambda error: (answers.append(error.code), told(error))[1]  # type: ignore[method-assign]
+        await copy.in_session(lambda: len(answers) == 1)
+        assert "berlin-04" in at.enrolment.disputed
         said = [line for line in at.lines if "J032" in line]
         assert said
         assert "there may be two agents with one identity" in said[0]
         assert "Its counter is 1, 1 was seen" in said[0]
         assert copy.enrolled().certificate == certificate
         # The copy asks again with the same number: it never climbs past the original.
-        before = len(said)
-        await copy.in_session(lambda: sum("J032" in line for line in at.lines) >= before + 2)
+        for times in (2, 3):
+            await copy.in_session(lambda times=times: len(answers) == times)
+        assert answers == ["J032"] * 3
         assert at.engine.state.cluster("berlin-04").join.renewals == 1
 
 
@@ -194,7 +203,7 @@ async def test_a_copy_that_lapsed_does_not_come_back(
 ) -> None:
     async with hub(tmp_path / "hub", LIFE) as at:
         await at.register(entry(who))
-        original = await agent_of(agents, tmp_path, who, at, issued=3600)
+        original = await agent_of(agents, tmp_path, who, at, issued=LAPSED)
         await anyio.to_thread.run_sync(shutil.copytree, tmp_path / "state", tmp_path / "copy")
         await original.in_session(lambda: original.link.connected)
         copy = await agent_of(agents, tmp_path, who, at, name="copy")
@@ -249,7 +258,7 @@ async def test_an_agent_survives_a_change_of_the_ca(
     new = Authority.load_or_make(other, dt.datetime.now(dt.UTC))
     async with hub(data, LIFE) as at:
         await at.register(entry(who))
-        agent = await agent_of(agents, tmp_path, who, at, issued=7.9)
+        agent = await agent_of(agents, tmp_path, who, at, issued=DUE)
         old_ca = agent.enrolled().ca_pem
     shutil.copy(other / "ca.crt", data / "ca-next.crt")
     shutil.copy(other / "ca.key", data / "ca-next.key")
@@ -306,30 +315,33 @@ def fleet(tmp_path: Path) -> Iterator[Stage]:
         yield found
 
 
+def last_line(agent: Program) -> str:
+    """What the agent said last that is no log."""
+    return [line for line in agent.log.read_text().splitlines() if not line.startswith("{")][-1]
+
+
 def test_a_token_that_is_not_good_ends_the_agent_with_one_clear_line(fleet: Stage) -> None:
     kube = fleet.kube("berlin-04")
 
-    def run(token: str, state: str, *more: str) -> tuple[int, str]:
-        agent = fleet.agent("berlin-04", kube, token, *more, state=state)
+    running: dict[str, Program] = {}
+
+    def run(name: str, token: str) -> None:
+        agent = running[name] = fleet.agent("berlin-04", kube, token, state=name)
         agent.start()
-        code = agent.ended()
-        return code, [line for line in agent.log.read_text().splitlines() if not line.startswith("{")][-1]
 
     short = fleet.token("berlin-04", ttl=1)
     made = time.time()
     used = fleet.token("berlin-04")
-    first = fleet.agent("berlin-04", kube, used, state="first")
-    first.start()
+    fleet.agent("berlin-04", kube, used, state="first").start()
     fleet.approve("berlin-04")
-    unknown = fleet.token_of("berlin-04", "A" * 43)
-    other = fleet.token_of("berlin-04", "")
-    wrong = fleet.token("munich-01")
-    answers = {"unknown": run(unknown, "unknown"), "used": run(used, "used")}
-    answers["wrong name"] = run(wrong, "wrong")
-    answers["cut"] = run(used[:-9], "cut")
-    answers["empty"] = run(other, "empty")
+    run("unknown", fleet.token_of("berlin-04", "A" * 43))
+    run("used", used)
+    run("wrong name", fleet.token("munich-01"))
+    run("cut", used[:-9])
+    run("empty", fleet.token_of("berlin-04", ""))
     time.sleep(max(0.0, made + 2.0 - time.time()))  # until the short one is over
-    answers["expired"] = run(short, "expired")
+    run("expired", short)
+    answers = {name: (agent.ended(40), last_line(agent)) for name, agent in running.items()}
     assert {name: code for name, (code, _) in answers.items()} == dict.fromkeys(answers, 1)
     assert {name: code_in(line) for name, (_, line) in answers.items()} == {
         "unknown": "MUSTER-J003",
