@@ -68,11 +68,15 @@ class Access:
         Whoever is not known learns nothing about which methods there are.
         """
         principal = await self.identify(credentials)
+        self.allow(method, principal)
+        return principal
+
+    def allow(self, method: str, principal: Principal) -> None:
+        """``MUSTER-L062`` when this principal may not call ``method``."""
         role = least_role(method)
         if role is None:
             raise DeniedError("L062", "nobody may call this", object=method)
         principal.require(role, method.rpartition("/")[2])
-        return principal
 
     async def identify(self, credentials: Credentials) -> Principal:
         """Who this is. ``MUSTER-L001`` without a credential, ``MUSTER-L060`` for one that does not hold."""

@@ -44,7 +44,7 @@ ACTIONS: Mapping[str, frozenset[str]] = {
     "suspend": frozenset({"bundle", "reason", "by"}),
     "resume": frozenset({"bundle", "reason", "by"}),
     # the coordinator
-    "call": frozenset({"code", *_WHO, "rollout", "cluster", "bundle", "commit", "plan", "reason", "action"}),
+    "call": frozenset({"code", *_WHO, "rollout", "cluster", "bundle", "commit", "plan", "reason", "verb"}),
     "approval": frozenset({"code", *_WHO, "rollout", "wave", "reason"}),
     "token-created": frozenset({"code", *_WHO, "cluster", "until"}),
     "token-used": frozenset({"code", "cluster", "identity"}),

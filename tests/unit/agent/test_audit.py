@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.from_thread
+import anyio.lowlevel
 import muster_agent.audit
 import muster_coordinator.audit.log
 import pytest
@@ -160,12 +162,24 @@ async def test_the_writer_task_tries_again_when_the_disk_has_room(
     assert len(entries(tmp_path)) == 2
 
 
-async def test_a_cancelled_flush_leaves_a_log_that_holds(module: Any, tmp_path: Path) -> None:
+async def test_a_flush_that_is_cancelled_in_mid_write_is_finished(
+    module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     audit = await opened(module, tmp_path)
+    real = os.fsync
     with anyio.CancelScope() as scope:
-        apply(audit, 1)
-        scope.cancel()
+
+        def fsync(descriptor: int) -> None:
+            anyio.from_thread.run_sync(scope.cancel)
+            real(descriptor)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        first = apply(audit, 1)
         await audit.flush()
+        await anyio.lowlevel.checkpoint()
+    assert scope.cancelled_caught
+    assert audit.head == first.head
+    monkeypatch.setattr(os, "fsync", real)
     last = apply(audit, 2)
     await audit.flush()
     assert audit.head == last.head

@@ -19,6 +19,7 @@ import trustme
 from aiohttp import web
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from muster_coordinator.access.calls import CALLER, Calls
 from muster_coordinator.access.errors import DeniedError, UnauthenticatedError
 from muster_coordinator.access.issuer import (
     MAX_BYTES,
@@ -31,6 +32,8 @@ from muster_coordinator.access.issuer import (
 from muster_coordinator.access.oidc import OidcSettings, TokenVerifier
 from muster_coordinator.access.principal import Access, Credentials, Principal
 from muster_coordinator.access.roles import METHODS, ROLLOUT_ACTIONS, SERVICE, Role, least_role
+from muster_coordinator.audit.log import AuditLog
+from muster_core.audit.chain import Entry, decode
 from muster_core.errors import MusterError, ValidationError
 from muster_proto.v1 import operator_pb2 as op
 
@@ -292,6 +295,93 @@ async def test_two_credentials_are_one_too_many() -> None:
         await Access(ADMIN).authorize(GET, Credentials(f"Bearer {ADMIN}", ["muster://operator/ada/viewer"]))
 
 
+# --- what is written down ----------------------------------------------------------------------------------------------
+
+
+async def calls_in(folder: Path) -> tuple[Calls, AuditLog]:
+    audit = await AuditLog.open(folder, "coordinator/test", time.time)
+    return Calls(Access(ADMIN), audit), audit
+
+
+def written(folder: Path) -> list[Entry]:
+    lines = (folder / "audit-0000000000000001.jsonl").read_bytes().splitlines(keepends=True)
+    return [decode(line) for line in lines][1:]
+
+
+async def test_a_call_that_changes_something_is_on_disk_with_who_before_it_is_answered(
+    tmp_path: Path,
+) -> None:
+    calls, _ = await calls_in(tmp_path)
+    principal = await calls.enter(START, Credentials(uris=["muster://operator/ada/operator"]))
+    assert CALLER.get() == principal
+    request = op.StartRolloutRequest(bundle="shop", commit="3f2c", again=True, reason="the fix")
+    await calls.leave(START, principal, request, "refused", "MUSTER-R009")
+    (entry,) = written(tmp_path)
+    assert (entry.actor, entry.action, entry.object, entry.result) == (
+        "ada",
+        "call",
+        "StartRollout shop",
+        "refused",
+    )
+    assert entry.detail == {
+        "bundle": "shop",
+        "code": "MUSTER-R009",
+        "commit": "3f2c",
+        "how": "certificate",
+        "reason": "the fix",
+        "role": "operator",
+    }
+
+
+async def test_an_action_on_a_rollout_is_written_down_by_its_name(tmp_path: Path) -> None:
+    calls, _ = await calls_in(tmp_path)
+    method = SERVICE + "ActOnRollout"
+    principal = await calls.enter(method, bearer(ADMIN))
+    request = op.ActOnRolloutRequest(
+        rollout="shop-0007", action=op.ActOnRolloutRequest.PAUSE, reason="x" * 5000
+    )
+    await calls.leave(method, principal, request, "ok", "")
+    (entry,) = written(tmp_path)
+    assert (entry.object, entry.detail["verb"], entry.detail["rollout"]) == (
+        "ActOnRollout shop-0007",
+        "PAUSE",
+        "shop-0007",
+    )
+    assert len(entry.detail["reason"].encode()) == 1024
+
+
+async def test_a_reading_call_is_written_down_without_waiting_for_the_disk(tmp_path: Path) -> None:
+    calls, audit = await calls_in(tmp_path)
+    principal = await calls.enter(SERVICE + "GetCluster", bearer(ADMIN))
+    await calls.leave(SERVICE + "GetCluster", principal, op.GetRequest(name="berlin-04"), "ok", "")
+    assert written(tmp_path) == []
+    await audit.flush()
+    assert [entry.object for entry in written(tmp_path)] == ["GetCluster berlin-04"]
+
+
+async def test_a_call_that_is_denied_is_written_down_and_one_by_a_stranger_is_not(tmp_path: Path) -> None:
+    calls, audit = await calls_in(tmp_path)
+    with pytest.raises(DeniedError):
+        await calls.enter(START, Credentials(uris=["muster://operator/bob/viewer"]))
+    for _ in range(100):
+        with pytest.raises(UnauthenticatedError):
+            await calls.enter(START, bearer("guess"))
+    await audit.flush()
+    (entry,) = written(tmp_path)
+    assert (entry.actor, entry.result, entry.detail["code"]) == ("bob", "denied", "MUSTER-L062")
+
+
+async def test_no_part_of_a_credential_is_written_down(tmp_path: Path) -> None:
+    calls, audit = await calls_in(tmp_path)
+    principal = await calls.enter(SERVICE + "CreateToken", bearer(ADMIN))
+    await calls.leave(
+        SERVICE + "CreateToken", principal, op.CreateTokenRequest(cluster="berlin-04"), "ok", ""
+    )
+    await audit.flush()
+    assert ADMIN not in (tmp_path / "audit-0000000000000001.jsonl").read_text()
+    assert ADMIN not in repr(bearer(ADMIN))
+
+
 # --- tokens of an issuer -----------------------------------------------------------------------------------------------
 
 
@@ -495,17 +585,26 @@ async def test_an_issuer_that_was_never_reached_lets_nobody_in(stage: Stage) -> 
             "/.well-known/openid-configuration",
             b'{"issuer": "https://evil.example.com", "jwks_uri": "%s/keys"}',
         ),
-        ("/.well-known/openid-configuration", b'{"issuer": "%s", "jwks_uri": "http://localhost/keys"}'),
+        ("/.well-known/openid-configuration", b'{"issuer": "%s", "jwks_uri": "http%p/keys"}'),
         ("/.well-known/openid-configuration", b'{"issuer": "%s"}'),
         ("/keys", b'{"keys": []}'),
         ("/keys", b"[]"),
         ("/keys", b"\xff"),
-        ("/keys", b'{"keys": [], "x": "' + b"a" * MAX_BYTES + b'"}'),
     ],
 )
 async def test_an_answer_that_cannot_be_used_lets_nobody_in(stage: Stage, path: str, body: bytes) -> None:
-    stage.issuer.answers[path] = (200, body.replace(b"%s", stage.issuer.url.encode()))
+    url = stage.issuer.url.encode()
+    stage.issuer.answers[path] = (200, body.replace(b"%s", url).replace(b"%p", url.removeprefix(b"https")))
     await stage.refused(stage.issuer.token(), "L063")
+
+
+async def test_an_answer_without_end_is_not_read_to_its_end(stage: Stage) -> None:
+    status, body = stage.issuer.answer("/keys")
+    stage.issuer.answers["/keys"] = (status, body + b" " * MAX_BYTES)
+    await stage.refused(stage.issuer.token(), "L063")
+    stage.issuer.answers["/keys"] = (status, body + b" " * (MAX_BYTES - len(body)))
+    stage.clock.now += 61
+    assert await stage.enter(stage.issuer.token())
 
 
 async def test_a_redirect_is_not_followed(stage: Stage) -> None:

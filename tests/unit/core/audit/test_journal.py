@@ -92,10 +92,23 @@ def test_only_what_is_on_disk_is_told_as_the_head() -> None:
     disk.perform(batch)
     journal.done(batch)
     assert journal.durable == entry.head
+    assert [kept.object for kept in disk.entries()] == ["bundle-1"]
     again = disk.journal()
     assert (again.durable, again.recovered, again.newest) == (START, entry.head, entry.head)
     flush(again, disk)
     assert again.durable == entry.head
+
+
+def test_what_is_recorded_while_a_batch_is_written_comes_with_the_next() -> None:
+    disk = Disk()
+    journal = disk.journal()
+    record(journal, 1)
+    batch = journal.take(9)
+    late = record(journal, 2)
+    disk.perform(batch)
+    journal.done(batch)
+    flush(journal, disk)
+    assert (journal.durable, len(disk.entries())) == (late.head, 2)
 
 
 def test_a_batch_that_failed_is_taken_again_whole() -> None:
@@ -305,6 +318,20 @@ def test_a_disk_that_takes_nothing_is_an_error_and_not_memory_without_end() -> N
     with pytest.raises(ValidationError) as caught:
         record(journal, 1)
     assert caught.value.code == "V063"
+
+
+def test_a_log_that_waits_for_a_full_disk_and_is_too_large_can_still_be_written() -> None:
+    disk = Disk()
+    list(grown(disk.journal(total=1 << 20), disk, 60, False))
+    journal = disk.journal(total=3_000)
+    flush(journal, disk)
+    journal.acknowledge(journal.durable.seq)
+    for number in range(MAX_PENDING):
+        record(journal, number)
+    flush(journal, disk)
+    record(journal, 1)
+    flush(journal, disk)
+    assert verify(disk.entries(), expected_head=journal.durable).holds
 
 
 def test_texts_are_cut_to_their_bounds_and_empty_details_left_out() -> None:

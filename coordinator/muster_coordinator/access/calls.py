@@ -1,0 +1,86 @@
+"""Every call of the operator API: let in or not, and written down with who made it.
+
+Owns what the audit log says about a call. A call that changes something is on disk before it is answered; one by nobody that
+is known is not written there, or a stranger could fill the log: the link module logs and counts it. It never sees the wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+from google.protobuf.message import Message
+from muster_core.audit.actions import ACTIONS
+
+from muster_coordinator.access.errors import DeniedError
+from muster_coordinator.access.principal import Access, Credentials, Principal
+from muster_coordinator.access.roles import Role, least_role
+from muster_coordinator.audit.log import AuditLog
+
+CALLER: ContextVar[Principal] = ContextVar("caller")
+"""Who makes the call that runs now: set by the interceptor, read by the API (``started_by``, actions)."""
+
+_NAMES = ("rollout", "bundle", "cluster", "name", "id")
+
+
+class Calls:
+    """What the interceptor asks before and tells after each call."""
+
+    def __init__(self, access: Access, audit: AuditLog) -> None:
+        self._access, self._audit = access, audit
+
+    async def enter(self, method: str, credentials: Credentials) -> Principal:
+        """The caller; sets :data:`CALLER`. A call that is denied to somebody known is written down."""
+        principal = await self._access.identify(credentials)
+        try:
+            self._access.allow(method, principal)
+        except DeniedError as error:
+            self._record(method, principal, "denied", {"code": f"MUSTER-{error.code}"}, "")
+            raise
+        CALLER.set(principal)
+        return principal
+
+    async def leave(
+        self, method: str, principal: Principal, request: Message, result: str, code: str
+    ) -> None:
+        """The call was answered, or a stream begins. ``result`` as in the table of results, ``code`` of the error or empty.
+
+        ``MUSTER-K030`` when the log cannot be written.
+        """
+        detail = dict(_details(request)) | {"code": code}
+        name = next((text for field in _NAMES if (text := _text(request, field))), "")
+        self._record(method, principal, result, detail, name)
+        if least_role(method) != Role.VIEWER:
+            await self._audit.flush()
+
+    def _record(
+        self, method: str, principal: Principal, result: str, detail: dict[str, str], name: str
+    ) -> None:
+        verb = method.rpartition("/")[2]
+        self._audit.record(
+            "call",
+            actor=principal.name,
+            object=f"{verb} {name}".rstrip(),
+            result=result,
+            role=principal.role.word,
+            how=principal.how,
+            **detail,
+        )
+
+
+def _text(request: Message, field: str) -> str:
+    descriptor = request.DESCRIPTOR.fields_by_name.get(field)
+    if descriptor is None or descriptor.is_repeated:
+        return ""
+    if descriptor.enum_type is not None:
+        value = descriptor.enum_type.values_by_number.get(getattr(request, field))
+        return value.name if value else str(getattr(request, field))
+    value = getattr(request, field)
+    return value if isinstance(value, str) else ""
+
+
+def _details(request: Message) -> Iterator[tuple[str, str]]:
+    """The fields of a request that the table of actions has a place for; an ``action`` is a ``verb`` there."""
+    for field in sorted(ACTIONS["call"] - {"code", "role", "how"}):
+        if text := _text(request, "action" if field == "verb" else field):
+            yield field, text
