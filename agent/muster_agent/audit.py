@@ -7,7 +7,7 @@ the event loop on a disk, and never tells a head that a crash could take back.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -15,9 +15,9 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 import structlog
-from muster_core.audit.chain import Entry, Head
+from muster_core.audit.chain import Entry, Head, decode
 from muster_core.audit.journal import SEGMENT_BYTES, TOTAL_BYTES, Batch, Journal, Remove
-from muster_core.errors import MusterError
+from muster_core.errors import MusterError, ValidationError
 
 log = structlog.get_logger()
 RETRY_SECONDS = 5.0
@@ -115,6 +115,19 @@ class AuditLog:
                     ) from error
                 self._journal.done(batch)
 
+    async def lines(self, after: int = 0) -> AsyncIterator[bytes]:
+        """Entries after the number ``after`` up to now, as they are on disk; what was changed there is given as it is."""
+        await self.flush()
+        until = self.head.seq
+        for name in self._journal.segments(after):
+            for line in (await anyio.to_thread.run_sync(_read, self._folder, name)).splitlines(keepends=True):
+                try:
+                    seq = decode(line).seq
+                except ValidationError:
+                    seq = until  # a verification names it; a line that is being written now has no end
+                if after < seq <= until and line.endswith(b"\n"):
+                    yield line
+
     async def run(self) -> None:
         """Writes what was recorded, until it is cancelled; then writes what is left."""
         try:
@@ -158,6 +171,6 @@ class AuditLog:
                     os.close(descriptor)
 
 
-def _read(folder: Path, name: str, limit: int) -> bytes:
+def _read(folder: Path, name: str, limit: int = -1) -> bytes:
     with (folder / name).open("rb") as file:
         return file.read(limit)

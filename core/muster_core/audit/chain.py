@@ -8,7 +8,7 @@ may be written (``actions``).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -56,7 +56,8 @@ class Verdict(msgspec.Struct, frozen=True):
 
     Codes: ``writer`` (entries of two writers), ``edited``, ``gap``, ``reordered``, ``link`` (does not follow the entry
     before it), ``beginning`` (older entries are missing without a word), ``forked`` (another entry than the known one has
-    this number), ``truncated`` (a known entry is missing at the end), ``forbidden`` (says what ``actions`` does not allow).
+    this number), ``truncated`` (a known entry is missing at the end), ``forbidden`` (says what ``actions`` does not allow),
+    ``unreadable`` (a line that is no entry).
     """
 
     head: Head
@@ -183,6 +184,30 @@ def verify(
             f"the entries before {first.seq} are missing without a word",
         )
     return _ending(before, count, expected_head, known)
+
+
+def verify_lines(
+    lines: Iterable[bytes],
+    *,
+    expected_head: Head | None = None,
+    known_heads: Iterable[Head] = (),
+    after: Head | None = None,
+) -> Verdict:
+    """As :func:`verify`, for lines as they are stored or exported; ``unreadable`` names the first that is none."""
+    bad: list[str] = []
+
+    def readable() -> Iterator[Entry]:
+        for line in lines:
+            try:
+                yield decode(line)
+            except ValidationError as error:
+                bad.append(error.message)
+                return
+
+    verdict = verify(readable(), expected_head=expected_head, known_heads=known_heads, after=after)
+    if bad and (verdict.holds or verdict.code in ("truncated", "beginning")):
+        return Verdict(verdict.head, verdict.count, verdict.head.seq + 1, "unreadable", bad[0])
+    return verdict
 
 
 def _problem(entry: Entry, before: Head, writer: str, known: Mapping[int, str]) -> tuple[str, str] | None:

@@ -102,10 +102,10 @@ class Journal:
         """Bytes of all segments."""
         return sum(segment.size for segment in self._segments)
 
-    @property
-    def segments(self) -> tuple[str, ...]:
-        """Names, oldest first."""
-        return tuple(segment.name for segment in self._segments)
+    def segments(self, after: int = 0) -> tuple[str, ...]:
+        """Names of those that hold entries after the number ``after``, oldest first."""
+        ends = [segment.first - 1 for segment in self._segments[1:]] + [self._head.seq]
+        return tuple(segment.name for segment, end in zip(self._segments, ends, strict=False) if end > after)
 
     def record(
         self,

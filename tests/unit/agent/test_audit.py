@@ -18,7 +18,7 @@ import muster_coordinator.audit.log
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from muster_core.audit.chain import START, Entry, Head, decode, verify
+from muster_core.audit.chain import START, Entry, Head, decode, verify, verify_lines
 from muster_core.audit.journal import ordered
 from muster_core.errors import MusterError
 
@@ -213,6 +213,28 @@ async def test_a_restored_old_folder_shows_an_older_head(module: Any, tmp_path: 
     restored = await opened(module, tmp_path)
     assert restored.recovered.seq == 2 < told.seq
     assert verify(entries(tmp_path), known_heads=[told]).code in ("forked", "truncated")
+
+
+async def test_lines_after_a_number_are_what_an_export_holds(module: Any, tmp_path: Path) -> None:
+    audit = await opened(module, tmp_path, segment_bytes=1_500)
+    for number in range(20):
+        apply(audit, number)
+    everything = [line async for line in audit.lines()]
+    assert [decode(line).seq for line in everything] == list(range(1, 22))
+    assert verify_lines(everything, expected_head=audit.head).holds
+    for after in (1, 6, 20, 21, 99):
+        assert [line async for line in audit.lines(after)] == everything[after:]
+
+
+async def test_a_changed_line_is_exported_as_it_is_and_found(module: Any, tmp_path: Path) -> None:
+    audit = await opened(module, tmp_path, segment_bytes=1_500)
+    for number in range(20):
+        apply(audit, number)
+    await audit.flush()
+    name = ordered(contents(tmp_path))[0]
+    (tmp_path / name).write_bytes(contents(tmp_path)[name].replace(b"bundle-1", b"\xffundle-1"))
+    verdict = verify_lines([line async for line in audit.lines()], known_heads=[audit.head])
+    assert (verdict.broken_seq, verdict.code) == (3, "unreadable")
 
 
 async def test_what_must_not_be_written_is_refused(module: Any, tmp_path: Path) -> None:

@@ -7,7 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from muster_core.audit.actions import ACTIONS, MAX_DETAIL_BYTES, clip
-from muster_core.audit.chain import NOTHING, START, Entry, Head, append, decode, digest, encode, verify
+from muster_core.audit.chain import (
+    NOTHING,
+    START,
+    Entry,
+    Head,
+    append,
+    decode,
+    digest,
+    encode,
+    verify,
+    verify_lines,
+)
 from muster_core.errors import ValidationError
 
 WRITER = "cluster/5f0c"
@@ -300,3 +311,14 @@ def test_a_missing_beginning_holds_only_if_the_chain_says_what_was_dropped() -> 
             detail={"first": "1", "last": last, "head": hashed},
         )
         assert verify([*entries[2:], dropped]).code == code
+
+
+def test_a_line_that_cannot_be_read_is_named_by_its_number() -> None:
+    entries = chain(4)
+    lines = [encode(entry) for entry in entries]
+    assert verify_lines(lines, expected_head=entries[-1].head).count == 4
+    for bad in (b"", b"{}\n", lines[2][:-1], lines[2].replace(b'"ok"', b'"ok" ')):
+        verdict = verify_lines([*lines[:2], bad, lines[3]], expected_head=entries[-1].head)
+        assert (verdict.broken_seq, verdict.code) == (3, "unreadable")
+    edited = lines[1].replace(b"bundle-1", b"bundle-9")
+    assert verify_lines([lines[0], edited, b"?"]).broken_seq == 2
