@@ -57,8 +57,8 @@ def _read(kubeconfig: Path) -> tuple[str, dict[str, str], ssl.SSLContext]:
 
 
 class Client:
-    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
-        self.url = url
+    def __init__(self, url: str, session: aiohttp.ClientSession, token: str = "") -> None:
+        self.url, self.token = url, token
         self._session = session
 
     @classmethod
@@ -68,7 +68,7 @@ class Client:
         connector = aiohttp.TCPConnector(ssl=tls)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
         async with aiohttp.ClientSession(headers=headers, connector=connector, timeout=timeout) as session:
-            yield cls(url, session)
+            yield cls(url, session, headers.get("Authorization", "").removeprefix("Bearer "))
 
     async def call(self, method: str, path: str, body: Any = None, *, media: str = "application/json") -> Any:
         data = None if body is None else msgspec.json.encode(body)

@@ -1,7 +1,7 @@
 """The status that a kubelet would write for a pod.
 
-Owns pure functions from a pod to its status in each scene: pulling (never becomes ready), running, crashed,
-done. It never decides which scene comes next.
+Owns pure functions from a pod to its status in each scene: pulling (never becomes ready), starting (runs, not ready yet),
+running, crashed, done. It never decides which scene comes next.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ def now() -> str:
     return dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def status(pod: Obj, scene: str, address: str) -> Obj:
+def status(pod: Obj, scene: str, address: str, restarts: int = 0) -> Obj:
     spec, time = pod["spec"], now()
     ready = scene == "running"
     states: dict[str, Obj] = {
         "pulling": {"waiting": {"reason": "ImagePullBackOff", "message": "the tag says: never"}},
+        "starting": {"running": {"startedAt": time}},
         "running": {"running": {"startedAt": time}},
         "crashed": {"waiting": {"reason": "CrashLoopBackOff", "message": "the tag says: crash"}},
         "done": {"terminated": {"exitCode": 0, "reason": "Completed", "startedAt": time, "finishedAt": time}},
     }
-    phases = {"pulling": "Pending", "running": "Running", "crashed": "Running", "done": "Succeeded"}
+    phases = {"pulling": "Pending", "done": "Succeeded"}
     off = {"Ready", "ContainersReady"} if not ready else set()
     return {
-        "phase": phases[scene],
+        "phase": phases.get(scene, "Running"),
         "startTime": (pod.get("status") or {}).get("startTime") or time,
         "hostIP": "192.0.2.1",
         "podIP": address,
@@ -50,8 +51,8 @@ def status(pod: Obj, scene: str, address: str) -> Obj:
                 "image": container["image"],
                 "imageID": "" if scene == "pulling" else f"lab://{container['image']}",
                 "ready": ready,
-                "started": ready,
-                "restartCount": 1 if scene == "crashed" else 0,
+                "started": scene in ("starting", "running"),
+                "restartCount": restarts or (1 if scene == "crashed" else 0),
                 "state": states[scene],
             }
             for container in spec["containers"]

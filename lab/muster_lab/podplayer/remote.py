@@ -1,7 +1,8 @@
 """Plays the kubelet on a real API server: binds pods, sets their status, lets them go.
 
 Owns one Node and every pod that no other node has. kube-controller-manager makes the pods and sums up the
-workloads; this never touches a workload, and never a pod that another node holds.
+workloads; this never touches a workload, and never a pod that another node holds. A pod of the agent is played by the real
+program, where ``agents`` is given.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import structlog
 from aiohttp import ClientError
 
 from . import pods
+from .agents import Agents, is_agent
 from .client import MERGE, ApiError, Client
 from .pods import Obj
 from .tags import of_pod
@@ -24,8 +26,12 @@ RETRY = 0.5
 
 
 class RemotePlayer:
-    def __init__(self, client: Client, *, node: str = "lab-node", delay: float = 0.2) -> None:
+    def __init__(
+        self, client: Client, *, node: str = "lab-node", delay: float = 0.2, agents: Agents | None = None
+    ) -> None:
         self._client = client
+        self._agents = agents
+        self._ended: dict[str, anyio.Event] = {}
         self._node = node
         self._delay = delay
         self._playing: set[str] = set()
@@ -74,6 +80,8 @@ class RemotePlayer:
                 version = pod["metadata"]["resourceVersion"]
                 if kind == "DELETED":
                     self._playing.discard(pod["metadata"]["uid"])
+                    if self._agents is not None:
+                        self._agents.stop(pod["metadata"]["uid"])
                 elif kind != "BOOKMARK":
                     self._consider(group, pod)
 
@@ -83,9 +91,14 @@ class RemotePlayer:
             return
         if pod["metadata"].get("deletionTimestamp"):
             group.start_soon(self._quietly, self._release, pod)
-        elif uid not in self._playing and (pod.get("status") or {}).get("phase") in ("Pending", None):
+        elif uid not in self._playing and (
+            self._is_agent(pod) or (pod.get("status") or {}).get("phase") in ("Pending", None)
+        ):
             self._playing.add(uid)
             group.start_soon(self._quietly, self._play, pod)
+
+    def _is_agent(self, pod: Obj) -> bool:
+        return self._agents is not None and is_agent(pod["spec"])
 
     async def _quietly(self, act: Callable[[Obj], Awaitable[None]], pod: Obj) -> None:
         """A pod that is gone, or changed under us, is nobody's fault; anything else is logged."""
@@ -100,12 +113,19 @@ class RemotePlayer:
             self._playing.discard(pod["metadata"]["uid"])
 
     async def _release(self, pod: Obj) -> None:
+        uid = pod["metadata"]["uid"]
+        if self._agents is not None and uid in self._ended:
+            self._agents.stop(uid)
+            await self._ended[uid].wait()
         body = {"gracePeriodSeconds": 0, "preconditions": {"uid": pod["metadata"]["uid"]}}
         await self._client.call("DELETE", _path(pod), body)
 
     async def _play(self, pod: Obj) -> None:
         if not pod["spec"].get("nodeName"):
             await self._bind(pod)
+        if self._agents is not None and is_agent(pod["spec"]):
+            await self._play_agent(self._agents, pod)
+            return
         behaviour = of_pod(pod["spec"])
         self._addresses += 1
         address = f"10.244.{self._addresses // 250 % 250}.{self._addresses % 250 + 1}"
@@ -121,6 +141,18 @@ class RemotePlayer:
             await anyio.sleep(self._delay)
             await self._show(pod, "done", address)
 
+    async def _play_agent(self, agents: Agents, pod: Obj) -> None:
+        address, uid = agents.address(), pod["metadata"]["uid"]
+
+        async def show(scene: str, restarts: int) -> None:
+            await self._quietly(lambda it: self._show(it, scene, address, restarts), pod)
+
+        self._ended[uid] = anyio.Event()
+        try:
+            await agents.play(pod, address, show)
+        finally:
+            self._ended.pop(uid).set()
+
     async def _bind(self, pod: Obj) -> None:
         name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
         binding = {
@@ -135,8 +167,9 @@ class RemotePlayer:
             if error.status != 409:
                 raise
 
-    async def _show(self, pod: Obj, scene: str, address: str) -> None:
-        body = {"metadata": {"uid": pod["metadata"]["uid"]}, "status": pods.status(pod, scene, address)}
+    async def _show(self, pod: Obj, scene: str, address: str, restarts: int = 0) -> None:
+        status = pods.status(pod, scene, address, restarts)
+        body = {"metadata": {"uid": pod["metadata"]["uid"]}, "status": status}
         await self._client.call("PATCH", _path(pod) + "/status", body, media=MERGE)
 
 
