@@ -44,10 +44,13 @@ METHODS: Mapping[str, Role] = {
     "GetBundle": Role.VIEWER,
     "GetRollout": Role.VIEWER,
     "Explain": Role.VIEWER,
+    "ListOwed": Role.VIEWER,
     "Watch": Role.VIEWER,
     "Refresh": Role.OPERATOR,
     "CreateToken": Role.OPERATOR,  # lets a cluster ask; a signed registry entry lets it in
     "StartRollout": Role.OPERATOR,
+    "RenewDirective": Role.OPERATOR,
+    "AcknowledgeFloor": Role.APPROVER,
     "ActOnRollout": Role.OPERATOR,  # and by action, below
 }
 

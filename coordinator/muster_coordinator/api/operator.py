@@ -7,7 +7,7 @@ it is answered. It never lets a caller choose content: only which known commit, 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 
 from muster_core.errors import JoinError, LinkError, MusterError, RolloutError
@@ -20,9 +20,9 @@ from muster_proto.v1 import operator_pb2 as op
 
 from muster_coordinator.api import views
 from muster_coordinator.api.watchers import Watchers
-from muster_coordinator.catalog.catalog import Catalog
+from muster_coordinator.catalog.catalog import Catalog, Reading
 from muster_coordinator.enrol import tokens
-from muster_coordinator.rollout.engine import Effects, Engine
+from muster_coordinator.rollout.engine import NEEDS_DIRECTIVE, Effects, Engine
 from muster_coordinator.store.port import Store
 
 CAPABILITY = 1
@@ -44,6 +44,9 @@ class OperatorApi:
     random: Callable[[int], bytes]
     ca_pem: bytes
     addresses: tuple[str, str]
+    # What watchers were told last: who asks to join, with which keys, and of which reading.
+    _asking: dict[str, bytes] = field(default_factory=dict, init=False)
+    _reading: Reading = field(default_factory=Reading, init=False)
 
     def info(self) -> op.Info:
         reading = self.engine.state.reading
@@ -94,23 +97,8 @@ class OperatorApi:
 
     def list_joins(self) -> op.JoinList:
         """Only joins that wait for an approval."""
-        joins = [c.join for c in self.engine.state.clusters.values() if c.join and not c.entry]
-        return op.JoinList(
-            joins=[
-                op.Join(
-                    cluster=j.cluster,
-                    uid=j.uid,
-                    identity_key=j.identity,
-                    sealing_key=j.sealing,
-                    sealing_generation=j.sealing_generation,
-                    sealing_signature=j.sealing_signature,
-                    requested_unix=j.requested,
-                    state="Pending",
-                    agent_version=j.agent_version,
-                )
-                for j in joins
-            ]
-        )
+        clusters = self.engine.state.clusters
+        return op.JoinList(joins=[view for name in clusters if (view := views.join_view(clusters[name]))])
 
     def list_clusters(self, selector: str) -> op.ClusterList:
         state, wanted = self.engine.state, parse_selector(selector)
@@ -119,9 +107,7 @@ class OperatorApi:
 
     def list_bundles(self, selector: str) -> op.BundleList:
         state, wanted = self.engine.state, parse_selector(selector)
-        contents = state.reading.contents
-        names = sorted({*contents.bundles, *(p.bundle for p in state.reading.problems if p.bundle)})
-        shown = [views.bundle_view(state, name) for name in names]
+        shown = [views.bundle_view(state, name) for name in sorted(views.bundle_names(state.reading))]
         return op.BundleList(bundles=[view for view in shown if matches(wanted, dict(view.labels))])
 
     def list_rollouts(self, bundle: str) -> op.RolloutList:
@@ -142,9 +128,7 @@ class OperatorApi:
 
     def get_bundle(self, name: str) -> op.BundleView:
         state = self.engine.state
-        if name not in state.reading.contents.bundles and not any(
-            p.bundle == name for p in state.reading.problems
-        ):
+        if name not in views.bundle_names(state.reading):
             raise NotFoundError(
                 "L041",
                 "there is no such bundle in the fleet repository",
@@ -189,9 +173,25 @@ class OperatorApi:
                     object=bundle,
                     hint="Pass --again to do it once more.",
                 )
-            machine = self.engine.start(
-                Release(bundle, head, digest), request.plan, "operator", request.reason, effects, now
-            )
+            release = Release(bundle, head, digest)
+            fleet = state.reading.contents.fleet
+            if request.directive:
+                self.engine.keep_directive(
+                    release,
+                    request.directive,
+                    request.directive_signature,
+                    request.cluster_uids,
+                    effects,
+                    now,
+                )
+            elif fleet and fleet.spec.mode in NEEDS_DIRECTIVE and not state.directives.of(release):
+                raise RolloutError(
+                    "R017",
+                    f"the fleet's mode is {fleet.spec.mode}, and no directive was signed for this release",
+                    object=str(release),
+                    hint="Sign one: muster rollout start BUNDLE --key FILE.",
+                )
+            machine = self.engine.start(release, request.plan, "operator", request.reason, effects, now)
             return views.rollout_view(machine, now, targets=True)
 
         result: op.RolloutView = await self.engine.ask(work)
@@ -220,21 +220,48 @@ class OperatorApi:
 
     def publish(self, effects: Effects) -> None:
         """Tells watchers what a batch changed."""
+        asking, faulty = self._asking_anew(effects), self._faulty_anew()
         if not len(self.watchers):
             return
         now = self.clock()
         at = int(now * 1000)
         events = [op.Event(kind=op.Event.LOG, at_unix_ms=at, text=line) for line in effects.lines]
-        events += self._present(effects.clusters, effects.bundles, effects.rollouts, now)
+        events += self._present(effects.clusters, effects.bundles | faulty, effects.rollouts, asking, now)
         for watcher in self.watchers:
             for event in events:
                 watcher.tell(event)
 
+    def _asking_anew(self, effects: Effects) -> set[str]:
+        """Who asks to join since this batch. An agent that waits asks every second; that is told once."""
+        anew = set()
+        for name in effects.clusters | effects.batch.joins.keys():
+            cluster = self.engine.state.clusters.get(name)
+            keys = views.asks_with(cluster) if cluster else None
+            if keys is None:
+                self._asking.pop(name, None)
+            elif self._asking.get(name) != keys:
+                self._asking[name] = keys
+                anew.add(name)
+        return anew
+
+    def _faulty_anew(self) -> set[str]:
+        """Bundles that are nothing but an error in a new reading; what the others are is in the batch."""
+        reading = self.engine.state.reading
+        if reading is self._reading:
+            return set()
+        self._reading = reading
+        return {problem.bundle for problem in reading.problems if problem.bundle}
+
     def _present(
-        self, clusters: set[str], bundles: set[str], rollouts: set[str], now: float
+        self, clusters: set[str], bundles: set[str], rollouts: set[str], asking: set[str], now: float
     ) -> list[op.Event]:
         state, at = self.engine.state, int(now * 1000)
         events = [
+            op.Event(kind=op.Event.JOIN, at_unix_ms=at, join=join)
+            for name in sorted(asking)
+            if name in state.clusters and (join := views.join_view(state.clusters[name]))
+        ]
+        events += [
             op.Event(
                 kind=op.Event.CLUSTER, at_unix_ms=at, cluster=views.cluster_view(state, state.clusters[name])
             )
@@ -264,6 +291,8 @@ class OperatorApi:
             match event.kind:
                 case op.Event.CLUSTER:
                     return (request.clusters or every) and request.name in ("", event.cluster.name)
+                case op.Event.JOIN:
+                    return (request.clusters or every) and request.name in ("", event.join.cluster)
                 case op.Event.BUNDLE:
                     return (request.bundles or every) and request.name in ("", event.bundle.name)
                 case op.Event.ROLLOUT:
@@ -278,8 +307,9 @@ class OperatorApi:
                 watcher.overflowed = False
                 for event in self._present(
                     set(state.clusters),
-                    set(state.reading.contents.bundles),
+                    views.bundle_names(state.reading),
                     set(state.rollouts),
+                    set(state.clusters),
                     self.clock(),
                 ):
                     if wants(event):

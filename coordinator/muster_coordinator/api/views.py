@@ -14,6 +14,7 @@ from muster_core.select import targeted
 from muster_proto.v1 import link_pb2 as wire
 from muster_proto.v1 import operator_pb2 as op
 
+from muster_coordinator.catalog.catalog import Reading
 from muster_coordinator.rollout.fleetstate import ClusterState, FleetState
 
 
@@ -31,16 +32,56 @@ def cluster_view(state: FleetState, cluster: ClusterState) -> op.ClusterView:
         identity_fingerprint=fingerprint(identity) if identity else "",
         last_seen_unix_ms=int(cluster.last_seen * 1000),
         joined_unix=cluster.join.issued if cluster.join else 0,
-        agent_version=cluster.agent_version,
+        agent_version=cluster.agent_version or (cluster.join.agent_version if cluster.join else ""),
         kubernetes_version=cluster.kubernetes_version,
         bundles=[cluster.reports[bundle] for bundle in sorted(cluster.reports)],
         owed=state.owed_to(cluster.name),
-        message=""
-        if entry
-        else "waits for approval: muster cluster approve " + cluster.name
-        if cluster.state == "Pending"
-        else "",
+        message=_waits_for(cluster),
+        regressed=cluster.regressed,
+        trust_version=max((report.trust_version for report in cluster.reports.values()), default=0),
     )
+
+
+def asks_with(cluster: ClusterState) -> bytes | None:
+    """The keys of a join that the registry does not answer, or None."""
+    join = cluster.join
+    if join is None or (cluster.entry and decode_public(cluster.entry.spec.identity_key) == join.identity):
+        return None
+    return join.identity + join.sealing
+
+
+def _waits_for(cluster: ClusterState) -> str:
+    join = cluster.join
+    if join is None or asks_with(cluster) is None:
+        return ""
+    if cluster.entry:
+        return f"another identity asks to join under this name: {fingerprint(join.identity)}"
+    if cluster.state == "Pending":
+        return f"waits for approval: muster cluster approve {cluster.name}"
+    return ""
+
+
+def join_view(cluster: ClusterState) -> op.Join | None:
+    """A join that waits for an approval, or None."""
+    join = cluster.join
+    if join is None or cluster.entry:
+        return None
+    return op.Join(
+        cluster=join.cluster,
+        uid=join.uid,
+        identity_key=join.identity,
+        sealing_key=join.sealing,
+        sealing_generation=join.sealing_generation,
+        sealing_signature=join.sealing_signature,
+        requested_unix=join.requested,
+        state="Pending",
+        agent_version=join.agent_version,
+    )
+
+
+def bundle_names(reading: Reading) -> set[str]:
+    """Every bundle of a reading, also those that are nothing but an error."""
+    return {*reading.contents.bundles, *(problem.bundle for problem in reading.problems if problem.bundle)}
 
 
 def bundle_view(state: FleetState, name: str) -> op.BundleView:
@@ -62,6 +103,9 @@ def bundle_view(state: FleetState, name: str) -> op.BundleView:
     )
     if last:
         view.last_succeeded.CopyFrom(_release(last))
+    if directed := state.directives.newest(name):
+        view.directive_sequence = directed.directive.sequence
+        view.directive_digest = directed.directive.digest
     for cluster in state.clusters.values():
         report = cluster.reports.get(name)
         if at and cluster.entry and targeted(at.bundle, cluster.entry.all_labels):

@@ -23,6 +23,7 @@ from muster_proto.v1 import link_pb2 as wire
 from muster_proto.v1 import link_pb2_grpc, operator_pb2_grpc
 from muster_proto.v1 import operator_pb2 as op
 
+from muster_coordinator.api.directives import DirectiveApi
 from muster_coordinator.api.operator import CAPABILITY, NotFoundError, OperatorApi
 from muster_coordinator.enrol.enrolment import Enrolment, unread_registry
 from muster_coordinator.enrol.x509 import ServerCertificate
@@ -267,6 +268,7 @@ class OperatorServicer(operator_pb2_grpc.OperatorServicer):
 
     def __init__(self, api: OperatorApi, token: str) -> None:
         self._api, self._token = api, f"Bearer {token}".encode()
+        self._directives = DirectiveApi(api.engine)
 
     async def _answer(self, context: grpc.aio.ServicerContext[Any, Any], call: Callable[[], Any]) -> Any:
         await self._admit(context)
@@ -324,6 +326,15 @@ class OperatorServicer(operator_pb2_grpc.OperatorServicer):
 
     async def ActOnRollout(self, request: op.ActOnRolloutRequest, context: Any) -> op.RolloutView:
         return await self._answer(context, lambda: self._api.act(request))  # type: ignore[no-any-return]
+
+    async def RenewDirective(self, request: op.RenewDirectiveRequest, context: Any) -> op.BundleView:
+        return await self._answer(context, lambda: self._directives.renew(request))  # type: ignore[no-any-return]
+
+    async def AcknowledgeFloor(self, request: op.GetRequest, context: Any) -> op.ClusterView:
+        return await self._answer(context, lambda: self._directives.acknowledge_floor(request.name))  # type: ignore[no-any-return]
+
+    async def ListOwed(self, request: op.ListOwedRequest, context: Any) -> op.OwedList:
+        return await self._answer(context, lambda: self._directives.owed(request))  # type: ignore[no-any-return]
 
     async def Explain(self, request: op.ExplainRequest, context: Any) -> op.Explanation:
         return await self._answer(context, lambda: self._api.explain(request))  # type: ignore[no-any-return]

@@ -1,8 +1,8 @@
 """The one serial brain of the coordinator: everything that happens goes through it, one after the other.
 
-Owns the order of things: take a batch of inputs, let the machines decide, make it durable in one transaction, and only then
-acknowledge, send offers and tell watchers. What was acknowledged is never lost; what was not is said again by the agent.
-It never speaks gRPC or git.
+Owns the order of things: take a batch of inputs, let the machines decide, make it durable in one transaction, and
+only then acknowledge, send offers and tell watchers. What was acknowledged is never lost; what was not is said
+again by the agent. It never speaks gRPC or git.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import anyio
 import structlog
 from muster_core.durations import parse_duration, resolve_count
 from muster_core.errors import MusterError, RolloutError
-from muster_core.release import Release
+from muster_core.release import Release, registry_digest
 from muster_core.rollout import catchup as cu
 from muster_core.rollout import events as ev
 from muster_core.rollout.board import HARMED
@@ -27,8 +27,10 @@ from muster_core.select import targeted
 from muster_proto.v1 import link_pb2 as wire
 
 from muster_coordinator.catalog.catalog import Reading
-from muster_coordinator.rollout.fleetstate import CATCHUP, ClusterState, FleetState, offer_of, offer_of_debt
+from muster_coordinator.rollout import directives
+from muster_coordinator.rollout.fleetstate import ClusterState, FleetState
 from muster_coordinator.rollout.narration import event_line, report_lines
+from muster_coordinator.rollout.offers import catchup_origin
 from muster_coordinator.store.port import Batch, EventRow, ReportRow, SessionRow, Store
 
 log = structlog.get_logger()
@@ -36,6 +38,7 @@ log = structlog.get_logger()
 MAX_BATCH = 500
 QUEUE = 20_000
 CATCHUP_STREAM = "catchup/"
+NEEDS_DIRECTIVE = frozenset({"directives", "both"})
 Outcome = Literal["applying", "healthy", "failed", "returned"]
 OUTCOMES: dict[int, Outcome] = {
     wire.OUTCOME_APPLYING: "applying",
@@ -96,6 +99,9 @@ class Engine:
             if stream.startswith(CATCHUP_STREAM):
                 bundle = stream.removeprefix(CATCHUP_STREAM)
                 state.debts[bundle] = cu.CatchUp.replay(bundle, (cu.decode(row.data) for row in rows))
+            elif stream.startswith(directives.STREAM):
+                for event in rows:
+                    state.directives.put(directives.decode_event(event.data))
             else:
                 machine = RolloutMachine.replay(ev.decode(row.data) for row in rows)
                 machines.append(machine)
@@ -199,7 +205,10 @@ class Engine:
                 effects.lines.append(line)
             if isinstance(event, ev.OfferMade):
                 effects.sends.append(
-                    (event.cluster, wire.HubFrame(offer=offer_of(machine, machine.targets[event.cluster])))
+                    (
+                        event.cluster,
+                        wire.HubFrame(offer=self.state.offer(machine, machine.targets[event.cluster])),
+                    )
                 )
             elif isinstance(event, ev.OfferWithdrawn):
                 effects.sends.append(
@@ -227,7 +236,9 @@ class Engine:
             effects.bundles.add(bundle)
             if isinstance(event, cu.Offered):
                 debt = ledger.debts[event.cluster]
-                effects.sends.append((event.cluster, wire.HubFrame(offer=offer_of_debt(bundle, debt))))
+                effects.sends.append(
+                    (event.cluster, wire.HubFrame(offer=self.state.debt_offer(bundle, debt)))
+                )
                 effects.lines.append(
                     f"{event.cluster} is back and is offered {bundle}@{debt.commit[:7]}, which it is owed"
                 )
@@ -277,7 +288,8 @@ class Engine:
             state = self.state
             state.reading = reading
             for name, entry in reading.clusters.items():
-                state.cluster(name).entry = entry
+                cluster = state.cluster(name)
+                cluster.entry, cluster.entry_digest = entry, registry_digest(entry)
             for name, cluster in state.clusters.items():
                 if cluster.entry is not None and name not in reading.clusters:
                     cluster.entry = None
@@ -288,8 +300,30 @@ class Engine:
             effects.bundles.update(reading.contents.bundles)
             self.start_what_is_new(effects, now)
             self._late_joiners(effects, now)
+            for name in state.clusters:
+                self._owe_entry(name, effects, now)
 
         return work
+
+    def _owe_entry(self, name: str, effects: Effects, now: float) -> None:
+        """A registry entry that changed may change what the cluster renders, so its releases are offered again with it."""
+        cluster = self.state.clusters[name]
+        for bundle, report in list(cluster.reports.items()):
+            if report.registry_digest in ("", cluster.entry_digest) or not cluster.entry:
+                continue
+            last = self.state.last_succeeded(bundle)
+            active = self.state.active_of(bundle)
+            if last is None or (active and name in active.targets):
+                continue
+            at = self.state.reading.contents.bundles.get(bundle)
+            if (
+                report.release.tree_digest == last.started.tree_digest
+                and at
+                and targeted(at.bundle, cluster.entry.all_labels)
+            ):
+                ledger = self.state.ledger(bundle)
+                owed = ledger.owe(name, _succeeded(last), now, cluster.entry_digest)
+                self._record_debts(bundle, owed, effects)
 
     def _removed(self, name: str, effects: Effects, now: float) -> None:
         for machine in self.state.active():
@@ -314,6 +348,9 @@ class Engine:
             if runs and (not runs[-1].has_ended or runs[-1].started.tree_digest == digest):
                 continue
             if contents.problems_of(bundle):
+                continue
+            if contents.fleet and contents.fleet.spec.mode in NEEDS_DIRECTIVE:
+                self.state.bundle_errors[bundle] = f"waits for a directive: muster rollout start {bundle}"
                 continue
             try:
                 self.start(
@@ -349,7 +386,9 @@ class Engine:
                 object=bundle,
             )
         members = self._members(bundle)
-        number = 1 + sum(1 for machine in self.state.rollouts_of(bundle))
+        runs = self.state.rollouts_of(bundle)
+        same = [run for run in runs if run.started.tree_digest == release.tree_digest]
+        number = 1 + len(runs)
         started = ev.Started(
             at=now,
             rollout=f"{bundle}-{number:04d}",
@@ -359,6 +398,7 @@ class Engine:
             plan=resolve(plan, members),
             by=by,
             reason=reason,
+            attempt=1 + max((t.attempt for run in same for t in run.targets.values()), default=0),
         )
         machine = RolloutMachine(started)
         self.state.rollouts[machine.name] = machine
@@ -417,7 +457,7 @@ class Engine:
             resend = [
                 bundle for bundle in known if known[bundle] != report_digest(cluster.reports.get(bundle))
             ]
-            welcome.last_agent_seq = last
+            welcome.last_agent_seq, welcome.floor_commit = last, cluster.floor
             welcome.resend_bundles.extend(resend)
             effects.sends.append((name, wire.HubFrame(welcome=welcome)))
             heads = self.state.reading.heads
@@ -492,11 +532,10 @@ class Engine:
         outcome = OUTCOMES.get(report.outcome)
         if not outcome:
             return
-        if report.rollout.endswith(CATCHUP):
+        origin = catchup_origin(report.rollout)
+        if origin is not None:
             ledger = self.state.ledger(bundle)
-            self._record_debts(
-                bundle, ledger.acknowledged(name, report.rollout.removesuffix(CATCHUP), now), effects
-            )
+            self._record_debts(bundle, ledger.acknowledged(name, origin, now), effects)
             self._record_debts(
                 bundle,
                 ledger.reported(name, report.release.tree_digest, outcome, report.message, now),
@@ -514,8 +553,9 @@ class Engine:
                 self.start_what_is_new(effects, now)
 
     def _reply(self, name: str, reply: wire.OfferReply, effects: Effects, now: float) -> None:
-        if reply.rollout.endswith(CATCHUP):
-            ledger, origin = self.state.ledger(reply.bundle), reply.rollout.removesuffix(CATCHUP)
+        origin = catchup_origin(reply.rollout)
+        if origin is not None:
+            ledger = self.state.ledger(reply.bundle)
             if reply.answer == wire.OfferReply.ACKNOWLEDGED:
                 self._record_debts(reply.bundle, ledger.acknowledged(name, origin, now), effects)
             else:
@@ -540,6 +580,37 @@ class Engine:
             cluster.agent_version,
             cluster.kubernetes_version,
         )
+
+    def keep_directive(
+        self,
+        release: Release,
+        statement: bytes,
+        signature: bytes,
+        uids: Iterable[str],
+        effects: Effects,
+        now: float,
+    ) -> None:
+        """Stores what an operator signed, to be carried with every offer of the release."""
+        shelf = self.state.directives
+        names = tuple(sorted(set(uids)))
+        directives.check(statement, signature, names, release, shelf.newest(release.bundle))
+        event = directives.DirectiveEvent(now, statement, signature, names)
+        stream = directives.STREAM + release.bundle
+        effects.batch.events.append(EventRow(stream, self._number(stream), directives.encode_event(event)))
+        effects.bundles.add(release.bundle)
+        shelf.put(event)
+
+    def acknowledge_floor(self, name: str) -> Callable[[Effects, float], str]:
+        """Tells a cluster that an operator has seen its floor go back; returns the floor that it is behind of."""
+
+        def work(effects: Effects, now: float) -> str:
+            commit = self.state.cluster(name).regressed
+            seen = wire.FloorAcknowledged(commit=commit)
+            effects.sends.append((name, wire.HubFrame(floor_acknowledged=seen)))
+            effects.lines.append(f"{name}: its regressed floor was acknowledged")
+            return commit
+
+        return work
 
     # --- what operators say --------------------------------------------------------------------------------------
 

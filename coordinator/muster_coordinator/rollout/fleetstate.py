@@ -1,7 +1,7 @@
 """The fleet as the coordinator knows it in memory.
 
-Owns clusters, their last reports, rollouts and debts as plain state that the engine changes and views read. It is rebuilt
-from the store at start. It never writes and never sends.
+Owns clusters, their last reports, rollouts and debts as plain state that the engine changes and views read. It is
+rebuilt from the store at start. It never writes and never sends.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from muster_core.kinds.model import Cluster
+from muster_core.release import Release
 from muster_core.rollout.board import Target
 from muster_core.rollout.catchup import CatchUp, Debt
 from muster_core.rollout.machine import RolloutMachine
@@ -17,9 +18,9 @@ from muster_core.session.inbox import Inbox
 from muster_proto.v1 import link_pb2 as wire
 
 from muster_coordinator.catalog.catalog import Reading
+from muster_coordinator.rollout.directives import Shelf
+from muster_coordinator.rollout.offers import offer_of, offer_of_debt, release_of
 from muster_coordinator.store.port import JoinRow
-
-CATCHUP = "+catchup"
 
 
 @dataclass(slots=True)
@@ -36,6 +37,18 @@ class ClusterState:
     last_seen: float = 0.0
     agent_version: str = ""
     kubernetes_version: str = ""
+    entry_digest: str = ""
+
+    @property
+    def floor(self) -> str:
+        """The newest floor that it reported, by its own clock."""
+        newest = max(self.reports.values(), key=lambda report: report.observed_unix_ms, default=None)
+        return newest.head_commit if newest else ""
+
+    @property
+    def regressed(self) -> str:
+        """A floor of its past that it is behind of, as it says."""
+        return next((report.regressed for report in self.reports.values() if report.regressed), "")
 
     @property
     def online(self) -> bool:
@@ -59,6 +72,7 @@ class FleetState:
     rollouts: dict[str, RolloutMachine] = field(default_factory=dict)
     debts: dict[str, CatchUp] = field(default_factory=dict)
     bundle_errors: dict[str, str] = field(default_factory=dict)
+    directives: Shelf = field(default_factory=Shelf)
 
     def cluster(self, name: str) -> ClusterState:
         if name not in self.clusters:
@@ -83,16 +97,32 @@ class FleetState:
             self.debts[bundle] = CatchUp(bundle)
         return self.debts[bundle]
 
+    def offer(self, machine: RolloutMachine, target: Target) -> wire.Offer:
+        """A target's offer with the credentials that its agent asks for."""
+        offer = offer_of(machine, target)
+        self._credentials(release_of(machine), target.cluster, offer)
+        return offer
+
+    def debt_offer(self, bundle: str, debt: Debt) -> wire.Offer:
+        offer = offer_of_debt(bundle, debt)
+        self._credentials(Release(bundle, debt.commit, debt.tree_digest), debt.cluster, offer)
+        return offer
+
+    def _credentials(self, release: Release, cluster: str, offer: wire.Offer) -> None:
+        entry = self.clusters[cluster].entry if cluster in self.clusters else None
+        if entry:
+            self.directives.credentials(release, entry.spec.uid, offer)
+
     def offers_for(self, cluster: str) -> Iterator[wire.Offer]:
         """Every offer that stands for a cluster, to be sent when it connects."""
         for machine in self.active():
             target = machine.targets.get(cluster)
             if target and target.state in {"offered", "acknowledged", "applying", "soaking", "lost"}:
-                yield offer_of(machine, target)
+                yield self.offer(machine, target)
         for ledger in self.debts.values():
             debt = ledger.offer_to(cluster)
             if debt:
-                yield offer_of_debt(ledger.bundle, debt)
+                yield self.debt_offer(ledger.bundle, debt)
 
     def owed_to(self, cluster: str) -> list[str]:
         """Names of the rollouts whose release this cluster is owed."""
@@ -108,25 +138,3 @@ class FleetState:
         active = self.active_of(bundle)
         now = active.count("owed") if active else 0
         return now + (len(self.debts[bundle].owed()) if bundle in self.debts else 0)
-
-
-def offer_of(machine: RolloutMachine, target: Target) -> wire.Offer:
-    started, wave = machine.started, machine.waves[target.wave]
-    return wire.Offer(
-        rollout=started.rollout,
-        release=wire.Release(bundle=started.bundle, commit=started.commit, tree_digest=started.tree_digest),
-        attempt=target.attempt,
-        wave=wave.spec.name,
-        deadline_seconds=int(started.plan.deadline),
-        soak_seconds=int(wave.spec.soak),
-    )
-
-
-def offer_of_debt(bundle: str, debt: Debt) -> wire.Offer:
-    return wire.Offer(
-        rollout=debt.origin + CATCHUP,
-        release=wire.Release(bundle=bundle, commit=debt.commit, tree_digest=debt.tree_digest),
-        attempt=1,
-        wave="catch-up",
-        catch_up=True,
-    )

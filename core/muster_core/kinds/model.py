@@ -78,7 +78,7 @@ class SiteClass(Model, frozen=True, kw_only=True):
 
 class FleetSpec(Model, frozen=True, kw_only=True):
     id: Annotated[str, Meta(min_length=16)]
-    mode: Literal["open"] = "open"
+    mode: Literal["signed-commits", "directives", "both", "open"] = "signed-commits"
     policies: Policies = msgspec.field(default_factory=Policies)
     defaults: Defaults = msgspec.field(default_factory=Defaults)
     site_classes: dict[str, SiteClass] = {}

@@ -78,7 +78,7 @@ class WaveBoard:
 class Board:
     """All waves of a rollout."""
 
-    def __init__(self, plan: ResolvedPlan, at: float) -> None:
+    def __init__(self, plan: ResolvedPlan, at: float, attempt: int = 1) -> None:
         self.waves = [WaveBoard(spec) for spec in plan.waves]
         self.targets: dict[str, Target] = {}
         self._timers: list[tuple[float, str]] = []
@@ -89,7 +89,7 @@ class Board:
             wave.quorum = quorum_count(wave.spec.quorum_percent, len(wave.spec.members))
             for cluster in wave.spec.members:
                 wave.waiting[cluster] = None
-                self.targets[cluster] = Target(cluster, index, since=at)
+                self.targets[cluster] = Target(cluster, index, attempt=attempt, since=at)
 
     def in_flight(self) -> Iterator[Target]:
         return (self.targets[cluster] for wave in self.waves for cluster in wave.flying)

@@ -38,11 +38,12 @@ class CatchUpEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event")
 
 
 class Owed(CatchUpEvent, frozen=True, kw_only=True, tag="owed"):
-    """``origin`` is the rollout whose success made it so."""
+    """``origin`` is the rollout whose success made it so; ``entry`` the digest of a registry entry that changed since."""
 
     origin: str
     commit: str
     tree_digest: str
+    entry: str = ""
 
 
 class Offered(CatchUpEvent, frozen=True, kw_only=True, tag="offered"):
@@ -127,6 +128,7 @@ class Debt:
     origin: str
     commit: str
     tree_digest: str
+    entry: str = ""
     state: str = "owed"
     since: float = 0.0
     until: float | None = None
@@ -187,14 +189,17 @@ class CatchUp:
 
     # --- inputs ----------------------------------------------------------------------------------
 
-    def owe(self, cluster: str, release: Succeeded, now: float) -> list[AnyCatchUpEvent]:
-        """The newest succeeded release wins over an older debt; an equal one changes nothing."""
+    def owe(self, cluster: str, release: Succeeded, now: float, entry: str = "") -> list[AnyCatchUpEvent]:
+        """The newest succeeded release wins over an older debt; an equal one changes nothing.
+
+        ``entry`` is given when the cluster's registry entry changed: the same release is then owed with the new one.
+        """
         debt = self.debts.get(cluster)
-        if debt and debt.tree_digest == release.tree_digest:
+        if debt and debt.tree_digest == release.tree_digest and entry in ("", debt.entry):
             return []
         origin, commit, tree_digest = release
         return self._emit(
-            Owed(at=now, cluster=cluster, origin=origin, commit=commit, tree_digest=tree_digest)
+            Owed(at=now, cluster=cluster, origin=origin, commit=commit, tree_digest=tree_digest, entry=entry)
         )
 
     def settle(self, settlement: Settlement, now: float) -> list[AnyCatchUpEvent]:
@@ -307,7 +312,7 @@ class CatchUp:
         match event:
             case Owed():
                 self.base = self.base + (debt is None) if self.debts else 1
-                debt = Debt(event.cluster, event.origin, event.commit, event.tree_digest)
+                debt = Debt(event.cluster, event.origin, event.commit, event.tree_digest, event.entry)
                 self.debts[event.cluster] = debt
             case Done() | Dropped():
                 self.debts.pop(event.cluster, None)

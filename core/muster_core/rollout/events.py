@@ -27,6 +27,7 @@ class Started(Event, frozen=True, kw_only=True, tag="started"):
     plan: ResolvedPlan
     by: str
     reason: str = ""
+    attempt: int = 1  # higher than any earlier attempt with this very release
 
 
 class WaveOpened(Event, frozen=True, kw_only=True, tag="wave-opened"):

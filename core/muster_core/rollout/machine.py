@@ -34,7 +34,7 @@ class RolloutMachine:
         self.wave = -1
         self.stopping = ""
         self.ended_at: float | None = None
-        self.board = Board(started.plan, started.at)
+        self.board = Board(started.plan, started.at, started.attempt)
         self._opened: list[WaveBoard] = []
         self._online: set[str] = set()
 

@@ -399,6 +399,8 @@ class ClusterView(_message.Message):
     BUNDLES_FIELD_NUMBER: _builtins.int
     OWED_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    REGRESSED_FIELD_NUMBER: _builtins.int
+    TRUST_VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     uid: _builtins.str
     state: _builtins.str
@@ -410,6 +412,8 @@ class ClusterView(_message.Message):
     agent_version: _builtins.str
     kubernetes_version: _builtins.str
     message: _builtins.str
+    regressed: _builtins.str
+    trust_version: _builtins.int
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -436,10 +440,12 @@ class ClusterView(_message.Message):
         bundles: _abc.Iterable[_link_pb2.Report] | None = ...,
         owed: _abc.Iterable[_builtins.str] | None = ...,
         message: _builtins.str = ...,
+        regressed: _builtins.str = ...,
+        trust_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "bundles", b"bundles", "identity_fingerprint", b"identity_fingerprint", "joined_unix", b"joined_unix", "kubernetes_version", b"kubernetes_version", "labels", b"labels", "last_seen_unix_ms", b"last_seen_unix_ms", "message", b"message", "name", b"name", "owed", b"owed", "site_class", b"site_class", "state", b"state", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "bundles", b"bundles", "identity_fingerprint", b"identity_fingerprint", "joined_unix", b"joined_unix", "kubernetes_version", b"kubernetes_version", "labels", b"labels", "last_seen_unix_ms", b"last_seen_unix_ms", "message", b"message", "name", b"name", "owed", b"owed", "regressed", b"regressed", "site_class", b"site_class", "state", b"state", "trust_version", b"trust_version", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -833,6 +839,118 @@ class StartRolloutRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StartRolloutRequest: _TypeAlias = StartRolloutRequest  # noqa: Y015
+
+@_typing.final
+class RenewDirectiveRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RELEASE_FIELD_NUMBER: _builtins.int
+    DIRECTIVE_FIELD_NUMBER: _builtins.int
+    DIRECTIVE_SIGNATURE_FIELD_NUMBER: _builtins.int
+    CLUSTER_UIDS_FIELD_NUMBER: _builtins.int
+    directive: _builtins.bytes
+    directive_signature: _builtins.bytes
+    @_builtins.property
+    def release(self) -> _link_pb2.Release: ...
+    @_builtins.property
+    def cluster_uids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        release: _link_pb2.Release | None = ...,
+        directive: _builtins.bytes = ...,
+        directive_signature: _builtins.bytes = ...,
+        cluster_uids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["release", b"release"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_uids", b"cluster_uids", "directive", b"directive", "directive_signature", b"directive_signature", "release", b"release"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewDirectiveRequest: _TypeAlias = RenewDirectiveRequest  # noqa: Y015
+
+@_typing.final
+class ListOwedRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUNDLE_FIELD_NUMBER: _builtins.int
+    bundle: _builtins.str
+    def __init__(
+        self,
+        *,
+        bundle: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOwedRequest: _TypeAlias = ListOwedRequest  # noqa: Y015
+
+@_typing.final
+class Owed(_message.Message):
+    """Who waits for which release. uid is the cluster's as the coordinator knows it; signers take it from the registry."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
+    ROLLOUT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    SINCE_UNIX_MS_FIELD_NUMBER: _builtins.int
+    DIRECTIVE_EXPIRES_UNIX_FIELD_NUMBER: _builtins.int
+    cluster: _builtins.str
+    uid: _builtins.str
+    rollout: _builtins.str
+    state: _builtins.str
+    message: _builtins.str
+    since_unix_ms: _builtins.int
+    directive_expires_unix: _builtins.int
+    @_builtins.property
+    def release(self) -> _link_pb2.Release: ...
+    def __init__(
+        self,
+        *,
+        cluster: _builtins.str = ...,
+        uid: _builtins.str = ...,
+        release: _link_pb2.Release | None = ...,
+        rollout: _builtins.str = ...,
+        state: _builtins.str = ...,
+        message: _builtins.str = ...,
+        since_unix_ms: _builtins.int = ...,
+        directive_expires_unix: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["release", b"release"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "directive_expires_unix", b"directive_expires_unix", "message", b"message", "release", b"release", "rollout", b"rollout", "since_unix_ms", b"since_unix_ms", "state", b"state", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Owed: _TypeAlias = Owed  # noqa: Y015
+
+@_typing.final
+class OwedList(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OWED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def owed(self) -> _containers.RepeatedCompositeFieldContainer[Global___Owed]: ...
+    def __init__(
+        self,
+        *,
+        owed: _abc.Iterable[Global___Owed] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["owed", b"owed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OwedList: _TypeAlias = OwedList  # noqa: Y015
 
 @_typing.final
 class ActOnRolloutRequest(_message.Message):

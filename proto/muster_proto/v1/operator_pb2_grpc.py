@@ -94,6 +94,21 @@ class OperatorStub:
                 request_serializer=muster__proto_dot_v1_dot_operator__pb2.ActOnRolloutRequest.SerializeToString,
                 response_deserializer=muster__proto_dot_v1_dot_operator__pb2.RolloutView.FromString,
                 _registered_method=True)
+        self.RenewDirective = channel.unary_unary(
+                '/muster.v1.Operator/RenewDirective',
+                request_serializer=muster__proto_dot_v1_dot_operator__pb2.RenewDirectiveRequest.SerializeToString,
+                response_deserializer=muster__proto_dot_v1_dot_operator__pb2.BundleView.FromString,
+                _registered_method=True)
+        self.AcknowledgeFloor = channel.unary_unary(
+                '/muster.v1.Operator/AcknowledgeFloor',
+                request_serializer=muster__proto_dot_v1_dot_operator__pb2.GetRequest.SerializeToString,
+                response_deserializer=muster__proto_dot_v1_dot_operator__pb2.ClusterView.FromString,
+                _registered_method=True)
+        self.ListOwed = channel.unary_unary(
+                '/muster.v1.Operator/ListOwed',
+                request_serializer=muster__proto_dot_v1_dot_operator__pb2.ListOwedRequest.SerializeToString,
+                response_deserializer=muster__proto_dot_v1_dot_operator__pb2.OwedList.FromString,
+                _registered_method=True)
         self.Explain = channel.unary_unary(
                 '/muster.v1.Operator/Explain',
                 request_serializer=muster__proto_dot_v1_dot_operator__pb2.ExplainRequest.SerializeToString,
@@ -187,6 +202,26 @@ class OperatorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RenewDirective(self, request, context):
+        """a newer directive for a release that clusters wait for
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AcknowledgeFloor(self, request, context):
+        """an operator has seen that a cluster's floor went back
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListOwed(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Explain(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -269,6 +304,21 @@ def add_OperatorServicer_to_server(servicer, server):
                     servicer.ActOnRollout,
                     request_deserializer=muster__proto_dot_v1_dot_operator__pb2.ActOnRolloutRequest.FromString,
                     response_serializer=muster__proto_dot_v1_dot_operator__pb2.RolloutView.SerializeToString,
+            ),
+            'RenewDirective': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewDirective,
+                    request_deserializer=muster__proto_dot_v1_dot_operator__pb2.RenewDirectiveRequest.FromString,
+                    response_serializer=muster__proto_dot_v1_dot_operator__pb2.BundleView.SerializeToString,
+            ),
+            'AcknowledgeFloor': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcknowledgeFloor,
+                    request_deserializer=muster__proto_dot_v1_dot_operator__pb2.GetRequest.FromString,
+                    response_serializer=muster__proto_dot_v1_dot_operator__pb2.ClusterView.SerializeToString,
+            ),
+            'ListOwed': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOwed,
+                    request_deserializer=muster__proto_dot_v1_dot_operator__pb2.ListOwedRequest.FromString,
+                    response_serializer=muster__proto_dot_v1_dot_operator__pb2.OwedList.SerializeToString,
             ),
             'Explain': grpc.unary_unary_rpc_method_handler(
                     servicer.Explain,
@@ -610,6 +660,87 @@ class Operator:
             '/muster.v1.Operator/ActOnRollout',
             muster__proto_dot_v1_dot_operator__pb2.ActOnRolloutRequest.SerializeToString,
             muster__proto_dot_v1_dot_operator__pb2.RolloutView.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewDirective(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.Operator/RenewDirective',
+            muster__proto_dot_v1_dot_operator__pb2.RenewDirectiveRequest.SerializeToString,
+            muster__proto_dot_v1_dot_operator__pb2.BundleView.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcknowledgeFloor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.Operator/AcknowledgeFloor',
+            muster__proto_dot_v1_dot_operator__pb2.GetRequest.SerializeToString,
+            muster__proto_dot_v1_dot_operator__pb2.ClusterView.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOwed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.Operator/ListOwed',
+            muster__proto_dot_v1_dot_operator__pb2.ListOwedRequest.SerializeToString,
+            muster__proto_dot_v1_dot_operator__pb2.OwedList.FromString,
             options,
             channel_credentials,
             insecure,

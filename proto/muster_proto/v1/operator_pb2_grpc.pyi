@@ -46,6 +46,11 @@ class OperatorStub:
     GetRollout: _grpc.UnaryUnaryMultiCallable[_operator_pb2.GetRequest, _operator_pb2.RolloutView]
     StartRollout: _grpc.UnaryUnaryMultiCallable[_operator_pb2.StartRolloutRequest, _operator_pb2.RolloutView]
     ActOnRollout: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ActOnRolloutRequest, _operator_pb2.RolloutView]
+    RenewDirective: _grpc.UnaryUnaryMultiCallable[_operator_pb2.RenewDirectiveRequest, _operator_pb2.BundleView]
+    """a newer directive for a release that clusters wait for"""
+    AcknowledgeFloor: _grpc.UnaryUnaryMultiCallable[_operator_pb2.GetRequest, _operator_pb2.ClusterView]
+    """an operator has seen that a cluster's floor went back"""
+    ListOwed: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ListOwedRequest, _operator_pb2.OwedList]
     Explain: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ExplainRequest, _operator_pb2.Explanation]
     Refresh: _grpc.UnaryUnaryMultiCallable[_operator_pb2.RefreshRequest, _operator_pb2.Info]
     """read the fleet repository and registry now"""
@@ -68,6 +73,11 @@ class OperatorAsyncStub(OperatorStub):
     GetRollout: _aio.UnaryUnaryMultiCallable[_operator_pb2.GetRequest, _operator_pb2.RolloutView]  # type: ignore[assignment]
     StartRollout: _aio.UnaryUnaryMultiCallable[_operator_pb2.StartRolloutRequest, _operator_pb2.RolloutView]  # type: ignore[assignment]
     ActOnRollout: _aio.UnaryUnaryMultiCallable[_operator_pb2.ActOnRolloutRequest, _operator_pb2.RolloutView]  # type: ignore[assignment]
+    RenewDirective: _aio.UnaryUnaryMultiCallable[_operator_pb2.RenewDirectiveRequest, _operator_pb2.BundleView]  # type: ignore[assignment]
+    """a newer directive for a release that clusters wait for"""
+    AcknowledgeFloor: _aio.UnaryUnaryMultiCallable[_operator_pb2.GetRequest, _operator_pb2.ClusterView]  # type: ignore[assignment]
+    """an operator has seen that a cluster's floor went back"""
+    ListOwed: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListOwedRequest, _operator_pb2.OwedList]  # type: ignore[assignment]
     Explain: _aio.UnaryUnaryMultiCallable[_operator_pb2.ExplainRequest, _operator_pb2.Explanation]  # type: ignore[assignment]
     Refresh: _aio.UnaryUnaryMultiCallable[_operator_pb2.RefreshRequest, _operator_pb2.Info]  # type: ignore[assignment]
     """read the fleet repository and registry now"""
@@ -159,6 +169,29 @@ class OperatorServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_pb2.ActOnRolloutRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operator_pb2.RolloutView, _abc.Awaitable[_operator_pb2.RolloutView]]: ...
+
+    @_abc_1.abstractmethod
+    def RenewDirective(
+        self,
+        request: _operator_pb2.RenewDirectiveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.BundleView, _abc.Awaitable[_operator_pb2.BundleView]]:
+        """a newer directive for a release that clusters wait for"""
+
+    @_abc_1.abstractmethod
+    def AcknowledgeFloor(
+        self,
+        request: _operator_pb2.GetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.ClusterView, _abc.Awaitable[_operator_pb2.ClusterView]]:
+        """an operator has seen that a cluster's floor went back"""
+
+    @_abc_1.abstractmethod
+    def ListOwed(
+        self,
+        request: _operator_pb2.ListOwedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.OwedList, _abc.Awaitable[_operator_pb2.OwedList]]: ...
 
     @_abc_1.abstractmethod
     def Explain(
