@@ -69,7 +69,7 @@ def repository(tmp_path: Path) -> Path:
     folder = tmp_path / "fleet"
     git(tmp_path, "init", "-q", "-b", "main", str(folder))
     (folder / "fleet.yaml").write_text(
-        "apiVersion: muster.dev/v1alpha1\nkind: Fleet\nmetadata: {name: acme}\nspec: {id: '7d41', mode: open}\n"
+        "apiVersion: muster.dev/v1alpha1\nkind: Fleet\nmetadata: {name: acme}\nspec: {id: 0123456789abcdef, mode: open}\n"
     )
     git(folder, "add", "-A")
     git(folder, "commit", "-qm", "fleet")
