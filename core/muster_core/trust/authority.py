@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import functools
 import re
+import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
+import re2
 
-from muster_core.errors import TrustError
+from muster_core.errors import SecretError, TrustError
 from muster_core.kinds.model import Cluster
+from muster_core.release import registry_digest
 from muster_core.sealing.keys import decode_public, sealing_key_statement, verify
 from muster_core.select import matches
 from muster_core.trust.documents import Role, RoleName, TrustDocument, TrustKey
@@ -26,8 +29,8 @@ from muster_core.trust.sshsig import verify_ssh
 
 CONTENT: tuple[RoleName, ...] = ("release", "policy")
 REGISTRY: tuple[RoleName, ...] = ("registrar",)
-TRUST_PATH = re.compile(r"^trust/[1-9][0-9]{0,8}\.json$")
-ENTRY_PATH = re.compile(r"^clusters/([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)\.yaml$")
+TRUST_PATH = re.compile(r"trust/[1-9][0-9]{0,8}\.json\Z")
+ENTRY_PATH = re.compile(r"clusters/([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)\.yaml\Z")
 # With these keys GitHub signs what is done on its pages, for everybody (its web-flow keys).
 FORGE_KEYS = frozenset(
     {"5DE3E0509C47EA3CF04A42D34AEE18F83AFDEB23", "968479A1AFF927E37D1A566BB5690EEEBB952194"}
@@ -99,11 +102,12 @@ def judge_content(
 ) -> None:
     """``MUSTER-T042`` with the first path that no role of the signers covers.
 
-    Trust documents prove themselves, so their files need no role here.
+    Trust documents prove themselves, so their files need no role here, except to remove one: a cluster that was
+    away needs every version of the chain.
     """
     held = roles_of(document, signers, names, repository, now)
     for change in changes:
-        if repository == "fleet" and TRUST_PATH.match(change.path):
+        if repository == "fleet" and change.how != "removed" and TRUST_PATH.fullmatch(change.path):
             continue
         if not any(covers(role.paths, change.path) for role in held):
             raise not_covered(change, signers, document, now)
@@ -140,7 +144,7 @@ def judge_registry(
     held = roles_of(document, signers, REGISTRY, "fleet", now)
     managing = any(role.scope == "manage" for role in held)
     for change in changes:
-        found = ENTRY_PATH.match(change.path)
+        found = ENTRY_PATH.fullmatch(change.path)
         if found and managing:
             continue
         if not found or not any(
@@ -167,35 +171,66 @@ def _may_add(
     if new is None or new.metadata.name != name:
         return False
     if change.how == "added" and old is None:
-        twins = any(
-            known.spec.uid == new.spec.uid or known.spec.identity_key == new.spec.identity_key
-            for known in before.values()
-        )
+        others = [*before.values(), *(entry for other, entry in after.items() if other != name)]
+        twins = any(_is_twin(new, other) for other in others)
         return not twins and matches(role.clusters, new.all_labels) and _sealing_keys_are_its_own(new, fleet)
     if old is None:
         return False
-    known = set(old.spec.sealing_keys)
+    # Only what is newer may follow: a generation that was taken out must not come back with its old signature.
+    known, found = old.spec.sealing_keys, new.spec.sealing_keys
+    newest, added = max((key.generation for key in known), default=0), found[len(known) :]
+    grows = found[: len(known)] == known and all(key.generation > newest for key in added)
     same = msgspec.structs.replace(
         new, spec=msgspec.structs.replace(new.spec, sealing_keys=old.spec.sealing_keys)
     )
-    return same == old and known <= set(new.spec.sealing_keys) and _sealing_keys_are_its_own(new, fleet)
+    return grows and _mean_the_same(same, old) and _sealing_keys_are_its_own(new, fleet)
+
+
+def _mean_the_same(one: Cluster, other: Cluster) -> bool:
+    """By digest: in Python 1, 1.0 and true are equal, in what is rendered they are not."""
+    try:
+        return registry_digest(one) == registry_digest(other)
+    except ValueError:  # infinity and the like have no digest
+        return False
+
+
+def _is_twin(new: Cluster, known: Cluster) -> bool:
+    """One key has many spellings in hex, so keys are compared as bytes."""
+    return new.spec.uid == known.spec.uid or _key(new.spec.identity_key) == _key(known.spec.identity_key)
+
+
+def _key(text: str) -> bytes:
+    try:
+        return decode_public(text)
+    except SecretError:
+        return text.encode()
 
 
 def _sealing_keys_are_its_own(entry: Cluster, fleet: str) -> bool:
-    identity = decode_public(entry.spec.identity_key)
-    for sealing in entry.spec.sealing_keys:
-        said = sealing_key_statement(fleet, entry.spec.uid, decode_public(sealing.key), sealing.generation)
-        try:
-            signature = bytes.fromhex(sealing.signature)
-        except ValueError:
-            return False
-        if not verify(identity, said, signature):
-            return False
-    return True
+    uid, generations = entry.spec.uid, [key.generation for key in entry.spec.sealing_keys]
+    if len(set(generations)) < len(generations):
+        return False
+    try:
+        identity = decode_public(entry.spec.identity_key)
+        return all(
+            verify(
+                identity,
+                sealing_key_statement(fleet, uid, decode_public(key.key), key.generation),
+                bytes.fromhex(key.signature),
+            )
+            for key in entry.spec.sealing_keys
+        )
+    except (SecretError, ValueError, struct.error):  # no key, no hex, or a generation that is no u64
+        return False
 
 
 def covers(globs: Sequence[str], path: str) -> bool:
-    """Whether a path is meant: the last glob that matches decides; ``!`` takes away, ``**`` crosses folders."""
+    """Whether a path is meant: the last glob that matches decides; ``!`` takes away, ``**`` crosses folders.
+
+    A path that no tree of Git should have (``..``, an empty name, no UTF-8) is never meant.
+    """
+    if not _is_plain(path):
+        return False
     meant = False
     for glob in globs:
         if _pattern(glob.removeprefix("!")).fullmatch(path):
@@ -203,8 +238,17 @@ def covers(globs: Sequence[str], path: str) -> bool:
     return meant
 
 
+def _is_plain(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return not any(part in {"", ".", ".."} for part in path.split("/"))
+
+
 @functools.lru_cache(maxsize=512)
-def _pattern(glob: str) -> re.Pattern[str]:
+def _pattern(glob: str) -> Any:
+    """Linear in the path: whoever may push chooses paths, and a backtracking search would let them stop the agent."""
     out, rest = "", glob
     while rest:
         if rest.startswith("**/"):
@@ -216,5 +260,7 @@ def _pattern(glob: str) -> re.Pattern[str]:
         elif rest.startswith("?"):
             out, rest = out + "[^/]", rest[1:]
         else:
-            out, rest = out + re.escape(rest[0]), rest[1:]
-    return re.compile(out, re.DOTALL)
+            out, rest = out + re2.escape(rest[0]), rest[1:]
+    options = re2.Options()
+    options.dot_nl = True
+    return re2.compile(out, options)

@@ -9,7 +9,9 @@ a release.
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
+import json
 import re
 from collections.abc import Iterable
 from typing import Annotated, Literal
@@ -26,8 +28,10 @@ from muster_core.trust.sshsig import SshKey, verify_ssh
 DOMAIN = b"muster.trust.v1"
 SIGNATURE_NAMESPACE = "muster-trust"
 MAX_BYTES = 256 << 10
+MAX_VERSION = 999_999_999  # nine digits, as the names of the files have
 OPENPGP = "openpgp:"
-_OPENPGP = re.compile(r"^openpgp:([0-9A-F]{40,64}):([A-Za-z0-9+/]+=*)$")
+_OPENPGP = re.compile(r"openpgp:([0-9A-F]{40}|[0-9A-F]{64}):([A-Za-z0-9+/]+={0,2})")
+Glob = Annotated[str, Meta(min_length=1, max_length=512)]
 RoleName = Literal["release", "policy", "registrar", "operator"]
 
 
@@ -46,23 +50,31 @@ class TrustKey(Model, frozen=True, kw_only=True):
     def fingerprint(self) -> str:
         """``SHA256:…`` of an SSH key, upper hex of an OpenPGP certificate's primary key as it is written here."""
         if self.key.startswith(OPENPGP):
-            found = _OPENPGP.match(self.key)
-            if not found:
-                raise TrustError(
-                    "T051", "write openpgp:<fingerprint>:<certificate in base64>", object=self.key[:40]
-                )
-            return found[1]
+            return self._openpgp()[0]
         return SshKey.parse(self.key).fingerprint
 
     @property
     def certificate(self) -> bytes:
         """The OpenPGP certificate; empty for an SSH key."""
-        found = _OPENPGP.match(self.key)
-        return base64.b64decode(found[2]) if found else b""
+        return self._openpgp()[1] if self.key.startswith(OPENPGP) else b""
+
+    def _openpgp(self) -> tuple[str, bytes]:
+        """Fingerprint and certificate; one spelling of the base64 only, for the text is what roots sign."""
+        found = _OPENPGP.fullmatch(self.key)
+        try:
+            certificate = base64.b64decode(found[2], validate=True) if found else b""
+        except binascii.Error:
+            certificate = b""
+        if not found or base64.b64encode(certificate).decode() != found[2]:
+            raise TrustError(
+                "T051", "write openpgp:<fingerprint>:<certificate in base64>", object=self.key[:40]
+            )
+        return found[1], certificate
 
     def valid_at(self, now: float) -> bool:
-        after = not self.valid_after or parse_time(self.valid_after) <= now
-        return after and (not self.valid_before or now < parse_time(self.valid_before))
+        after = parse_time(self.valid_after) if self.valid_after else now
+        before = parse_time(self.valid_before) if self.valid_before else None
+        return after <= now and (before is None or now < before)
 
 
 class Role(Model, frozen=True, kw_only=True):
@@ -73,10 +85,10 @@ class Role(Model, frozen=True, kw_only=True):
 
     role: RoleName
     keys: Annotated[list[TrustKey], Meta(max_length=64)]
-    paths: list[str] = msgspec.field(default_factory=list)
+    paths: list[Glob] = msgspec.field(default_factory=list)
     repositories: list[str] = msgspec.field(default_factory=lambda: ["fleet"])
     scope: Literal["add", "manage"] = "add"
-    bundles: list[str] = msgspec.field(default_factory=lambda: ["*"])
+    bundles: list[Glob] = msgspec.field(default_factory=lambda: ["*"])
     clusters: Selector = msgspec.field(default_factory=Selector)
 
 
@@ -93,7 +105,7 @@ class TrustDocument(Model, frozen=True, kw_only=True):
 
     type: Literal["muster.trust.v1"] = "muster.trust.v1"
     fleet: str
-    version: Annotated[int, Meta(ge=1)]
+    version: Annotated[int, Meta(ge=1, le=MAX_VERSION)]
     issued: str
     expires: str
     roots: Roots
@@ -138,6 +150,8 @@ def decode(data: bytes, file: str = "trust document") -> SignedDocument:
         raise TrustError("T060", "the trust document is too large", object=file)
     try:
         signed = msgspec.json.decode(data, type=SignedDocument)
+        json.loads(data, object_pairs_hook=_no_field_twice)
+        statement(signed.document)
         document = signed.document
         parse_time(document.issued)
         parse_time(document.expires)
@@ -150,13 +164,21 @@ def decode(data: bytes, file: str = "trust document") -> SignedDocument:
             raise TrustError("T060", "a root key stands twice in the document", object=file)
         if roots.threshold > len(roots.keys):
             raise TrustError("T060", "the threshold is higher than the number of root keys", object=file)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeError) as error:
         raise TrustError("T060", f"this is no trust document ({error})", object=file) from error
     except MusterError as error:
         if error.code == "T060":
             raise
         raise TrustError("T060", f"this is no trust document ({error.message})", object=file) from error
     return signed
+
+
+def _no_field_twice(pairs: list[tuple[str, object]]) -> None:
+    """Readers differ in which of two they take; what people review must be what counts."""
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise TrustError("T060", f"the field {twice} stands twice in one object")
 
 
 def _texts(texts: Iterable[str]) -> bytes:
