@@ -28,6 +28,7 @@ log = structlog.get_logger()
 
 LIST_WAIT = 60.0
 SHORT_WATCH = 5.0
+BLIND_AFTER = 10.0  # a watch that broke is nearly always back by then
 
 
 class Seen(NamedTuple):
@@ -42,6 +43,8 @@ class _Kind:
     listed: anyio.Event = field(default_factory=anyio.Event)
     refs: set[ObjectRef] = field(default_factory=set)
     error: KubernetesError | None = None
+    broken_at: float | None = None
+    blind: bool = False
 
 
 class Observer:
@@ -63,7 +66,7 @@ class Observer:
             await anyio.sleep_forever()
 
     async def watch(self, kinds: set[tuple[str, str]]) -> None:
-        """Returns when each of these kinds was listed once; raises what stood in the way of one of them."""
+        """Returns when each of these kinds was listed once and is seen still; raises what is in the way of one of them."""
         if self._group is None:
             raise RuntimeError("the observer does not run")
         for kind in kinds - self._kinds.keys():
@@ -77,6 +80,8 @@ class Observer:
                 raise state.error or KubernetesError(
                     "K001", "the kind could not be listed", object=kind[1], retryable=True
                 )
+            if state.blind and state.error:
+                raise state.error
 
     def members(self, set_id: str) -> dict[ObjectRef, Live]:
         """The live objects of one set."""
@@ -118,6 +123,8 @@ class Observer:
                 if error.code == "K004":  # without its kind no object is left
                     for ref in list(state.refs):
                         self._gone(ref, state)
+                else:
+                    self._broken(state)
                 log.debug("watch starts anew", kind=kind, error=str(error))
             backoff.connected_for(anyio.current_time() - started)
             await anyio.sleep(backoff.next_delay())
@@ -134,9 +141,24 @@ class Observer:
             await anyio.lowlevel.checkpoint()
         for ref in state.refs - found:
             self._gone(ref, state)
-        state.refs, state.error = found, None
+        state.refs, state.error, state.broken_at = found, None, None
         state.listed.set()
+        if state.blind:
+            state.blind = False
+            self._wake(state)
         return version
+
+    def _broken(self, state: _Kind) -> None:
+        """What was seen is not what is there any more when it lasts: the bundles that have objects of the kind must know."""
+        now = anyio.current_time()
+        state.broken_at = now if state.broken_at is None else state.broken_at
+        if not state.blind and state.listed.is_set() and now - state.broken_at >= BLIND_AFTER:
+            state.blind = True
+            self._wake(state)
+
+    def _wake(self, state: _Kind) -> None:
+        for owner in {self.seen[ref].live.part_of for ref in state.refs if ref in self.seen} - {""}:
+            self._changed(owner)
 
     def _take(self, obj: Manifest) -> None:
         ref, metadata = ref_of(obj), obj["metadata"]
