@@ -82,12 +82,19 @@ def manifests(objects: int) -> dict[str, str]:
 
 
 def start_agent(
-    name: str, poll: str | None, folder: Path, coordinator: Coordinator, repository: FleetRepository, profiled: bool
-) -> tuple[Program, Program]:  # fmt: skip
-    """Its cluster and itself, joined and approved."""
+    name: str,
+    folder: Path,
+    coordinator: Coordinator,
+    repository: FleetRepository,
+    programs: list[Program],
+    profiled: bool,
+) -> Program:
+    """Its cluster and itself, joined and approved; both are in ``programs`` as soon as they run."""
+    poll = AGENTS[name]
     kube = Program.start(
         f"kube-{name}", folder, [sys.executable, "-m", "muster_lab.kube", "--dir", str(folder / name)]
     )
+    programs.append(kube)
     kubeconfig = kube.ready()["kubeconfig"]
     made = muster(
         coordinator, "token", "create", "--cluster", name, "--checkout", str(repository.checkout), "-o", "json"
@@ -102,11 +109,12 @@ def start_agent(
         "--state-dir", str(folder / f"{name}.state"), *(["--poll", poll] if poll else []),
     ]  # fmt: skip
     agent = Program.start(f"agent-{name}", folder, argv, profile)
+    programs.append(agent)
     until = time.monotonic() + READY_DEADLINE
     while True:
         try:
             muster(coordinator, "cluster", "approve", name, "--checkout", str(repository.checkout), "--yes")
-            return kube, agent
+            return agent
         except RuntimeError as error:
             if "J012" not in str(error) or time.monotonic() > until or agent.process.poll() is not None:
                 raise RuntimeError(f"{error}\n{agent.log.read_text()[-2000:]}") from error
@@ -132,10 +140,9 @@ def measure(arguments: argparse.Namespace, folder: Path, profiled: bool) -> dict
     programs: list[Program] = []
     try:
         programs.append(coordinator.start())
-        agents = {}
-        for name, poll in AGENTS.items():
-            kube, agents[name] = start_agent(name, poll, folder, coordinator, repository, profiled)
-            programs += [kube, agents[name]]
+        agents = {
+            name: start_agent(name, folder, coordinator, repository, programs, profiled) for name in AGENTS
+        }
         repository.commit("a bundle", {"bundles/shop/bundle.yaml": BUNDLE, **manifests(arguments.objects)})
         coordinator.refresh()
         for name in agents:

@@ -32,6 +32,7 @@ from programs import (
 )
 
 BACK_DEADLINE = 300.0
+STABLE = 32.0  # an agent that was in contact for 30 s starts its back-off anew
 GOAL_AGENTS, GOAL_MB, GOAL_CORE = 20_000, 2.5 * 1024**3 / 1e6, 0.05
 GOAL_BACK, GOAL_BACK_AGENTS = 15.0, 10_000
 
@@ -53,14 +54,16 @@ def idle(program: Program, seconds: float, repeats: int) -> list[float]:
     return found
 
 
-def come_back(coordinator: Coordinator, fleet: StubFleet, agents: int) -> dict[str, float]:
-    """Kills it, starts it again, and waits for all."""
+def come_back(coordinator: Coordinator, fleet: StubFleet, agents: int) -> dict[str, Any]:
+    """Kills it once everybody was in contact for a while, starts it again, and waits for all."""
     assert coordinator.program is not None
+    time.sleep(STABLE)
     killed = time.time()
     coordinator.program.end(signal.SIGKILL)
     program = coordinator.start()
     ready = time.time()
-    at = fleet.order("contact", since=killed, patience=BACK_DEADLINE)["at"]
+    answer = fleet.order("contact", since=killed, patience=BACK_DEADLINE)
+    at, failures = answer["at"], answer["failures"]
     spent = cpu_seconds(program.pid)
     with coordinator.operator() as call:
         online = [
@@ -73,6 +76,7 @@ def come_back(coordinator: Coordinator, fleet: StubFleet, agents: int) -> dict[s
         "all back after ready s": at[-1] - ready,
         "all back after kill s": at[-1] - killed,
         "coordinator CPU s, start included": spent,
+        "failures": failures,
     }
 
 
@@ -142,7 +146,10 @@ def main() -> int:
     for line in result.get("profile", []):
         print(f"    {line}")
     for key in result["reconnect"][0]:
-        tell(key, [each[key] for each in result["reconnect"]], "s")
+        if key != "failures":
+            tell(key, [each[key] for each in result["reconnect"]], "s")
+    for run in result["reconnect"]:
+        print(f"    what stubs met meanwhile: {run['failures']}")
     each = [run["coordinator CPU s, start included"] / agents * 1000 for run in result["reconnect"]]
     tell("coordinator CPU a reconnect, start included", each, "ms")
     print(f"  (the goal is {GOAL_BACK:.0f} s at {GOAL_BACK_AGENTS:,} agents)")

@@ -59,7 +59,7 @@ def _end(*_):
 signal.signal(signal.SIGUSR2, _end)
 """
 ENVIRONMENT = {
-    **{name: os.environ[name] for name in ("PATH", "LANG", "HOME") if name in os.environ},
+    **{name: os.environ[name] for name in ("PATH", "PYTHONPATH", "LANG", "HOME") if name in os.environ},
     "GIT_CONFIG_NOSYSTEM": "1",
     "GIT_CONFIG_GLOBAL": os.devnull,
     "GIT_AUTHOR_NAME": "bench", "GIT_AUTHOR_EMAIL": "bench@example.com",

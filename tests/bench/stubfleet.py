@@ -24,6 +24,7 @@ import json
 import random
 import sys
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,6 +78,7 @@ class Sighting(NamedTuple):
     rollout: str = ""
     commit: str = ""
     attempt: int = 0
+    why: str = ""
 
 
 @dataclass(slots=True)
@@ -165,6 +167,9 @@ class Stub:
         about = (offer.rollout, offer.release.commit, offer.attempt) if offer else ()
         self._seen(Sighting(time.time(), self.name, what, *about))
 
+    def _lost(self, why: str) -> None:
+        self._seen(Sighting(time.time(), self.name, "lost", why=why))
+
     async def run(self) -> None:
         """For ever, as the agent does: a lost line is dialled again after the server's back-off."""
         credentials = grpc.ssl_channel_credentials(self._hub.ca, self._key, self._certificate)
@@ -175,8 +180,10 @@ class Stub:
                     async with asyncio.timeout(CONNECT_DEADLINE):
                         await channel.channel_ready()
                     await self._hold(link_pb2_grpc.LinkStub(channel).Session())
-            except (TimeoutError, grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
-                self._see("lost")
+            except grpc.aio.AioRpcError as error:
+                self._lost(error.details() or error.code().name)
+            except (TimeoutError, grpc.aio.UsageError, asyncio.InvalidStateError) as error:
+                self._lost(type(error).__name__)
             self._backoff.connected_for(time.monotonic() - begun)
             await asyncio.sleep(self._backoff.next_delay())
 
@@ -198,33 +205,43 @@ class Stub:
         self._outbox.reconnected(welcome.last_agent_seq)
         self._see("welcome")
         self._acknowledged()
-        writers = [
-            asyncio.create_task(self._send(call)),
-            asyncio.create_task(self._beat(call, float(welcome.beat_seconds))),
+        # One write at a time: grpc ends a call on which two are under way.
+        line = asyncio.Lock()
+        parts = [
+            asyncio.create_task(self._read(call)),
+            asyncio.create_task(self._send(call, line)),
+            asyncio.create_task(self._beat(call, line, float(welcome.beat_seconds))),
         ]
         try:
-            while (frame := await call.read()) is not grpc.aio.EOF:
-                self._received(frame)
-            self._see("lost")
+            ended, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            for part in ended:
+                part.result()
+            self._lost("the stream ended")
         finally:
-            for writer in writers:
-                writer.cancel()
-            await asyncio.gather(*writers, return_exceptions=True)
+            for part in parts:
+                part.cancel()
+            await asyncio.gather(*parts, return_exceptions=True)
             call.cancel()
 
-    async def _send(self, call: Any) -> None:
+    async def _read(self, call: Any) -> None:
+        while (frame := await call.read()) is not grpc.aio.EOF:
+            self._received(frame)
+
+    async def _send(self, call: Any, line: asyncio.Lock) -> None:
         while True:
             self._due.clear()
             for entry in self._outbox.unsent():
                 frame = wire.AgentFrame.FromString(entry.data)
                 frame.seq = entry.seq
-                await call.write(frame)
+                async with line:
+                    await call.write(frame)
             await self._due.wait()
 
-    async def _beat(self, call: Any, seconds: float) -> None:
+    async def _beat(self, call: Any, line: asyncio.Lock, seconds: float) -> None:
         while True:
             await asyncio.sleep(seconds)
-            await call.write(wire.AgentFrame(beat=wire.Beat()))
+            async with line:
+                await call.write(wire.AgentFrame(beat=wire.Beat()))
 
     def _received(self, frame: wire.HubFrame) -> None:
         if frame.ack:
@@ -337,7 +354,9 @@ class Fleet:
             return len(found) == len(self.stubs)
 
         await self._until(look, patience)
-        return {"at": sorted(found.values()), "missing": sorted(self.stubs.keys() - found.keys())}
+        whys = Counter(one.why for one in self.seen if one.what == "lost" and one.at > since)
+        missing = sorted(self.stubs.keys() - found.keys())
+        return {"at": sorted(found.values()), "missing": missing, "failures": dict(whys.most_common(5))}
 
     async def settle(self, commit: str, patience: float) -> dict[str, Any]:
         """When each stub got its offer of this commit and the hub's receipts for its answers, in unix seconds."""
