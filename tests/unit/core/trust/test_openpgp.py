@@ -298,12 +298,70 @@ def test_truncated_signatures_are_refused(gpg: Gpg) -> None:
             refused(armour(b"\x88" + bytes([length - 2]) + raw[2:length]), PAYLOAD, certificates)
 
 
+def packet(body: bytes) -> bytes:
+    return b"\x88" + bytes([len(body)]) + body
+
+
+def test_a_signature_has_one_spelling(gpg: Gpg) -> None:
+    user = "ed25519@example.com"
+    raw, certificates = dearmour(gpg.sign(user)), [gpg.export(user)]
+    body = raw[2:]
+    begin = 6 + int.from_bytes(body[4:6], "big")  # where the area that is not signed begins
+    end = begin + 2 + int.from_bytes(body[begin : begin + 2], "big")
+    area, rest = body[begin + 2 : end], body[end:]
+    assert packet(body) == raw
+    assert area == b"\x09\x10" + bytes.fromhex(gpg.fingerprints(user)[0])[-8:]
+
+    def with_area(area: bytes) -> bytes:
+        return packet(body[:begin] + len(area).to_bytes(2, "big") + area + rest)
+
+    for good in (raw, b"\xc2" + raw[1:], with_area(area), with_area(b"")):
+        assert verify_openpgp(armour(good), PAYLOAD, certificates)
+    bits = int.from_bytes(rest[2:4], "big")
+    size = (bits + 7) // 8
+    longer = (size * 8 + 8).to_bytes(2, "big") + b"\0" + rest[4 : 4 + size]
+    for bad in (
+        packet(body + b"\0"),
+        b"\x89\0" + raw[1:],
+        b"\xc2\xff\0\0\0" + raw[1:],
+        b"\x8a\0\0\0" + raw[1:],
+        with_area(area + area),
+        with_area(area[:-1] + bytes([area[-1] ^ 1])),
+        with_area(area + b"\x03\x04\0\0"),  # a life time
+        with_area(b"\0"),
+        packet(body[:end] + rest[:2] + longer + rest[4 + size :]),
+        packet(body[:end] + rest[:2] + (size * 8 + 1).to_bytes(2, "big") + rest[4:]),
+    ):
+        refused(armour(bad), PAYLOAD, certificates)
+    for at in range(len(raw)):
+        for bits in (0x01, 0x80):
+            refused(armour(raw[:at] + bytes([raw[at] ^ bits]) + raw[at + 1 :]), PAYLOAD, certificates)
+
+
+def test_base64_has_one_spelling(gpg: Gpg) -> None:
+    tried = 0
+    for kind in KINDS:
+        good, certificates = (
+            armour(dearmour(gpg.sign(f"{kind}@example.com"))),
+            [gpg.export(f"{kind}@example.com")],
+        )
+        assert verify_openpgp(good, PAYLOAD, certificates)
+        at = good.find(b"=")
+        if at > 0:
+            again = good[: at - 1] + bytes([good[at - 1] + 1]) + good[at:]
+            assert dearmour(again) == dearmour(good)
+            refused(again, PAYLOAD, certificates)
+            tried += 1
+    assert tried
+
+
 def test_a_trusted_certificate_is_exactly_one(gpg: Gpg) -> None:
     signature = gpg.sign("ed25519@example.com")
     good, other = gpg.export("ed25519@example.com"), gpg.export("rsa2048@example.com")
     assert verify_openpgp(signature, PAYLOAD, [good, other])
     for bad in (good + other, b"", b"not a certificate", good[:-20], good + b"\0" * (256 << 10)):
         assert "certificate" in refused(signature, PAYLOAD, [bad]) or bad == good[:-20]
+    assert "more than" in refused(signature, PAYLOAD, [good + b"\0" * (256 << 10)])
 
 
 def test_without_the_library_openpgp_is_refused_by_name(gpg: Gpg, monkeypatch: pytest.MonkeyPatch) -> None:
