@@ -149,7 +149,9 @@ class SourceRepository:
     def _unreachable(self, error: CommandError | OSError) -> GitError:
         said = str(error.stderr) if isinstance(error, CommandError) else str(error)
         lines = said.strip().removeprefix("stderr: ").strip("'\n ").splitlines()
-        why = lines[-1] if lines else error.status if isinstance(error, CommandError) else error
+        # The first complaint is the cause; what follows is its echo and advice.
+        told = [line for line in lines if line.startswith(("error:", "fatal:", "ERROR:"))] or lines[-1:]
+        why = told[0][:300] if told else type(error).__name__
         return GitError(
             "G002",
             f"the repository cannot be fetched ({why})",
