@@ -51,6 +51,7 @@ V026 | A folder holds more files than a fleet repository may. | Validate the fle
 V030 | Encoded bytes are not whole, or a part of this program's own files is missing. | Ask for the data anew; if a packaged file is named, install `muster-fleet[all]`.
 V031 | This is no duration. | Write it like `30s`, `10m` or `1h30m`.
 V032 | A text is no selector, no time, or gives no cluster name. | Write a selector like `tier=store,region in (eu)`, a time like `2027-01-31T12:00:00Z`, or pass `--cluster NAME`.
+V033 | Two contexts of a kubeconfig make one cluster name. | Install them one by one with `--cluster NAME`.
 V040 | A program that renders the bundle failed or did not end in time. | Run the same build in a checkout; the message has the end of its output.
 V041 | Rendering produced more than a bundle may hold. | Split the bundle.
 V042 | The folder to be built has no kustomization file. | Correct `spec.render.kustomize.path`.
@@ -105,6 +106,8 @@ T052 | An SSH signature does not hold. | Sign again with a current key.
 T053 | A private key cannot sign here. | Give an ed25519, ECDSA or RSA key of `ssh-keygen`.
 T054 | An OpenPGP signature does not hold. | Sign again with a current key, or bring its certificate in the trust document up to date.
 T055 | OpenPGP signatures cannot be verified, because the library is not installed. | Install `muster-fleet[openpgp]`, or sign with an SSH key.
+T056 | There is no key to sign with. | Make one with `ssh-keygen -t ed25519`, and pass `--key FILE`.
+T057 | The checkout has no trust document that holds. | Make one with `muster trust init`, or sign the one that waits.
 T060 | This is no trust document. | Make it with `muster`, and change nothing in it by hand.
 T061 | A trust document has fewer signatures than its roots ask for. | Have the missing root keys sign.
 T062 | A trust document's version does not follow the one before. | Push every version in between, or make the next one from the newest.
@@ -124,6 +127,7 @@ T079 | The directive is for another release. | Sign one for the release that is 
 T080 | An audit log went back: its newest entry is older than one that was told before. | Find out whether an old volume was restored or a second agent runs; then acknowledge it as an operator.
 T081 | An audit log has another entry than was told before; or a cluster that went back from a release was offered it again under the same attempt. | For the log, find out whether an old volume was restored or a second agent runs; for the release, retry it or mend it with a new commit.
 T082 | A cluster went back from a release too often within a day, and takes it no more today. | Mend the release with a new commit.
+T083 | The clusters of a rollout are not those that its directive was signed for. | Sign a new directive over the clusters of now.
 
 S001 | The secret is not sealed to a key of this cluster. | Seal it anew for the clusters of its selector: `muster secret seal`.
 S002 | A secret file, or a part of it, was changed or moved after it was sealed. | Restore the file from Git, or seal it anew; find out who changed it.
@@ -182,6 +186,9 @@ R011 | The rollout is paused already. | Nothing.
 R012 | The rollout is not paused. | Nothing.
 R013 | A wave has more failed or lost clusters than it allows. | Mend it with a new commit, and abort this rollout so that the next can start.
 R014 | The rollout is stopping and offers nothing more. | Wait until it has ended.
+R015 | No rollout was of the release that a directive names. | Name a release that was rolled out: `muster get rollouts`.
+R016 | The floor of this cluster did not go back, so there is nothing to acknowledge. | Nothing.
+R017 | The fleet's mode asks for a directive, and none was signed for this release. | Sign one as an operator when you start the rollout.
 R020 | A target did not become healthy within the plan's deadline. | `muster rollout explain ROLLOUT CLUSTER` says what was not ready.
 R021 | A target became unhealthy too often while it soaked. | Read its message: `muster describe rollout NAME`.
 
