@@ -107,7 +107,7 @@ T053 | A private key cannot sign here. | Give an ed25519, ECDSA or RSA key of `s
 T054 | An OpenPGP signature does not hold. | Sign again with a current key, or bring its certificate in the trust document up to date.
 T055 | OpenPGP signatures cannot be verified, because the library is not installed. | Install `muster-fleet[openpgp]`, or sign with an SSH key.
 T056 | There is no key to sign with. | Make one with `ssh-keygen -t ed25519`, and pass `--key FILE`.
-T057 | The checkout has no trust document that holds. | Make one with `muster trust init`, or sign the one that waits.
+T057 | The checkout has no trust document that holds. | Make one, or have the missing root keys sign the one that waits.
 T060 | This is no trust document. | Make it with `muster`, and change nothing in it by hand.
 T061 | A trust document has fewer signatures than its roots ask for. | Have the missing root keys sign.
 T062 | A trust document's version does not follow the one before. | Push every version in between, or make the next one from the newest.
