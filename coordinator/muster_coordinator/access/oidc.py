@@ -110,11 +110,7 @@ def _key_id(token: str) -> str:
     kid, kind = header.get("kid"), header.get("typ")
     if header.get("alg") not in ALGORITHMS:
         raise _invalid("its algorithm is not one of " + ", ".join(ALGORITHMS))
-    if (
-        "crit" in header
-        or not isinstance(kid, str)
-        or (kind.lower() if isinstance(kind, str) else kind) not in _TYPES
-    ):
+    if not isinstance(kid, str) or (kind.lower() if isinstance(kind, str) else kind) not in _TYPES:
         raise _invalid("its header is not one of a sign-in token")
     return kid
 
