@@ -314,13 +314,17 @@ class Stage:
     def logs(self) -> str:
         return "\n".join(f"--- {p.log}\n{p.said()}" for p in (self.hub, *self.programs))
 
+    def rows(self, query: str, *values: str) -> list[tuple[Any, ...]]:
+        """What the coordinator's database says."""
+        database = sqlite3.connect(f"file:{self.data / 'muster.db'}?mode=ro", uri=True)
+        try:
+            return database.execute(query, values).fetchall()
+        finally:
+            database.close()
+
     def events(self, stream: str) -> list[bytes]:
         """The rollout's log as it is on disk."""
-        with sqlite3.connect(f"file:{self.data / 'muster.db'}?mode=ro", uri=True) as database:
-            rows = database.execute(
-                "select data from events where stream = ? order by number", (stream,)
-            ).fetchall()
-        database.close()
+        rows = self.rows("select data from events where stream = ? order by number", stream)
         return [bytes(row[0]) for row in rows]
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from e2e.programs import Kube, Program, Stage, shop, stage, until
+from e2e.programs import Program, Stage, shop, stage, until
 
 
 @pytest.fixture
@@ -64,24 +65,25 @@ def test_reports_that_waited_while_both_were_down_arrive(fleet: Stage) -> None:
     fleet.commit(shop("1"))
     until(lambda: ended(fleet, "shop-0001") == "Succeeded", 30, why=fleet.logs)
     fleet.hub.kill()
-    healed_before = "1"
-    spoil(kube)
-    until(lambda: kube.version() == healed_before, why=fleet.logs)
-    until(lambda: waits(fleet, agent), why=fleet.logs)
+    kube.ask(
+        "DELETE", "/api/v1/namespaces/shop/configmaps/web"
+    )  # somebody's hand: the agent heals it, and says so
+    until(lambda: "report/shop" in spool(agent)[1], why=fleet.logs)
     agent.kill()
-    assert waits(fleet, agent)
+    epoch, waiting = spool(agent)
     fleet.start_hub()
     assert not in_contact(fleet, "berlin-04")
     agent.start()
     until(lambda: any(r.healed_count == 1 for r in fleet.cluster("berlin-04").bundles), why=fleet.logs)
+    # It came as what it was, not as news of an agent that begins anew.
+    query = "select epoch, last_seq from sessions where cluster = ?"
+    (now, taken) = until(lambda: fleet.rows(query, "berlin-04"))[0]
+    assert now == epoch
+    assert taken >= waiting["report/shop"]
+    until(lambda: not spool(agent)[1], why=fleet.logs)
 
 
-def spoil(kube: Kube) -> None:
-    """Somebody's hand in the cluster: the map is gone."""
-    kube.ask("DELETE", "/api/v1/namespaces/shop/configmaps/web")
-    assert kube.version() in {"", "1"}
-
-
-def waits(fleet: Stage, agent: Program) -> bool:
-    """Whether a report waits in the agent's spool on disk."""
-    return "report/shop" in (agent.log.with_name("state") / "outbox.json").read_text()
+def spool(agent: Program) -> tuple[str, dict[str, int]]:
+    """(epoch, number of each message that waits) of an agent's spool on disk."""
+    record = json.loads((agent.log.with_name("state") / "outbox.json").read_text())["record"]
+    return record["epoch"], {entry["key"]: entry["seq"] for entry in record["entries"]}
