@@ -28,6 +28,7 @@ from muster_core.trust.sshsig import verify_ssh
 DOMAIN = b"muster.directive.v1"
 SIGNATURE_NAMESPACE = "muster-directive"
 MAX_BYTES = 64 << 10
+MAX_TIME = 253_402_300_799  # the end of the year 9999
 
 
 class LateJoiners(msgspec.Struct, frozen=True):
@@ -124,10 +125,10 @@ def decode(data: bytes) -> Directive:
             clusters_count=_int(count),
             sequence=_int(sequence),
             previous=previous.decode(),
-            issued=_int(issued),
-            not_after=_int(not_after),
-            catch_up_until=_int(until),
-            not_before=_int(not_before),
+            issued=_time(issued),
+            not_after=_time(not_after),
+            catch_up_until=_time(until),
+            not_before=_time(not_before),
             late_joiners=_late(late),
             return_to=_release(back_to),
             goes_back=back == b"back",
@@ -135,7 +136,7 @@ def decode(data: bytes) -> Directive:
         )
     except TrustError:
         raise
-    except (MusterError, ValueError, struct.error) as error:
+    except (MusterError, msgspec.MsgspecError, ValueError, struct.error) as error:
         raise TrustError("T070", "these bytes are no directive") from error
     if statement(directive) != data:
         raise TrustError("T070", "these bytes are no directive in its one form")
@@ -145,6 +146,13 @@ def decode(data: bytes) -> Directive:
 def _int(data: bytes) -> int:
     (value,) = struct.unpack("<Q", data)
     return int(value)
+
+
+def _time(data: bytes) -> int:
+    seconds = _int(data)
+    if seconds > MAX_TIME:
+        raise ValueError("a time after the year 9999")
+    return seconds
 
 
 def _release(data: bytes) -> Release | None:
@@ -169,7 +177,7 @@ def _late(data: bytes) -> LateJoiners | None:
         }
         requirements.append(msgspec.convert(built, Requirement))
     pairs = dict(zip(texts[::2], texts[1::2], strict=True))
-    return LateJoiners(Selector(match_labels=pairs, match_expressions=requirements), _int(until))
+    return LateJoiners(Selector(match_labels=pairs, match_expressions=requirements), _time(until))
 
 
 def judge(
