@@ -136,7 +136,7 @@ def decode(data: bytes) -> Directive:
         )
     except TrustError:
         raise
-    except (MusterError, msgspec.MsgspecError, ValueError, struct.error) as error:
+    except (MusterError, ValueError, struct.error) as error:
         raise TrustError("T070", "these bytes are no directive") from error
     if statement(directive) != data:
         raise TrustError("T070", "these bytes are no directive in its one form")

@@ -13,6 +13,7 @@ from muster_core.kinds.model import Cluster, Requirement, Selector
 from muster_core.sealing.keys import encode_identity
 from muster_core.trust.authority import (
     FORGE_KEYS,
+    TRUST_PATH,
     Change,
     counts,
     covers,
@@ -208,6 +209,7 @@ def test_trust_documents_need_no_role_to_come_but_one_to_go() -> None:
 )  # fmt: skip
 def test_what_only_looks_like_a_trust_document_needs_a_role(path: str) -> None:
     assert not may(path, how="added")
+    assert not TRUST_PATH.match(path)
 
 
 def test_trust_documents_are_the_fleet_repositorys_alone() -> None:
