@@ -7,20 +7,30 @@ without touching the working tree. It never rewrites history and never forces a 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import git
 from git.exc import GitCommandError
 from muster_core.errors import GitError
 from muster_core.tree import SUBMODULE, TreeFile
 
+from muster_cli.trust.signing import SigningKey, find_key
+
 REGISTRY_BRANCH = "muster/registry"
+EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
+_NOBODY = "muster operator <operator@muster.invalid> {} +0000"
 PUSH_TRIES = 5
 DEADLINE = 60
 # What git says when somebody else pushed in between.
 RACES = ("non-fast-forward", "fetch first", "cannot lock ref", "incorrect old value", "failed to update ref")
+
+
+# Who signs a commit or tag: a key, git by its own configuration, or nobody (mode open).
+Signer = SigningKey | Literal["git", "nobody"]
 
 
 class CommitTree:
@@ -53,6 +63,7 @@ class Checkout:
 
     def __init__(self, repo: git.Repo) -> None:
         self.repo = repo
+        self.signer: Signer = "nobody"
 
     @property
     def url(self) -> str:
@@ -100,6 +111,13 @@ class Checkout:
             )
         return head
 
+    def resolve(self, name: str) -> str:
+        """The commit that a name or an abbreviation stands for here."""
+        try:
+            return str(self.repo.commit(name).hexsha)
+        except (git.BadName, ValueError) as error:
+            raise GitError("G010", "the checkout has no such commit", object=name) from error
+
     def known(self, branch: str) -> str:
         """The newest commit of a branch that is here already, without asking the remote."""
         for ref in (f"refs/remotes/origin/{branch}", f"refs/heads/{branch}"):
@@ -126,6 +144,62 @@ class Checkout:
 
     def tree(self, commit: str) -> CommitTree:
         return CommitTree(self.repo, commit)
+
+    def setting(self, name: str) -> str:
+        """What git's configuration says, or an empty text."""
+        try:
+            return str(self.repo.git.config("--get", name))
+        except GitCommandError:
+            return ""
+
+    def changes(self, old: str, new: str) -> list[tuple[str, str]]:
+        """(git's status letter, path) of what differs between two commits; ``old`` empty is nothing."""
+        listing = str(
+            self.repo.git.diff_tree("-r", "-z", "--no-renames", "--name-status", old or EMPTY_TREE, new)
+        )
+        parts = [part for part in listing.split("\0") if part]
+        return list(zip(parts[::2], parts[1::2], strict=True))
+
+    def first_parents(self, head: str, limit: int) -> list[str]:
+        """The newest commits along first parents, the newest first."""
+        return str(self.repo.git.rev_list("--first-parent", f"--max-count={limit}", head)).split()
+
+    def raw(self, kind: str, oid: str) -> bytes:
+        """A commit or tag as it is stored."""
+        _, found, _, data = self.repo.git.get_object_data(oid)
+        if found != kind:
+            raise GitError("G010", f"this is a {found} and no {kind}", object=oid[:12])
+        return bytes(data)
+
+    def release_tags(self, commit: str) -> list[str]:
+        """Names of the release tags at a commit."""
+        found = str(self.repo.git.tag("--points-at", commit, "--list", "muster/*"))
+        return found.split()
+
+    def tag(self, name: str, commit: str, message: str) -> str:
+        """Makes and pushes an annotated, signed tag; returns its id."""
+        signer = self.signer
+        who = (
+            str(self.repo.git.var("GIT_COMMITTER_IDENT"))
+            if not self._identity()
+            else _NOBODY.format(int(time.time()))
+        )
+        text = f"object {commit}\ntype commit\ntag {name}\ntagger {who}\n\n{message}\n".encode()
+        try:
+            if isinstance(signer, SigningKey):
+                oid = self._object("tag", text + signer.sign(text, "git"))
+                self.repo.git.update_ref(f"refs/tags/{name}", oid)
+            else:
+                self.repo.git.tag("-s" if signer == "git" else "-a", name, commit, "-m", message)
+                oid = str(self.repo.git.rev_parse(f"refs/tags/{name}"))
+            self.repo.git.push("origin", f"refs/tags/{name}", kill_after_timeout=DEADLINE)
+        except GitCommandError as error:
+            raise _git_error("the release tag cannot be made or pushed", error, self.url) from error
+        return oid
+
+    def sign_as(self, mode: str, key: Path | None) -> None:
+        """Who signs from here on: nobody in mode ``open``, else the key, else git by its own configuration."""
+        self.signer = "nobody" if mode == "open" else find_key(key, self.setting) or "git"
 
     def add_to_registry(self, path: str, render: Callable[[CommitTree], bytes], message: str) -> str:
         """Commits one file on the registry branch and pushes it; tries again when somebody else was faster.
@@ -157,17 +231,20 @@ class Checkout:
         )
 
     def _commit(self, parent: str, path: str, data: bytes, message: str) -> str:
+        signer = self.signer
         index = Path(self.repo.git_dir) / f"muster-index-{os.getpid()}"
         try:
             with self.repo.git.custom_environment(GIT_INDEX_FILE=str(index), **self._identity()):
                 self.repo.git.read_tree(parent) if parent else self.repo.git.read_tree("--empty")
-                blob = self._blob(data)
+                blob = self._object("blob", data)
                 self.repo.git.update_index("--add", "--cacheinfo", f"100644,{blob},{path}")
                 tree = self.repo.git.write_tree()
                 if parent and tree == self.repo.commit(parent).tree.hexsha:
                     return parent
                 parents = ["-p", parent] if parent else []
-                return str(self.repo.git.commit_tree(tree, *parents, "-m", message))
+                by_git = ["-S"] if signer == "git" else []
+                commit = str(self.repo.git.commit_tree(*by_git, tree, *parents, "-m", message))
+                return self._signed(commit, signer) if isinstance(signer, SigningKey) else commit
         except GitCommandError as error:
             raise _git_error("the registry entry cannot be committed", error, str(self.root)) from error
         finally:
@@ -184,11 +261,18 @@ class Checkout:
             }
         return {}
 
-    def _blob(self, data: bytes) -> str:
-        source = Path(self.repo.git_dir) / f"muster-blob-{os.getpid()}"
+    def _signed(self, commit: str, key: SigningKey) -> str:
+        """The same commit with the key's signature in it, where git puts it."""
+        raw = self.raw("commit", commit)
+        headers, _, body = raw.partition(b"\n\n")
+        lines = key.sign(raw, "git").decode().strip().splitlines()
+        return self._object("commit", headers + b"\ngpgsig " + "\n ".join(lines).encode() + b"\n\n" + body)
+
+    def _object(self, kind: str, data: bytes) -> str:
+        source = Path(self.repo.git_dir) / f"muster-object-{os.getpid()}"
         try:
             source.write_bytes(data)
-            return str(self.repo.git.hash_object("-w", "--no-filters", str(source)))
+            return str(self.repo.git.hash_object("-w", "--no-filters", "-t", kind, str(source)))
         finally:
             source.unlink(missing_ok=True)
 

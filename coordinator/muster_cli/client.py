@@ -109,6 +109,15 @@ class OperatorClient:
             self._stub.ActOnRollout, op.ActOnRolloutRequest(rollout=name, action=action, reason=reason)
         )
 
+    def renew_directive(self, request: op.RenewDirectiveRequest) -> op.BundleView:
+        return self._call(self._stub.RenewDirective, request)
+
+    def list_owed(self, bundle: str = "") -> op.OwedList:
+        return self._call(self._stub.ListOwed, op.ListOwedRequest(bundle=bundle))
+
+    def acknowledge_floor(self, name: str) -> op.ClusterView:
+        return self._call(self._stub.AcknowledgeFloor, op.GetRequest(name=name))
+
     def explain(self, rollout: str, cluster: str) -> op.Explanation:
         return self._call(self._stub.Explain, op.ExplainRequest(rollout=rollout, cluster=cluster))
 

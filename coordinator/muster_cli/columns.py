@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 
 from muster_core.durations import format_duration
+from muster_core.times import format_time
 from muster_proto.v1 import link_pb2 as wire
 from muster_proto.v1 import operator_pb2 as op
 
@@ -92,4 +93,16 @@ TOKENS: Sequence[Column[op.Token]] = (
         lambda t: f"in {format_duration(t.expires_unix - time.time())}" if t.state == "Valid" else "-",
     ),
     Column("AGE", lambda t: age(t.created_unix * 1000)),
+)
+OWED: Sequence[Column[op.Owed]] = (
+    Column("CLUSTER", lambda o: o.cluster),
+    Column("BUNDLE", lambda o: o.release.bundle),
+    Column("RELEASE", lambda o: short(o.release)),
+    Column("ROLLOUT", lambda o: o.rollout),
+    Column("STATE", lambda o: o.state),
+    Column("SINCE", lambda o: age(o.since_unix_ms)),
+    Column(
+        "SIGNED-UNTIL", lambda o: format_time(o.directive_expires_unix) if o.directive_expires_unix else "-"
+    ),
+    Column("MESSAGE", lambda o: o.message or "-"),
 )

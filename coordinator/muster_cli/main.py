@@ -65,13 +65,15 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "rollout",
         "Start, watch, pause, resume, abort and explain rollouts.",
     ),
+    "directive": ("muster_cli.commands.directives", "directive", "Renew what operators have signed."),
+    "trust": ("muster_cli.commands.trust", "trust", "Say who may sign what in this fleet."),
+    "release": ("muster_cli.commands.releases", "release", "Approve what is checked out with a signed tag."),
     "secret": ("muster_cli.commands.secrets", "secret", "Seal secrets for many clusters in one file."),
 }
 PLUGIN_GROUP = "muster.commands"
 PLUGIN_HELP = {
     "serve": "Run a coordinator.",
     "demo": "Show a whole fleet on this machine, with real programs.",
-    "lab": "Run an in-memory Kubernetes API server.",
 }
 
 HELP = """\

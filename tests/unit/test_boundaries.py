@@ -26,7 +26,16 @@ ALLOWED = {
         "coordinator/muster_coordinator/store/sql/store.py",
     },
     "nacl": {"core/muster_core/sealing/envelope.py", "core/muster_core/sealing/keys.py"},
-    "cryptography": {"agent/muster_agent/identity/x509.py", "coordinator/muster_coordinator/enrol/x509.py"},
+    "cryptography": {
+        "agent/muster_agent/identity/x509.py",
+        "coordinator/muster_coordinator/enrol/x509.py",
+        "core/muster_core/trust/sshsig.py",
+    },
+    "jwt": {
+        "coordinator/muster_coordinator/access/issuer.py",
+        "coordinator/muster_coordinator/access/oidc.py",
+    },
+    "pysequoia": {"core/muster_core/trust/openpgp.py"},
 }
 
 

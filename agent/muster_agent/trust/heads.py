@@ -89,8 +89,8 @@ class HeadJudge:
         changes = await self._source.changes(base, commit)
         if self._keeper.mode == "directives":
             changes = [change for change in changes if self._is_policy(change)]
-            if not changes:
-                return
+        if not changes:
+            return
         signers = await self._keeper.signers(commit)
         judge_content(changes, self._keeper.document, signers, now=self._keeper.now())
 
@@ -100,6 +100,8 @@ class HeadJudge:
 
     async def _entries(self, base: str, commit: str) -> None:
         changes = await self._source.changes(base, commit)
+        if not changes:
+            return
         before, _ = await self._source.reading(read_registry, await self._source.tree(base))
         after, _ = await self._source.reading(read_registry, await self._source.tree(commit))
         signers = await self._keeper.signers(commit)

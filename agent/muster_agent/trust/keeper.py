@@ -141,7 +141,7 @@ class TrustKeeper:
         found, problem = set[str](), None
         try:
             signed = parse_object("commit", await self._source.raw("commit", commit))
-            found.add(signer_of(signed, self.document))
+            found.add(signer_of(signed, self.document, now=self.now()))
         except TrustError as error:
             problem = error
         for name, data in await self._source.tags(commit):
@@ -149,7 +149,7 @@ class TrustKeeper:
                 tag = parse_object("tag", data)
                 if tag.name != name or (tag.target, tag.target_kind) != (commit, "commit"):
                     raise TrustError("T044", "a tag's own name or target is not that of its ref", object=name)
-                found.add(signer_of(tag, self.document))
+                found.add(signer_of(tag, self.document, now=self.now()))
             except TrustError as error:
                 problem = error if problem is None or problem.code == "T040" else problem
         if not found and problem is not None:

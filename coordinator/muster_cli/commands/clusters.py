@@ -16,6 +16,7 @@ import click
 from muster_core.errors import JoinError, ValidationError
 
 from muster_cli.errors import NotFoundError
+from muster_cli.trust.signing import KEY
 from muster_cli.verbs import CHECKOUT, Nouns, client
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def _pairs(texts: tuple[str, ...], flag: str) -> dict[str, str]:
 )
 @click.option("--site-class", default="connected", show_default=True, help="One of fleet.yaml's siteClasses.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@KEY
 @CHECKOUT
 @click.pass_context
 def approve(
@@ -69,6 +71,7 @@ def approve(
     values: tuple[str, ...],
     site_class: str,
     yes: bool,
+    key: Path | None,
     checkout: Path,
 ) -> None:
     """Approve the pending join of NAME: write its registry entry from your checkout and push it.
@@ -85,6 +88,7 @@ def approve(
     own = {key: typed(text) for key, text in _pairs(values, "--value").items()}
     with open_checkout(checkout) as clone, client(ctx) as operator:
         fleet = read_settings(clone.tree(clone.head()))
+        clone.sign_as(fleet.spec.mode, key)
         known = sorted({"connected", *fleet.spec.site_classes})
         if site_class not in known:
             raise ValidationError(
@@ -106,6 +110,25 @@ def approve(
     if not issued:
         click.echo("The coordinator has not seen the entry yet. Look again: muster get clusters", err=True)
         ctx.exit(5)
+
+
+@cluster.command("acknowledge")
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_context
+def acknowledge(ctx: click.Context, name: str, yes: bool) -> None:
+    """Say that you know why NAME's floor went back (a restored backup, a lost state folder).
+
+    Until then it keeps and heals what it has, and takes nothing new.
+    """
+    with client(ctx) as operator:
+        view = operator.get_cluster(name)
+        if not yes:
+            click.confirm(
+                f"{name} had accepted {view.regressed[:12]} before. Is that known?", abort=True, err=True
+            )
+        operator.acknowledge_floor(name)
+    click.echo(f"cluster/{name} acknowledged")
 
 
 def _pending(operator: OperatorClient, name: str) -> op.Join:

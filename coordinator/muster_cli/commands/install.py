@@ -1,7 +1,7 @@
 """Joining that needs nobody at the spoke: ``cluster install``, ``installer run``, ``agent manifest``.
 
-Whoever holds a cluster's API credential may approve it: what its own API says of its agent is compared with the join that
-the coordinator shows. The credential is used from memory and dropped when the agent has joined.
+Whoever holds a cluster's API credential may approve it: what its own API says of its agent is compared with the
+join that the coordinator shows. The credential is used from memory and dropped when the agent has joined.
 """
 
 from __future__ import annotations

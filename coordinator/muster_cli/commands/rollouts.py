@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
 import click
+from muster_core.durations import parse_duration
 from muster_proto.v1 import operator_pb2 as op
 
 from muster_cli.columns import ROLLOUTS, short, wave
 from muster_cli.output import Answer
-from muster_cli.verbs import OUTPUT, VALUES_OUTPUT, Nouns, client
+from muster_cli.trust.signing import KEY
+from muster_cli.verbs import CHECKOUT, OUTPUT, VALUES_OUTPUT, Nouns, client
+
+if TYPE_CHECKING:
+    from muster_cli.client import OperatorClient
 
 ENDED = frozenset({"Succeeded", "Failed", "Aborted", "RolledBack", "Superseded"})
 
@@ -25,19 +34,120 @@ def rollout() -> None:
 @click.option("--plan", default="", help="Another plan than the bundle's.")
 @click.option("--again", is_flag=True, help="Also when the newest rollout was of this very release.")
 @click.option("--reason", default="", help="Kept in the rollout's log.")
+@click.option(
+    "--offers-for",
+    default="7d",
+    show_default=True,
+    metavar="DURATION",
+    help="How long first offers may be made.",
+)
+@click.option(
+    "--return-to",
+    default="",
+    metavar="COMMIT",
+    help="A release that the coordinator may move clusters back to.",
+)
+@click.option(
+    "--go-back", is_flag=True, help="The commit may be older than what clusters have; needs --reason."
+)
 @click.option("-w", "--watch", "stay", is_flag=True, help="Stay until it ends.")
+@KEY
+@CHECKOUT
 @OUTPUT
 @click.pass_context
 def start(
-    ctx: click.Context, bundle: str, commit: str, plan: str, again: bool, reason: str, stay: bool, style: str
+    ctx: click.Context,
+    bundle: str,
+    commit: str,
+    plan: str,
+    again: bool,
+    reason: str,
+    offers_for: str,
+    return_to: str,
+    go_back: bool,
+    stay: bool,
+    key: Path | None,
+    checkout: Path,
+    style: str,
 ) -> None:
-    """Roll BUNDLE out now. New commits start by themselves; this is for doing it again or by hand."""
+    """Roll BUNDLE out now. New commits start by themselves; this is for doing it again or by hand.
+
+    Where the fleet's mode asks for directives this signs one, over what your checkout and the registry say: the
+    release, the plan, the clusters. With --key it does so in every mode.
+    """
+    if go_back and not reason:
+        raise click.UsageError("--go-back needs --reason")
     request = op.StartRolloutRequest(bundle=bundle, commit=commit, plan=plan, again=again, reason=reason)
     with client(ctx) as operator:
+        if key is not None or operator.info().mode in {"directives", "both"}:
+            _direct(operator, request, checkout, key, Wish(parse_duration(offers_for), return_to, go_back))
         view = operator.start_rollout(request)
     Answer(ROLLOUTS, "rollout", style).one(view)
     if stay:
         ctx.invoke(watch, name=view.name)
+
+
+class Wish(NamedTuple):
+    """What a directive is to say besides the release. Seconds; a commit of the checkout, or nothing."""
+
+    offers_for: float
+    return_to: str
+    goes_back: bool
+
+
+def _direct(
+    operator: OperatorClient, request: op.StartRolloutRequest, checkout: Path, key: Path | None, wish: Wish
+) -> None:
+    """Signs the directive and puts it into the request."""
+    from muster_cli.checkout import open_checkout
+    from muster_cli.trust.directing import Terms, direct, members, release_at, survey, survey_at
+    from muster_cli.trust.signing import require_key
+
+    with open_checkout(checkout) as clone:
+        mine, ground = require_key(key, clone.setting), survey(clone)
+        bundle = request.bundle
+        release = release_at(ground, bundle)
+        back = None
+        if wish.return_to:
+            older = survey_at(clone, ground.clusters, clone.resolve(wish.return_to), None)
+            back = release_at(older, bundle)
+        view = operator.get_bundle(bundle)
+        signed = direct(
+            ground,
+            release,
+            list(members(ground, bundle).values()),
+            Terms(
+                offers_for=wish.offers_for, return_to=back, goes_back=wish.goes_back, reason=request.reason
+            ),
+            plan=request.plan or ground.contents.plan_of(bundle),
+            place=(view.directive_sequence, view.directive_digest),
+            key=mine,
+            now=time.time(),
+        )
+    request.commit = release.commit
+    request.directive, request.directive_signature = signed.statement, signed.signature
+    request.cluster_uids.extend(signed.uids)
+    click.echo(
+        f"directive {signed.directive.sequence} of {bundle} signed: {release}, {len(signed.uids)} clusters",
+        err=True,
+    )
+
+
+@rollout.command("owed")
+@click.argument("bundle", default="")
+@VALUES_OUTPUT
+@click.pass_context
+def owed(ctx: click.Context, bundle: str, style: str) -> None:
+    """List who waits for a release, and until when what was signed for them holds."""
+    from muster_cli.columns import OWED
+    from muster_cli.output import plain, write_value
+
+    with client(ctx) as operator:
+        rows = list(operator.list_owed(bundle).owed)
+    if style == "table":
+        Answer(OWED, "cluster", style, "cluster").show(rows)
+    else:
+        write_value([plain(row) for row in rows], style)
 
 
 @rollout.command("watch")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import click
 from muster_core.durations import format_duration, parse_duration
-from muster_core.errors import JoinError
 
 from muster_cli.verbs import CHECKOUT, VALUES_OUTPUT, Nouns, client
 
@@ -57,37 +56,16 @@ def create(
     part; the CA certificate comes from your context, repositories and anchors from your checkout. What you
     have checked out must be pushed: the agent will accept only what descends from it.
     """
-    from muster_core.fleet import read_settings
-    from muster_core.token import JoinToken, Repository
-
     from muster_cli.checkout import open_checkout
+    from muster_cli.install.minting import Reached, mint, source_of
     from muster_cli.output import write_value
 
     seconds = int(parse_duration(ttl))
     with open_checkout(checkout) as clone, client(ctx) as operator:
-        anchor = clone.published_head()
-        fleet = read_settings(clone.tree(anchor))
-        info = operator.info()
-        if info.fleet_id and info.fleet_id != fleet.spec.id:
-            raise JoinError(
-                "J011", "your checkout is of another fleet than the coordinator's", object=info.fleet_name
-            )
-        made = operator.create_token(cluster, seconds)
-        text = JoinToken(
-            edge_address=edge_address or info.edge_address or operator.context.edge,
-            link_address=link_address or info.link_address,
-            ca_pem=operator.context.ca_pem,
-            secret=made.secret,
-            cluster=cluster,
-            mode=fleet.spec.mode,
-            trust_digest="",
-            fleet_id=fleet.spec.id,
-            repositories=(Repository("fleet", repository_url or clone.url, clone.branch(), anchor),),
-        ).encode()
+        source = source_of(clone, operator, Reached(edge_address, link_address, repository_url))
+        text = mint(source, operator, cluster, seconds)
     if style != "table":
-        write_value(
-            {"id": made.id, "cluster": cluster, "expiresUnix": made.expires_unix, "token": text}, style
-        )
+        write_value({"cluster": cluster, "ttlSeconds": seconds, "token": text}, style)
         return
     click.echo(text)
     click.echo(f"It works once, for {cluster}, for {format_duration(seconds)}. Next:", err=True)

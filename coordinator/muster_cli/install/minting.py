@@ -13,6 +13,9 @@ from muster_core.errors import JoinError
 from muster_core.fleet import read_settings
 from muster_core.token import JoinToken, Repository
 
+from muster_cli.checkout import REGISTRY_BRANCH
+from muster_cli.trust.chain import read_chain
+
 if TYPE_CHECKING:
     from muster_core.kinds.model import Fleet
 
@@ -34,7 +37,9 @@ class Source:
     """What every token of one moment shares, all of it from the operator's side. ``anchor`` is pushed."""
 
     fleet: Fleet
+    trust_digest: str
     anchor: str
+    registry_anchor: str
     branch: str
     url: str
     edge: str
@@ -50,9 +55,13 @@ def source_of(clone: Checkout, operator: OperatorClient, reached: Reached) -> So
         raise JoinError(
             "J011", "your checkout is of another fleet than the coordinator's", object=info.fleet_name
         )
+    # A token without a trust document that holds could only be one of mode open.
+    trust_digest = "" if fleet.spec.mode == "open" else read_chain(clone.tree(anchor)).require().digest
     return Source(
         fleet,
+        trust_digest,
         anchor,
+        clone.fetch(REGISTRY_BRANCH),
         clone.branch(),
         reached.repository_url or clone.url,
         reached.edge or info.edge_address or operator.context.edge,
@@ -63,6 +72,9 @@ def source_of(clone: Checkout, operator: OperatorClient, reached: Reached) -> So
 def mint(source: Source, operator: OperatorClient, cluster: str, seconds: int) -> str:
     """One token, good once, for one name, for ``seconds``."""
     made = operator.create_token(cluster, seconds)
+    repositories = [Repository("fleet", source.url, source.branch, source.anchor)]
+    if source.registry_anchor:
+        repositories.append(Repository("registry", source.url, REGISTRY_BRANCH, source.registry_anchor))
     return JoinToken(
         edge_address=source.edge,
         link_address=source.link,
@@ -70,7 +82,7 @@ def mint(source: Source, operator: OperatorClient, cluster: str, seconds: int) -
         secret=made.secret,
         cluster=cluster,
         mode=source.fleet.spec.mode,
-        trust_digest="",
+        trust_digest=source.trust_digest,
         fleet_id=source.fleet.spec.id,
-        repositories=(Repository("fleet", source.url, source.branch, source.anchor),),
+        repositories=tuple(repositories),
     ).encode()

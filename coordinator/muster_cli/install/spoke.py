@@ -91,8 +91,14 @@ class Spoke:
             after = await self._api.apply(obj, force=True)
             if before is None:
                 counts["created"] += 1
-            elif before["metadata"].get("resourceVersion") == after["metadata"].get("resourceVersion"):
+            elif _asked_for(before) == _asked_for(after):
                 counts["unchanged"] += 1
             else:
                 counts["configured"] += 1
         return Applied(**counts)
+
+
+def _asked_for(obj: Manifest) -> Manifest:
+    """An object without what controllers and the server write on their own."""
+    metadata = {k: v for k, v in obj["metadata"].items() if k not in ("resourceVersion", "managedFields")}
+    return {**{k: v for k, v in obj.items() if k != "status"}, "metadata": metadata}

@@ -44,19 +44,24 @@ class Change(NamedTuple):
     how: Literal["added", "changed", "removed"]
 
 
-def signer_of(signed: SignedObject, document: TrustDocument) -> str:
+def signer_of(signed: SignedObject, document: TrustDocument, *, now: float | None = None) -> str:
     """The fingerprint of the key that signed; ``T040`` unsigned, ``T041`` a key that the document does not name.
 
-    Raises what the signature's own verifier found otherwise (``T052``, ``T054``).
+    Raises what the signature's own verifier found otherwise (``T052``, ``T054``). ``now`` (unix seconds) is when
+    an OpenPGP key must be alive.
     """
     if signed.signature is None:
         raise TrustError("T040", "it is not signed", hint="Sign it: git commit -S, or muster release sign.")
     keys = [key for role in document.roles for key in role.keys]
     if signed.scheme == "openpgp":
         certificates = [key.certificate for key in keys if key.certificate]
-        fingerprint = verify_openpgp(signed.signature, signed.payload, certificates)
-    else:
+        fingerprint = verify_openpgp(signed.signature, signed.payload, certificates, now=now)
+    elif signed.scheme == "ssh":
         fingerprint = verify_ssh(signed.signature, signed.payload, namespace="git").fingerprint
+    else:
+        raise TrustError(
+            "T045", f"signatures of kind {signed.scheme} are not supported", hint="Sign with SSH or OpenPGP."
+        )
     if not any(key.fingerprint == fingerprint for key in keys):
         raise TrustError(
             "T041",

@@ -97,6 +97,25 @@ def verify_openpgp(
     return str(signer.fingerprint).upper()
 
 
+def read_certificate(data: bytes) -> tuple[str, bytes]:
+    """(upper hex fingerprint, binary certificate) of a public key in armour or binary; ``T051``, ``T055``."""
+    try:
+        from pysequoia import Cert
+    except ImportError:
+        raise TrustError(
+            "T055",
+            "an OpenPGP certificate cannot be read, because `pysequoia` is not installed",
+            hint="Install `muster-fleet[openpgp]`, or give an SSH key.",
+        ) from None
+    try:
+        found = Cert.from_bytes(data)
+    except RuntimeError:
+        raise TrustError("T051", "this is no OpenPGP certificate") from None
+    if found.has_secret_keys:
+        raise TrustError("T051", "this is a secret key; export the public one", hint="gpg --export KEY")
+    return str(found.fingerprint).upper(), bytes(found)
+
+
 def _signer(made: _Signature, payload: bytes, known: dict[str, Cert], now: float) -> Cert:
     import pysequoia
 

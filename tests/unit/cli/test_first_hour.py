@@ -46,7 +46,7 @@ def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
         "serve",
     ):
         assert f"\n  {name} " in listed
-    for name in ("trust", "policy", "backup", "doctor", "top"):
+    for name in ("policy", "backup", "doctor", "top"):
         assert f"\n  {name} " not in listed
 
 

@@ -1,0 +1,144 @@
+"""A directive, made from what the operator has checked out and signed there.
+
+Owns reading release, plan and clusters from the operator's own verified checkout: the coordinator says only which
+number the bundle's sequence has reached. It never asks the coordinator what to sign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+from muster_core.errors import RolloutError, TrustError, ValidationError
+from muster_core.fleet import FleetContents, read_fleet, read_registry
+from muster_core.kinds.model import Cluster
+from muster_core.manifest.objects import digest
+from muster_core.release import Release
+from muster_core.select import targeted
+from muster_core.trust.directive import SIGNATURE_NAMESPACE, Directive, LateJoiners, statement
+from muster_core.trust.merkle import ClusterTree
+
+from muster_cli.checkout import REGISTRY_BRANCH
+from muster_cli.trust.signing import SigningKey
+
+if TYPE_CHECKING:
+    from muster_cli.checkout import Checkout
+
+CATCH_UP_DAYS = {"edge": 90}
+OTHER_DAYS = 7
+DAY = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What is checked out: the commit, what it says, and the registry as it was fetched now."""
+
+    commit: str
+    contents: FleetContents
+    clusters: dict[str, Cluster]
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """What goes to the coordinator."""
+
+    directive: Directive
+    statement: bytes
+    signature: bytes
+    uids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How long, and what besides. Seconds; 0 takes the default of the clusters' site classes."""
+
+    offers_for: float = 7 * DAY
+    catch_up_for: float = 0.0
+    not_before: int = 0
+    late_joiners: LateJoiners | None = None
+    return_to: Release | None = None
+    goes_back: bool = False
+    reason: str = ""
+
+
+def survey(clone: Checkout) -> Ground:
+    """The pushed commit that is checked out, and the newest registry; ``G017`` when it is not pushed."""
+    commit = clone.published_head()
+    clusters, _ = read_registry(clone.tree(clone.fetch(REGISTRY_BRANCH)))
+    return Ground(commit, read_fleet(clone.tree(commit)), clusters)
+
+
+def survey_at(clone: Checkout, clusters: dict[str, Cluster], commit: str, release: Release | None) -> Ground:
+    """An older commit; ``T079`` when it has not the release that somebody else named."""
+    ground = Ground(commit, read_fleet(clone.tree(commit)), clusters)
+    if release and ground.contents.digests.get(release.bundle) != release.tree_digest:
+        raise TrustError(
+            "T079", "the commit has not the release that the coordinator names", object=str(release)
+        )
+    return ground
+
+
+def release_at(ground: Ground, bundle: str) -> Release:
+    """``V050`` when the bundle is not whole at this commit."""
+    problems = ground.contents.problems_of(bundle)
+    found = ground.contents.digests.get(bundle)
+    if problems or found is None:
+        raise ValidationError(
+            "V050", str(problems[0]) if problems else "there is no such bundle", object=bundle
+        )
+    return Release(bundle, ground.commit, found)
+
+
+def members(ground: Ground, bundle: str) -> dict[str, Cluster]:
+    """The registered clusters that the bundle targets; ``R001`` when it is nobody."""
+    at = ground.contents.bundles[bundle]
+    found = {n: entry for n, entry in ground.clusters.items() if targeted(at.bundle, entry.all_labels)}
+    if not found:
+        raise RolloutError("R001", "the bundle targets no cluster of the registry", object=bundle)
+    return found
+
+
+def direct(
+    ground: Ground,
+    release: Release,
+    clusters: Sequence[Cluster],
+    terms: Terms,
+    *,
+    plan: str,
+    place: tuple[int, str],
+    key: SigningKey,
+    now: float,
+) -> Signed:
+    """Signs one directive. ``place`` is the sequence and digest of the bundle's newest one."""
+    contents = ground.contents
+    if contents.fleet is None or plan not in contents.plans:
+        raise RolloutError("R006", f"there is no plan {plan or '(none named)'}", object=release.bundle)
+    uids = tuple(sorted({entry.spec.uid for entry in clusters}))
+    tree = ClusterTree(uids)
+    issued = int(now)
+    catch_up = terms.catch_up_for or max(_catch_up_days(entry.spec.site_class) for entry in clusters) * DAY
+    directive = Directive(
+        fleet=contents.fleet.spec.id,
+        release=release,
+        plan_digest=digest(msgspec.to_builtins(contents.plans[plan])),
+        clusters_root=tree.root,
+        clusters_count=tree.count,
+        sequence=place[0] + 1,
+        previous=place[1],
+        issued=issued,
+        not_after=issued + int(terms.offers_for),
+        catch_up_until=issued + int(max(catch_up, terms.offers_for)),
+        not_before=terms.not_before,
+        late_joiners=terms.late_joiners,
+        return_to=terms.return_to,
+        goes_back=terms.goes_back,
+        reason=terms.reason,
+    )
+    said = statement(directive)
+    return Signed(directive, said, key.sign(said, SIGNATURE_NAMESPACE), uids)
+
+
+def _catch_up_days(site_class: str) -> int:
+    return CATCH_UP_DAYS.get(site_class, OTHER_DAYS)

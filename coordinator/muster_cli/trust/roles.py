@@ -1,0 +1,29 @@
+"""What the roles of a new fleet may touch.
+
+Owns the default globs: whoever releases content may not change what is allowed, and nobody but a registrar touches
+the registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from muster_core.trust.documents import Role, RoleName, TrustKey
+
+POLICY_PATHS = ["policies/**", "fleet.yaml"]
+RELEASE_PATHS = ["**", "!policies/**", "!fleet.yaml", "!trust/**"]
+REGISTRY_PATHS = ["clusters/**"]
+ROLES: Sequence[RoleName] = ("release", "policy", "registrar", "operator")
+
+
+def default_role(name: RoleName, keys: Sequence[TrustKey]) -> Role:
+    """A role with the paths that it has when nobody says otherwise."""
+    match name:
+        case "release":
+            return Role(role=name, keys=list(keys), paths=RELEASE_PATHS)
+        case "policy":
+            return Role(role=name, keys=list(keys), paths=POLICY_PATHS)
+        case "registrar":
+            return Role(role=name, keys=list(keys), paths=REGISTRY_PATHS, scope="manage")
+        case "operator":
+            return Role(role=name, keys=list(keys))
