@@ -1,0 +1,431 @@
+"""Joining without anybody at the spoke: what is rendered, what a credential may say, what is approved and what is not."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from muster_cli.checkout import open_checkout
+from muster_cli.client import OperatorClient
+from muster_cli.context import load
+from muster_cli.install import manifest
+from muster_cli.install.desk import Desk, Labels
+from muster_cli.install.joining import Patience, Wanted, join_cluster
+from muster_cli.install.kubeconfig import Access, chosen, cluster_name, parse
+from muster_cli.install.manifest import Installation, base_objects, deployment_of, render
+from muster_cli.install.minting import Reached
+from muster_core.errors import KubernetesError, MusterError, ValidationError
+from muster_core.manifest.load import load_documents
+from muster_core.manifest.objects import ObjectRef
+from muster_core.policy import PodSecuritySettings, PolicySet, blocked, compile_policies
+from muster_core.sealing.keys import IdentityKey, encode_identity, encode_sealing
+from muster_core.token import JoinToken
+from muster_lab.kube.server import LabKube, Settings
+from muster_proto.v1 import operator_pb2 as op
+from unit.cli.stage import Hub, Member, Muster, Repositories, git
+
+ROOT = Path(__file__).parents[3]
+INSTALLATION = Installation("berlin-04", "the-token", "registry.example.com/agent:1", "other-system", "PEM")
+
+
+# --- the manifest ---------------------------------------------------------------------------------------------------
+
+
+def test_rendering_changes_only_what_differs_between_clusters() -> None:
+    before = base_objects()
+    rendered = render(before, INSTALLATION)
+    assert before == base_objects()
+    assert {obj["metadata"].get("namespace", "other-system") for obj in rendered} == {"other-system"}
+    bound = [subject["namespace"] for obj in rendered for subject in obj.get("subjects") or ()]
+    assert bound == ["other-system"] * 3
+    pod = deployment_of(rendered)["spec"]["template"]
+    container = pod["spec"]["containers"][0]
+    assert container["image"] == "registry.example.com/agent:1"
+    assert {"--namespace=other-system", "--cluster=berlin-04"} <= set(container["args"])
+    assert "--namespace=muster-system" not in container["args"]
+    assert "--git-ca-file=/var/run/muster/git-ca/ca.crt" in container["args"]
+    (secret,) = (obj for obj in rendered if obj["kind"] == "Secret")
+    assert base64.b64decode(secret["data"]["token"]) == b"the-token"
+    assert "stringData" not in secret
+    texts = [json.dumps(obj) for obj in rendered if obj["kind"] != "Secret"]
+    assert not any("the-token" in text for text in texts)
+
+
+def test_a_new_token_starts_the_agent_anew_and_the_same_one_does_not() -> None:
+    def notes(token: str) -> dict[str, str]:
+        pod = deployment_of(render(base_objects(), Installation("a", token, "i")))["spec"]["template"]
+        found: dict[str, str] = pod["metadata"]["annotations"]
+        return found
+
+    assert notes("one") == notes("one")
+    assert notes("one") != notes("two")
+
+
+def test_the_pod_meets_the_restricted_level_that_its_namespace_enforces() -> None:
+    objects = render(base_objects(), INSTALLATION)
+    (namespace,) = (obj for obj in objects if obj["kind"] == "Namespace")
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    deployment = deployment_of(objects)
+    policies = compile_policies([], PodSecuritySettings(enforce="restricted", warn=None, version="latest"))
+    assert denied(policies, deployment) == []
+    weak = json.loads(json.dumps(deployment))
+    del weak["spec"]["template"]["spec"]["containers"][0]["securityContext"]["capabilities"]
+    assert denied(policies, weak) != []
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert container["resources"]["limits"]["memory"]
+
+
+def rules() -> list[dict[str, Any]]:
+    return [
+        rule
+        for obj in base_objects()
+        if obj["kind"] in ("ClusterRole", "Role")
+        for rule in obj.get("rules") or ()
+    ]
+
+
+def test_the_agent_is_never_cluster_admin() -> None:
+    assert len(rules()) > 5
+    for rule in rules():
+        said = {*rule["verbs"], *rule.get("resources", ()), *rule.get("apiGroups", ())}
+        assert not said & {"*", "bind", "escalate", "impersonate", "roles", "clusterroles", "rolebindings"}, (
+            rule
+        )
+        assert not said & {"clusterrolebindings", "pods", "pods/exec", "nodes", "serviceaccounts/token"}, rule
+    bound = {obj["roleRef"]["name"] for obj in base_objects() if "roleRef" in obj}
+    assert bound == {"muster-agent", "muster-agent-granted"}
+
+
+def test_the_documented_rights_are_the_manifests() -> None:
+    text = (ROOT / "docs" / "security.md").read_text().split("## The agent's rights")[1].split("\n## ")[0]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("| ")
+    ]
+    documented = {
+        (group, frozenset(re.split(r", ", resources.replace("`", ""))), frozenset(verbs.split(", ")))
+        for group, resources, verbs, why in rows[1:]
+        if why
+    }
+    (role,) = (
+        o for o in base_objects() if o["kind"] == "ClusterRole" and o["metadata"]["name"] == "muster-agent"
+    )
+    real = {
+        (
+            "(no group)" if "nonResourceURLs" in rule else rule["apiGroups"][0] or "core",
+            frozenset(rule.get("nonResourceURLs") or rule["resources"]),
+            frozenset(rule["verbs"]),
+        )
+        for rule in role["rules"]
+    }
+    assert documented == real
+
+
+def denied(policies: PolicySet, obj: dict[str, Any]) -> list[str]:
+    return [str(verdict.message) for verdict in blocked(policies.evaluate([obj]))]
+
+
+def test_agent_manifest_prints_objects_that_apply_with_a_token_inside(
+    muster: Muster, hub: Hub, repositories: Repositories
+) -> None:
+    answer = muster(
+        "agent", "manifest", "--cluster", "berlin-04", "--checkout", repositories.clone, "--image", "i:2"
+    )
+    assert answer.code == 0, answer.err
+    objects = [document.value for document in load_documents(answer.out.encode(), "out")]
+    (secret,) = (obj for obj in objects if obj["kind"] == "Secret")
+    token = JoinToken.decode(base64.b64decode(secret["data"]["token"]).decode())
+    assert (token.cluster, token.secret) == ("berlin-04", "the-secret-part")
+    assert token.repositories[0].anchor == git(repositories.clone, "rev-parse", "HEAD")
+    assert deployment_of(objects)["spec"]["template"]["spec"]["containers"][0]["image"] == "i:2"
+
+
+# --- credentials ----------------------------------------------------------------------------------------------------
+
+
+def kubeconfig(user: dict[str, Any], cluster: dict[str, Any] | None = None) -> bytes:
+    return json.dumps({
+        "current-context": "c",
+        "clusters": [{"name": "k", "cluster": cluster or {"server": "https://127.0.0.1:1"}}],
+        "users": [{"name": "u", "user": user}],
+        "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+    }).encode()  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("user", "origin", "allowed"),
+    [
+        ({"token": "t"}, "inline", True),
+        ({"client-certificate-data": "YQ==", "client-key-data": "YQ=="}, "inline", True),
+        ({"exec": {"command": "/bin/evil"}}, "inline", False),
+        ({"exec": {"command": "/bin/evil"}}, "folder", False),
+        ({"auth-provider": {"name": "gcp"}}, "folder", False),
+        ({"tokenFile": "/var/run/secrets/kubernetes.io/serviceaccount/token"}, "inline", False),
+        ({"client-key": "/etc/passwd"}, "inline", False),
+        ({"tokenFile": "token"}, "folder", True),
+        ({"exec": {"command": "aws"}}, "mine", True),
+    ],
+)
+def test_a_credential_that_is_used_unattended_runs_no_program_and_a_hubs_names_no_file(
+    user: dict[str, Any], origin: Any, allowed: bool
+) -> None:
+    if allowed:
+        assert parse(kubeconfig(user), "x", origin)[1]["c"].user.keys() == user.keys()
+        return
+    with pytest.raises(KubernetesError) as caught:
+        parse(kubeconfig(user), "x", origin)
+    assert caught.value.code == "K052"
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"contexts: [{name: a}]", b"contexts: 7"])
+def test_what_is_no_kubeconfig_is_told_and_never_a_crash(data: bytes) -> None:
+    with pytest.raises(KubernetesError) as caught:
+        parse(data, "x", "inline")
+    assert caught.value.code == "K051"
+
+
+def test_a_credential_is_not_shown_when_it_is_printed() -> None:
+    access = parse(kubeconfig({"token": "very-secret"}), "x", "inline")[1]["c"]
+    assert "very-secret" not in repr(access)
+
+
+def test_contexts_of_several_files_and_names_that_clash(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.write_bytes(kubeconfig({"token": "1"}).replace(b'"c"', b'"Berlin_04"'))
+    second.write_bytes(kubeconfig({"token": "2"}).replace(b'"c"', b'"berlin.04"'))
+    assert chosen([first, second], None, None, all_contexts=False).keys() == {"berlin-04"}
+    assert chosen([first, second], "berlin.04", "x", all_contexts=False)["x"].user["token"] == "2"
+    with pytest.raises(ValidationError) as clash:
+        chosen([first, second], None, None, all_contexts=True)
+    assert clash.value.code == "V033"
+    with pytest.raises(KubernetesError) as missing:
+        chosen([first], "nowhere", None, all_contexts=False)
+    assert missing.value.code == "K055"
+    assert "Berlin_04" in missing.value.hint
+
+
+def test_cluster_names_come_from_context_names() -> None:
+    assert cluster_name("arn:aws:eks:eu-1:123:cluster/Shop_1") == "arn-aws-eks-eu-1-123-cluster-shop-1"
+    with pytest.raises(ValidationError):
+        cluster_name("///")
+
+
+# --- joining, against a real API server of the lab's and an operator API ----------------------------------------------
+
+
+class Stage:
+    """A spoke without an agent, a hub, a desk. The test plays the agent."""
+
+    def __init__(self, kube: LabKube, hub: Hub, repositories: Repositories) -> None:
+        self.kube, self.hub, self.repositories = kube, hub, repositories
+        self.said: list[str] = []
+        self.member = Member("berlin-04", "")
+
+    async def publish(self, identity: IdentityKey | None = None) -> None:
+        async with self.access().connect() as api:
+            self.member.uid = await api.uid()
+            public = (identity or self.member.identity).public
+            data = {
+                "identityKey": encode_identity(public),
+                "sealingKey": encode_sealing(self.member.sealing.public),
+                "sealingGeneration": "1",
+            }
+            metadata = {"name": "muster-agent-identity", "namespace": "muster-system"}
+            if await api.get(ObjectRef("v1", "Namespace", "", "muster-system")) is None:
+                await api.apply(
+                    {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "muster-system"}}
+                )
+            await api.apply(
+                {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}, force=True
+            )
+
+    def asks(self) -> None:
+        self.hub.joins = [self.member.join(self.repositories.fleet_id)]
+
+    def online(self) -> None:
+        self.hub.clusters = [op.ClusterView(name="berlin-04", uid=self.member.uid, state="Online")]
+
+    def access(self) -> Access:
+        return next(iter(parse(self.kube.kubeconfig.read_bytes(), "lab", "mine")[1].values()))
+
+    async def join(self, **patience: float) -> Any:
+        with (
+            open_checkout(self.repositories.clone) as clone,
+            OperatorClient(load(None), 10.0) as operator,
+        ):
+            desk = Desk(clone, operator, Reached(), 60, Labels(protected={"tier": "store"}))
+            async with self.access().connect() as api:
+                return await join_cluster(
+                    api,
+                    desk,
+                    Wanted("berlin-04", "muster-agent:1", "muster-system"),
+                    lambda _name, text: self.said.append(text),
+                    Patience(**patience),
+                )
+
+    @property
+    def tokens(self) -> int:
+        return sum(isinstance(request, op.CreateTokenRequest) for request in self.hub.requests)
+
+    def registry(self) -> str:
+        return git(self.repositories.origin, "branch", "--list", "muster/registry")
+
+
+@pytest.fixture
+async def stage(tmp_path: Path, hub: Hub, repositories: Repositories) -> AsyncIterator[Stage]:
+    hub.issues_on_refresh = False
+    async with LabKube.serve(Settings(tmp_path / "kube")) as kube:
+        yield Stage(kube, hub, repositories)
+
+
+async def fails_with(code: str, run: Callable[[], Any]) -> MusterError:
+    with pytest.raises(MusterError) as caught:
+        await run()
+    assert caught.value.code == code, caught.value
+    return caught.value
+
+
+async def test_a_join_that_equals_the_spoke_is_approved_with_the_installers_labels(stage: Stage) -> None:
+    await stage.publish()
+    stage.asks()
+    stage.online()
+    joined = await stage.join(whole=20)
+    assert (joined.approved, joined.uid) == (True, stage.member.uid)
+    entry = stage.repositories.registry("clusters/berlin-04.yaml")
+    assert encode_identity(stage.member.identity.public) in entry
+    assert "tier: store" in entry
+
+
+async def test_other_keys_at_the_hub_than_in_the_spoke_are_refused_and_nothing_is_written(
+    stage: Stage,
+) -> None:
+    await stage.publish(IdentityKey.generate())
+    stage.asks()
+    stage.online()
+    error = await fails_with("J051", lambda: stage.join(whole=20, other_keys=0.5))
+    assert "identity key" in error.message
+    assert "sealing key" not in error.message
+    assert stage.registry() == ""
+
+
+async def test_another_cluster_with_the_right_keys_is_refused_too(stage: Stage) -> None:
+    await stage.publish()
+    stage.asks()
+    stage.hub.joins[0].uid = "5f0c0000-0000-4000-8000-000000000009"
+    await fails_with("J051", lambda: stage.join(whole=20, other_keys=0.5))
+    assert stage.registry() == ""
+
+
+async def test_keys_that_differ_for_a_moment_are_waited_for(stage: Stage) -> None:
+    """An agent that lost its state publishes new keys a moment before the hub hears of them."""
+    await stage.publish()
+    stage.hub.joins = [Member("berlin-04", stage.member.uid).join(stage.repositories.fleet_id)]
+    stage.online()
+    async with anyio.create_task_group() as group:
+
+        async def asks_later() -> None:
+            while not any("applied" in text for text in stage.said):
+                await anyio.sleep(0.05)
+            await anyio.sleep(1.0)
+            stage.asks()
+
+        group.start_soon(asks_later)
+        assert (await stage.join(whole=30, other_keys=15)).approved
+
+
+async def test_nobody_asking_ends_with_what_was_waited_for(stage: Stage) -> None:
+    error = await fails_with("J050", lambda: stage.join(whole=2.0))
+    assert error.retryable
+    assert "the agent's keys in its own cluster" in error.message
+
+
+async def test_a_second_run_mints_no_token_and_writes_nothing(stage: Stage) -> None:
+    await stage.publish()
+    stage.asks()
+    stage.online()
+    await stage.join(whole=20)
+    tokens, head = stage.tokens, git(stage.repositories.origin, "rev-parse", "muster/registry")
+    again = await stage.join(whole=20)
+    assert (again.approved, again.applied.created, again.applied.configured) == (False, 0, 0)
+    assert stage.tokens == tokens
+    assert git(stage.repositories.origin, "rev-parse", "muster/registry") == head
+
+
+async def test_a_run_that_ended_after_applying_is_finished_with_the_same_token(stage: Stage) -> None:
+    await fails_with("J050", lambda: stage.join(whole=2.0))
+    assert stage.tokens == 1
+    await stage.publish()
+    stage.asks()
+    stage.online()
+    joined = await stage.join(whole=20)
+    assert joined.approved
+    assert (stage.tokens, joined.applied.configured) == (1, 0)
+
+
+async def test_a_token_that_nobody_used_is_made_anew(stage: Stage) -> None:
+    await fails_with("J050", lambda: stage.join(whole=2.0))
+    await fails_with("J050", lambda: stage.join(whole=2.0))
+    assert stage.tokens == 2
+
+
+async def test_an_agent_with_another_identity_than_the_registrys_is_not_taken_for_it(stage: Stage) -> None:
+    await stage.publish()
+    stage.asks()
+    stage.online()
+    await stage.join(whole=20)
+    await stage.publish(IdentityKey.generate())
+    error = await fails_with("J052", lambda: stage.join(whole=20, other_keys=0.5))
+    assert "clusters/berlin-04.yaml" in error.hint
+
+
+async def test_a_name_that_another_cluster_has_is_refused_before_anything_is_applied(stage: Stage) -> None:
+    await stage.publish()
+    other = Member("berlin-04", "5f0c0000-0000-4000-8000-000000000009")
+    stage.hub.joins = [other.join(stage.repositories.fleet_id)]
+    with open_checkout(stage.repositories.clone) as clone, OperatorClient(load(None), 10.0) as operator:
+        desk = Desk(clone, operator, Reached(), 60, Labels())
+        await desk.approve("berlin-04", stage.hub.joins[0])
+    await fails_with("J013", lambda: stage.join(whole=20))
+    assert not any("applied" in text for text in stage.said)
+
+
+async def test_a_connection_leaves_no_credential_on_the_disk(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    files = stage.kube.files
+    data = {
+        "server": stage.kube.url,
+        "certificate-authority-data": base64.b64encode(files.ca.read_bytes()).decode(),
+    }
+    user = {
+        "token": stage.kube.token,
+        "client-certificate-data": base64.b64encode(files.certificate.read_bytes()).decode(),
+        "client-key-data": base64.b64encode(files.key.read_bytes()).decode(),
+    }
+    access = parse(kubeconfig(user, data), "x", "inline")[1]["c"]
+    async with access.connect() as api:
+        assert await api.uid()
+        assert list(folder.rglob("*")) == []
+    assert list(folder.rglob("*")) == []
+
+
+def test_the_packaged_manifest_is_the_one_of_deploy() -> None:
+    assert (manifest.base_folder() / "kustomization.yaml").read_bytes() == (
+        ROOT / "deploy" / "agent" / "kustomization.yaml"
+    ).read_bytes()
+    names = load_documents((ROOT / "deploy" / "agent" / "kustomization.yaml").read_bytes(), "k")[0].value[
+        "resources"
+    ]
+    assert {*names, "kustomization.yaml"} == {path.name for path in (ROOT / "deploy" / "agent").iterdir()}
