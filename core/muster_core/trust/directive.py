@@ -251,6 +251,9 @@ def _signer(
     bundle = directive.release.bundle
     if not any(covers(role.bundles, bundle) and matches(role.clusters, entry.all_labels) for role in held):
         raise TrustError("T072", f"the signer may not direct {bundle} on this cluster", object=key)
+    back = directive.return_to
+    if back and back.bundle != bundle:  # else a signer's bundles would end where returning begins
+        raise TrustError("T072", f"a directive for {bundle} may not return {back.bundle}", object=key)
     return key
 
 

@@ -321,6 +321,13 @@ def test_bundles_and_clusters_must_be_of_one_role() -> None:
     assert code_of(lambda: asked(of=split)) == "T072"
 
 
+def test_a_directive_returns_its_own_bundle_and_no_other() -> None:
+    for by in (OPERATOR, STORES_OPERATOR):
+        assert asked(changed(return_to=SHOP), by=by).key == by.fingerprint
+        other = changed(return_to=SHOP._replace(bundle="shop-eu"))
+        assert code_of(lambda who=by, it=other: asked(it, by=who)) == "T072"
+
+
 def test_another_fleets_directive_is_refused_whoever_signed() -> None:
     assert code_of(lambda: asked(changed(fleet="another"))) == "T073"
 
