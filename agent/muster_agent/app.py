@@ -117,9 +117,10 @@ async def run(settings: Settings) -> None:
                 api, source, desired, state, settings.namespace, link.say, clock, uniform, metrics
             )
             link.resend = reconciler.resend
+            link.head = lambda: reconciler.head.commit
             link.spooled = metrics.spool.set
             ready[0] = ""
-            group.start_soon(reconciler.run, settings.poll_seconds)
+            await group.start(reconciler.run, settings.poll_seconds)
             group.start_soon(link.run)
     finally:
         with anyio.CancelScope(shield=True):

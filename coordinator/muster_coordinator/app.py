@@ -49,7 +49,7 @@ async def serve(settings: Settings) -> None:
     """Runs until SIGTERM or SIGINT. Prints one JSON line when it is ready."""
     data, clock = settings.data_dir, time.time
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    authority = Authority.load_or_make(data, dt.datetime.now(dt.UTC))
+    authority = Authority.load_or_make(data, dt.datetime.now(dt.UTC), settings.certificate_life)
     token = _token(data / "admin-token")
     store = await SqlStore.open(data / "muster.db")
     repository = FleetRepository.open(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 from typing import Literal
 
 import click
+from muster_core.durations import parse_duration
+from muster_core.errors import MusterError
 
 from muster_coordinator.settings import Address, Settings
 
@@ -19,6 +22,16 @@ class AddressType(click.ParamType[Address]):
         try:
             return Address.parse(str(value))
         except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class DurationType(click.ParamType[float]):
+    name = "DURATION"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return parse_duration(str(value))
+        except MusterError as error:
             self.fail(str(error), param, ctx)
 
 
@@ -73,6 +86,13 @@ class AddressType(click.ParamType[Address]):
     show_default=True,
     help="Seconds between looks at the repository.",
 )
+@click.option(
+    "--certificate-life",
+    type=DurationType(),
+    default="24h",
+    show_default=True,
+    help="How long an agent's certificate lives (10s to 7d); it is renewed at two thirds.",
+)
 @click.option("--name", default="default", show_default=True, help="The context's name.")
 @click.option("--log-format", type=click.Choice(["json", "text"]), default="json", show_default=True)
 def serve(
@@ -86,6 +106,7 @@ def serve(
     advertise_link: str | None,
     advertise_edge: str | None,
     poll_seconds: float,
+    certificate_life: float,
     name: str,
     log_format: Literal["json", "text"],
 ) -> int:
@@ -111,5 +132,6 @@ def serve(
         advertise_edge,
         poll_seconds,
         name,
+        dt.timedelta(seconds=certificate_life),
     )
     return main(settings)

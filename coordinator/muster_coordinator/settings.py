@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,3 +40,4 @@ class Settings:
     advertise_edge: str | None
     poll_seconds: float
     name: str
+    certificate_life: dt.timedelta = dt.timedelta(hours=24)

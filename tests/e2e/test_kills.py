@@ -64,6 +64,22 @@ def test_a_coordinator_killed_during_a_rollout_goes_on_with_the_same_log(fleet: 
     assert kube.version() == "1"
 
 
+def test_an_agent_killed_between_its_word_and_health_still_tells_the_outcome(fleet: Stage) -> None:
+    kube, agent = fleet.joined("berlin-04", "--ready-delay", "3")
+    commit = fleet.commit(shop("1"))
+    until(lambda: kube.ask("GET", "/apis/apps/v1/namespaces/shop/deployments/web"), why=fleet.logs)
+    until(lambda: target_state(fleet, "shop-0001", "berlin-04") == "applying", why=fleet.logs)
+    assert target_state(fleet, "shop-0001", "berlin-04") == "applying"
+    agent.kill()
+    written = kube.writes()
+    agent.start()
+    until(lambda: ended(fleet, "shop-0001"), 40, why=fleet.logs)
+    assert ended(fleet, "shop-0001") == "Succeeded"
+    assert reported(fleet, "berlin-04") == (commit, "Ready")
+    # The bundle's note says the phase; nothing of the bundle itself is written again.
+    assert kube.writes() - written <= 1, kube.ask("GET", "/lab/requests")
+
+
 def test_reports_that_waited_while_both_were_down_arrive(fleet: Stage) -> None:
     kube, agent = fleet.joined("berlin-04")
     fleet.commit(shop("1"))
@@ -91,3 +107,12 @@ def spool(agent: Program) -> tuple[str, dict[str, int]]:
     """(epoch, number of each message that waits) of an agent's spool on disk."""
     record = json.loads((agent.log.with_name("state") / "outbox.json").read_text())["record"]
     return record["epoch"], {entry["key"]: entry["seq"] for entry in record["entries"]}
+
+
+def test_certificates_of_ten_seconds_are_renewed_without_a_break(tmp_path: Path) -> None:
+    with stage(tmp_path, "--certificate-life", "10s") as fleet:
+        fleet.joined("berlin-04")
+        query = "select renewals from joins where cluster = ?"
+        until(lambda: fleet.rows(query, "berlin-04")[0][0] >= 2, 25, why=fleet.logs)
+        assert in_contact(fleet, "berlin-04")
+        assert "out of contact" not in fleet.hub.log.read_text()

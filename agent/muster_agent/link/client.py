@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import anyio
@@ -87,10 +87,12 @@ class Stream:
 
     _call: Any
     _stub: link_pb2_grpc.LinkAsyncStub
+    _writing: anyio.Lock = field(default_factory=anyio.Lock)
 
     async def send(self, frame: wire.AgentFrame) -> None:
         try:
-            await _guarded(self._call.write(frame))
+            async with self._writing:  # two writes at once end the call
+                await _guarded(self._call.write(frame))
         except (grpc.RpcError, grpc.aio.UsageError, anyio.ClosedResourceError) as error:
             raise _ended(error) from error
 

@@ -227,7 +227,10 @@ class BundleMachine:
             if self._give_up is None:
                 self._give_up = now + self._patience
             if event.retryable and now < self._give_up:
-                self.phase = self.phase if self.record.admission else "Pending"
+                if self.record.admission is None:
+                    self.phase = "Pending"
+                elif event.code.startswith("K"):  # the cluster itself is away, so nobody knows how it is
+                    self.phase = "Degraded"
                 return [*self._retry_later(now), Report()]
             self._admitting, self.retry_at = False, None
             self.phase = "Blocked"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import anyio
 import msgspec
 import structlog
-from anyio.abc import TaskGroup
+from anyio.abc import TaskGroup, TaskStatus
 from muster_core.apply.applyset import set_id
 from muster_core.apply.plan import Applied
 from muster_core.errors import KubernetesError, MusterError
@@ -100,8 +100,8 @@ class Reconciler:
 
     # --- life ----------------------------------------------------------------------------------------------------
 
-    async def run(self, poll: float) -> None:
-        """Starts with what is on disk, then follows events for ever."""
+    async def run(self, poll: float, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Starts with what is on disk, then follows events for ever; started when :meth:`receive` may be called."""
         await self._load()
         async with anyio.create_task_group() as group:
             self._group = group
@@ -110,6 +110,7 @@ class Reconciler:
                 record = self._state.get(name, BundleRecord)
                 if record:
                     self._start(record)
+            task_status.started()
             group.start_soon(self._follow_heads, poll)
 
     async def _load(self) -> None:

@@ -86,9 +86,12 @@ class Enrolment:
                     object=row.cluster,
                     hint="Find the other one; then remove the registry entry and approve the right one anew.",
                 )
+                cluster.alarm = str(error)
                 effects.lines.append(f"{error} Its counter is {counter}, {highest} was seen.")
                 effects.clusters.add(row.cluster)
                 raise error
+            if known is None or known.identity != row.identity:
+                cluster.alarm = ""
             if known is None:
                 effects.lines.append(f"{row.cluster} asks to join")
             kept = msgspec.structs.replace(row, renewals=max(row.renewals, highest))

@@ -144,6 +144,8 @@ class Engine:
                 wake = machine.next_wake()
                 if wake is not None and wake <= now:
                     self._feed(machine, ev.Tick(), effects, now)
+                    if machine.has_ended:
+                        self.start_what_is_new(effects, now)
             self._tick_debts(effects, now)
             if effects.batch:
                 await self._store.commit(effects.batch)
@@ -268,6 +270,7 @@ class Engine:
         last = self.state.last_succeeded(bundle)
         settlement = cu.debts_after(machine, _succeeded(last) if last else None)
         self._record_debts(bundle, self.state.ledger(bundle).settle(settlement, now), effects)
+        self._late_joiners(effects, now)
 
     def _owe_last_succeeded(self, bundle: str, name: str, effects: Effects, now: float) -> None:
         last = self.state.last_succeeded(bundle)

@@ -25,7 +25,7 @@ from muster_coordinator.store.port import JoinRow
 
 @dataclass(slots=True)
 class ClusterState:
-    """One cluster. ``send`` is there while it is in contact."""
+    """One cluster. ``send`` is there while it is in contact; ``alarm`` is what a person must look at."""
 
     name: str
     entry: Cluster | None = None
@@ -37,6 +37,7 @@ class ClusterState:
     last_seen: float = 0.0
     agent_version: str = ""
     kubernetes_version: str = ""
+    alarm: str = ""
     entry_digest: str = ""
 
     @property

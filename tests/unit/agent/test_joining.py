@@ -16,6 +16,7 @@ from muster_agent.identity import join as joining
 from muster_agent.identity import x509
 from muster_agent.link import client
 from muster_agent.state.records import Identity
+from muster_coordinator.api.views import cluster_view
 from muster_coordinator.enrol.x509 import Authority
 from muster_core.errors import JoinError
 from muster_core.session.backoff import Backoff
@@ -186,6 +187,7 @@ async def test_two_copies_of_one_state_folder_are_found(
         copy.link._not_renewed = lambda error: (answers.append(error.code), told(error))[1]  # type: ignore[method-assign]
         await copy.in_session(lambda: len(answers) == 1)
         assert "berlin-04" in at.enrolment.disputed
+        assert "J032" in cluster_view(at.engine.state, at.engine.state.cluster("berlin-04")).message
         said = [line for line in at.lines if "J032" in line]
         assert said
         assert "there may be two agents with one identity" in said[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from muster_agent.source.repository import REGISTRY_BRANCH, SourceRepository
-from muster_agent.verify import acceptable
+from muster_agent.trust.heads import require_descent
 from muster_core.errors import GitError, TrustError
 from unit.agent.stage import Origin
 
@@ -65,7 +65,7 @@ async def test_the_first_clone_begins_at_the_anchor(origin: Origin, tmp_path: Pa
         assert await source.descends(head, anchor)
         newer = origin.commit({"a": "5"})
         assert (await source.fetch()).commit == newer
-        await acceptable(source, newer, anchor=anchor, floor=head, branch_head=newer)
+        await require_descent(source, newer, anchor=anchor, floor=head, branch_head=newer)
     finally:
         source.close()
 
@@ -81,9 +81,9 @@ async def test_a_forced_push_is_refused_and_the_old_commit_stays(
     forced = origin.commit({"a": "evil"}, force=True)
     assert (await source.fetch()).commit == forced
     with pytest.raises(TrustError, match=r"MUSTER-T012 .*forced back"):
-        await acceptable(source, forced, anchor=anchor, floor=floor, branch_head=forced)
+        await require_descent(source, forced, anchor=anchor, floor=floor, branch_head=forced)
     with pytest.raises(TrustError, match="MUSTER-T012"):
-        await acceptable(source, anchor, anchor=anchor, floor=floor, branch_head=anchor)
+        await require_descent(source, anchor, anchor=anchor, floor=floor, branch_head=anchor)
     assert (await source.tree(floor)).read("a") == b"2"
 
 
@@ -96,7 +96,7 @@ async def test_another_history_is_not_from_the_anchor(origin: Origin, tmp_path: 
     try:
         head = (await source.fetch()).commit
         with pytest.raises(TrustError, match="MUSTER-T011"):
-            await acceptable(source, head, anchor=anchor, floor="", branch_head=head)
+            await require_descent(source, head, anchor=anchor, floor="", branch_head=head)
     finally:
         source.close()
 
@@ -109,12 +109,12 @@ async def test_a_commit_beside_the_tracked_branch_is_not_taken(
     await source.fetch()
     beside = origin.git("commit-tree", "-p", anchor, "-m", "x", f"{anchor}^{{tree}}", inside="work")
     with pytest.raises(TrustError, match="MUSTER-T013"):
-        await acceptable(source, beside, anchor=anchor, floor="", branch_head=head)
+        await require_descent(source, beside, anchor=anchor, floor="", branch_head=head)
     origin.git("push", "-q", str(origin.folder / "origin.git"), f"{beside}:refs/heads/main-2", inside="work")
     source.branch = "main-2"
     await source.fetch()
     with pytest.raises(TrustError, match="MUSTER-T010"):
-        await acceptable(source, beside, anchor=anchor, floor="", branch_head=head)
+        await require_descent(source, beside, anchor=anchor, floor="", branch_head=head)
 
 
 async def test_a_host_that_is_away_is_retryable_and_costs_nothing_that_was_there(
