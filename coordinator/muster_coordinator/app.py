@@ -23,7 +23,8 @@ from muster_coordinator.catalog.catalog import Catalog, Reading
 from muster_coordinator.catalog.repository import FleetRepository
 from muster_coordinator.enrol.enrolment import Enrolment
 from muster_coordinator.enrol.x509 import Authority, write_private
-from muster_coordinator.link.server import LinkServicer, edge_servicers, link_servicers, listen
+from muster_coordinator.link.agents import LinkServicer
+from muster_coordinator.link.listeners import edge_servicers, link_servicers, listen
 from muster_coordinator.obs import http
 from muster_coordinator.obs.metrics import Metrics
 from muster_coordinator.rollout.engine import Effects, Engine

@@ -13,7 +13,10 @@ ALLOWED = {
     "kubernetes_asyncio": {"agent/muster_agent/cluster/kube.py"},
     "grpc": {
         "agent/muster_agent/link/client.py",
-        "coordinator/muster_coordinator/link/server.py",
+        "coordinator/muster_coordinator/link/agents.py",
+        "coordinator/muster_coordinator/link/listeners.py",
+        "coordinator/muster_coordinator/link/operators.py",
+        "coordinator/muster_coordinator/link/statuses.py",
         "coordinator/muster_cli/client.py",
     },
     "git": {

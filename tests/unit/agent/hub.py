@@ -23,7 +23,8 @@ from muster_coordinator.catalog.catalog import Reading
 from muster_coordinator.catalog.repository import Heads
 from muster_coordinator.enrol.enrolment import Enrolment
 from muster_coordinator.enrol.x509 import Authority
-from muster_coordinator.link.server import EnrolServicer, LinkServicer, listen
+from muster_coordinator.link.agents import EnrolServicer, LinkServicer
+from muster_coordinator.link.listeners import listen
 from muster_coordinator.rollout.engine import Effects, Engine
 from muster_coordinator.store.sql.store import SqlStore
 from muster_core.kinds.model import Cluster, ClusterSpec, Metadata

@@ -21,7 +21,7 @@ from muster_coordinator.catalog.catalog import Catalog, Reading
 from muster_coordinator.catalog.repository import FleetRepository
 from muster_coordinator.enrol.enrolment import Enrolment
 from muster_coordinator.enrol.x509 import Authority
-from muster_coordinator.link.server import edge_servicers, listen
+from muster_coordinator.link.listeners import edge_servicers, listen
 from muster_coordinator.rollout.engine import Effects, Engine
 from muster_coordinator.store.port import JoinRow
 from muster_coordinator.store.sql.store import SqlStore

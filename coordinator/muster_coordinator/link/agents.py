@@ -1,70 +1,35 @@
-"""The two listeners: ``edge`` (server TLS: enrol, operators) and ``link`` (client certificates: agents).
+"""Agents on the line: joining, sessions, renewal.
 
-Owns every use of gRPC in the coordinator: credentials, who a peer is, deadlines, the session's reader and writer, and the
-translation of errors to statuses. It decides nothing.
-"""
+Owns who a peer is by its certificate, deadlines, and the session's reader and writer. It decides nothing:
+enrolment and engine do."""
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import itertools
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NamedTuple
 
 import anyio
 import grpc
 import grpc.aio
 import structlog
-from muster_core.errors import JoinError, LinkError, MusterError, RolloutError
+from muster_core.errors import JoinError, LinkError, MusterError
 from muster_proto.v1 import link_pb2 as wire
-from muster_proto.v1 import link_pb2_grpc, operator_pb2_grpc
-from muster_proto.v1 import operator_pb2 as op
+from muster_proto.v1 import link_pb2_grpc
 
-from muster_coordinator.api.directives import DirectiveApi
-from muster_coordinator.api.operator import CAPABILITY, NotFoundError, OperatorApi
+from muster_coordinator.api.operator import CAPABILITY
 from muster_coordinator.enrol.enrolment import Enrolment, unread_registry
-from muster_coordinator.enrol.x509 import ServerCertificate
+from muster_coordinator.link.statuses import fail
 from muster_coordinator.rollout.engine import Engine
 
 log = structlog.get_logger()
 
-MAX_MESSAGE = 4 << 20
 OUTGOING = 1_000
 SILENCE_BEATS = 2.5
 REVOKED_RETRY = 60
 _URI = re.compile(r"^muster://cluster/([^/]+)/([0-9a-f]{64})$")
-
-OPTIONS = [
-    ("grpc.max_receive_message_length", MAX_MESSAGE),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-    ("grpc.http2.max_ping_strikes", 0),
-    ("grpc.so_reuseport", 0),
-]
-
-
-@dataclass(frozen=True, slots=True)
-class Listener:
-    """A running server and the port it got."""
-
-    server: grpc.aio.Server
-    port: int
-
-
-async def _fail(context: grpc.aio.ServicerContext[Any, Any], error: MusterError) -> NoReturn:
-    status = grpc.StatusCode.INVALID_ARGUMENT
-    if isinstance(error, NotFoundError):
-        status = grpc.StatusCode.NOT_FOUND
-    elif isinstance(error, JoinError):
-        status = grpc.StatusCode.PERMISSION_DENIED
-    elif isinstance(error, RolloutError):
-        status = grpc.StatusCode.FAILED_PRECONDITION
-    elif error.retryable:
-        status = grpc.StatusCode.ABORTED
-    await context.abort(status, str(error))
 
 
 class EnrolServicer(link_pb2_grpc.EnrolServicer):
@@ -78,7 +43,7 @@ class EnrolServicer(link_pb2_grpc.EnrolServicer):
             return await self._enrolment.join(request)
         except MusterError as error:
             log.warning("join refused", cluster=request.cluster_name, error=str(error))
-            await _fail(context, error)
+            await fail(context, error)
 
 
 class _Peer(NamedTuple):
@@ -122,9 +87,9 @@ class LinkServicer(link_pb2_grpc.LinkServicer):
         """Who it is, if the registry has it with this very identity: an older one's certificate is worth nothing."""
         peer = _peer(context)
         if not self._engine.state.reading.heads.commit:
-            await _fail(context, unread_registry())
+            await fail(context, unread_registry())
         if not self._registered(peer):
-            await _fail(context, JoinError("J030", "this cluster is not in the registry", object=peer.name))
+            await fail(context, JoinError("J030", "this cluster is not in the registry", object=peer.name))
         return peer
 
     def _registered(self, peer: _Peer) -> bool:
@@ -235,11 +200,12 @@ class LinkServicer(link_pb2_grpc.LinkServicer):
         try:
             return await self._enrolment.renew(peer.name, bytes.fromhex(peer.identity), request)
         except MusterError as error:
-            await _fail(context, error)
+            await fail(context, error)
 
 
 class _Outgoing:
-    """The engine's side of a session: nothing before the welcome, never blocking, and a good-bye to who is not registered.
+    """The engine's side of a session: nothing before the welcome, never blocking, and a good-bye to who is not
+    registered.
 
     Every new reading of the registry sends a head, so a cluster that was removed is told at once.
     """
@@ -261,123 +227,3 @@ class _Outgoing:
             self._queue.put_nowait(frame)
         except asyncio.QueueFull:
             self.overflowed = True  # the session ends; the agent comes back and is told what it missed
-
-
-class OperatorServicer(operator_pb2_grpc.OperatorServicer):
-    """Checks the credential, then passes on."""
-
-    def __init__(self, api: OperatorApi, token: str) -> None:
-        self._api, self._token = api, f"Bearer {token}".encode()
-        self._directives = DirectiveApi(api.engine)
-
-    async def _answer(self, context: grpc.aio.ServicerContext[Any, Any], call: Callable[[], Any]) -> Any:
-        await self._admit(context)
-        try:
-            result = call()
-            return await result if isinstance(result, Awaitable) else result
-        except MusterError as error:
-            await _fail(context, error)
-
-    async def _admit(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        given = dict(context.invocation_metadata() or ()).get("authorization", "")
-        if not hmac.compare_digest(str(given).encode(), self._token):
-            error = LinkError(
-                "L001",
-                "this needs an operator's credential",
-                hint="Use the context file that `muster serve` wrote.",
-            )
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
-
-    async def GetInfo(self, request: op.GetInfoRequest, context: Any) -> op.Info:
-        return await self._answer(context, self._api.info)  # type: ignore[no-any-return]
-
-    async def Refresh(self, request: op.RefreshRequest, context: Any) -> op.Info:
-        return await self._answer(context, self._api.refresh)  # type: ignore[no-any-return]
-
-    async def CreateToken(self, request: op.CreateTokenRequest, context: Any) -> op.CreateTokenResponse:
-        return await self._answer(context, lambda: self._api.create_token(request))  # type: ignore[no-any-return]
-
-    async def ListTokens(self, request: op.ListTokensRequest, context: Any) -> op.TokenList:
-        return await self._answer(context, self._api.list_tokens)  # type: ignore[no-any-return]
-
-    async def ListJoins(self, request: op.ListJoinsRequest, context: Any) -> op.JoinList:
-        return await self._answer(context, self._api.list_joins)  # type: ignore[no-any-return]
-
-    async def ListClusters(self, request: op.ListClustersRequest, context: Any) -> op.ClusterList:
-        return await self._answer(context, lambda: self._api.list_clusters(request.selector))  # type: ignore[no-any-return]
-
-    async def ListBundles(self, request: op.ListBundlesRequest, context: Any) -> op.BundleList:
-        return await self._answer(context, lambda: self._api.list_bundles(request.selector))  # type: ignore[no-any-return]
-
-    async def ListRollouts(self, request: op.ListRolloutsRequest, context: Any) -> op.RolloutList:
-        return await self._answer(context, lambda: self._api.list_rollouts(request.bundle))  # type: ignore[no-any-return]
-
-    async def GetCluster(self, request: op.GetRequest, context: Any) -> op.ClusterView:
-        return await self._answer(context, lambda: self._api.get_cluster(request.name))  # type: ignore[no-any-return]
-
-    async def GetBundle(self, request: op.GetRequest, context: Any) -> op.BundleView:
-        return await self._answer(context, lambda: self._api.get_bundle(request.name))  # type: ignore[no-any-return]
-
-    async def GetRollout(self, request: op.GetRequest, context: Any) -> op.RolloutView:
-        return await self._answer(context, lambda: self._api.get_rollout(request.name))  # type: ignore[no-any-return]
-
-    async def StartRollout(self, request: op.StartRolloutRequest, context: Any) -> op.RolloutView:
-        return await self._answer(context, lambda: self._api.start_rollout(request))  # type: ignore[no-any-return]
-
-    async def ActOnRollout(self, request: op.ActOnRolloutRequest, context: Any) -> op.RolloutView:
-        return await self._answer(context, lambda: self._api.act(request))  # type: ignore[no-any-return]
-
-    async def RenewDirective(self, request: op.RenewDirectiveRequest, context: Any) -> op.BundleView:
-        return await self._answer(context, lambda: self._directives.renew(request))  # type: ignore[no-any-return]
-
-    async def AcknowledgeFloor(self, request: op.GetRequest, context: Any) -> op.ClusterView:
-        return await self._answer(context, lambda: self._directives.acknowledge_floor(request.name))  # type: ignore[no-any-return]
-
-    async def ListOwed(self, request: op.ListOwedRequest, context: Any) -> op.OwedList:
-        return await self._answer(context, lambda: self._directives.owed(request))  # type: ignore[no-any-return]
-
-    async def Explain(self, request: op.ExplainRequest, context: Any) -> op.Explanation:
-        return await self._answer(context, lambda: self._api.explain(request))  # type: ignore[no-any-return]
-
-    async def Watch(self, request: op.WatchRequest, context: Any) -> AsyncIterator[op.Event]:
-        await self._admit(context)
-        events = self._api.watch(request)
-        try:
-            async for event in events:
-                yield event
-        finally:
-            await events.aclose()  # type: ignore[attr-defined]
-
-
-async def listen(
-    address: str,
-    certificate: ServerCertificate,
-    ca_pem: bytes | None,
-    *servicers: tuple[Callable[[Any, grpc.aio.Server], None], object],
-) -> Listener:
-    """A started server; with ``ca_pem`` a client certificate is required. ``MUSTER-L002`` when the address is taken."""
-    server = grpc.aio.server(options=OPTIONS)
-    for add, servicer in servicers:
-        add(servicer, server)
-    credentials = grpc.ssl_server_credentials(
-        [(certificate.key, certificate.certificate)], ca_pem, require_client_auth=ca_pem is not None
-    )
-    try:
-        port = server.add_secure_port(address, credentials)
-    except RuntimeError as error:
-        raise LinkError("L002", "this address cannot be listened on", object=address) from error
-    await server.start()
-    return Listener(server, port)
-
-
-def edge_servicers(
-    enrolment: Enrolment, api: OperatorApi, token: str
-) -> list[tuple[Callable[[Any, grpc.aio.Server], None], object]]:
-    return [
-        (link_pb2_grpc.add_EnrolServicer_to_server, EnrolServicer(enrolment)),
-        (operator_pb2_grpc.add_OperatorServicer_to_server, OperatorServicer(api, token)),
-    ]
-
-
-def link_servicers(servicer: LinkServicer) -> list[tuple[Callable[[Any, grpc.aio.Server], None], object]]:
-    return [(link_pb2_grpc.add_LinkServicer_to_server, servicer)]

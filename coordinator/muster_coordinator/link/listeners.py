@@ -1,0 +1,73 @@
+"""The two listeners: ``edge`` (server TLS: enrol, operators) and ``link`` (client certificates: agents).
+
+Owns addresses, credentials of the server, limits of the transport, and which services stand on which listener.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+from muster_core.errors import LinkError
+from muster_proto.v1 import link_pb2_grpc, operator_pb2_grpc
+
+from muster_coordinator.api.operator import OperatorApi
+from muster_coordinator.enrol.enrolment import Enrolment
+from muster_coordinator.enrol.x509 import ServerCertificate
+from muster_coordinator.link.agents import EnrolServicer, LinkServicer
+from muster_coordinator.link.operators import OperatorServicer
+
+MAX_MESSAGE = 4 << 20
+OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.so_reuseport", 0),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A running server and the port it got."""
+
+    server: grpc.aio.Server
+    port: int
+
+
+async def listen(
+    address: str,
+    certificate: ServerCertificate,
+    ca_pem: bytes | None,
+    *servicers: tuple[Callable[[Any, grpc.aio.Server], None], object],
+) -> Listener:
+    """A started server; with ``ca_pem`` a client certificate is required. ``MUSTER-L002`` when the address is
+    taken."""
+    server = grpc.aio.server(options=OPTIONS)
+    for add, servicer in servicers:
+        add(servicer, server)
+    credentials = grpc.ssl_server_credentials(
+        [(certificate.key, certificate.certificate)], ca_pem, require_client_auth=ca_pem is not None
+    )
+    try:
+        port = server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise LinkError("L002", "this address cannot be listened on", object=address) from error
+    await server.start()
+    return Listener(server, port)
+
+
+def edge_servicers(
+    enrolment: Enrolment, api: OperatorApi, token: str
+) -> list[tuple[Callable[[Any, grpc.aio.Server], None], object]]:
+    return [
+        (link_pb2_grpc.add_EnrolServicer_to_server, EnrolServicer(enrolment)),
+        (operator_pb2_grpc.add_OperatorServicer_to_server, OperatorServicer(api, token)),
+    ]
+
+
+def link_servicers(servicer: LinkServicer) -> list[tuple[Callable[[Any, grpc.aio.Server], None], object]]:
+    return [(link_pb2_grpc.add_LinkServicer_to_server, servicer)]

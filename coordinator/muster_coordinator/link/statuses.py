@@ -1,0 +1,27 @@
+"""Errors as gRPC statuses: one table for every service.
+
+Owns the translation; the text of the error goes along, so that codes and hints reach whoever called.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import grpc
+import grpc.aio
+from muster_core.errors import JoinError, MusterError, RolloutError
+
+from muster_coordinator.api.operator import NotFoundError
+
+
+async def fail(context: grpc.aio.ServicerContext[Any, Any], error: MusterError) -> NoReturn:
+    status = grpc.StatusCode.INVALID_ARGUMENT
+    if isinstance(error, NotFoundError):
+        status = grpc.StatusCode.NOT_FOUND
+    elif isinstance(error, JoinError):
+        status = grpc.StatusCode.PERMISSION_DENIED
+    elif isinstance(error, RolloutError):
+        status = grpc.StatusCode.FAILED_PRECONDITION
+    elif error.retryable:
+        status = grpc.StatusCode.ABORTED
+    await context.abort(status, str(error))
