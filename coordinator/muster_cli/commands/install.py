@@ -14,6 +14,7 @@ import click
 from muster_core.durations import parse_duration
 
 from muster_cli.commands.clusters import _pairs, cluster
+from muster_cli.trust.signing import KEY
 from muster_cli.verbs import CHECKOUT, VALUES_OUTPUT, Nouns, client
 
 if TYPE_CHECKING:
@@ -175,6 +176,7 @@ def manifest(
     "--value", "values", multiple=True, metavar="K=V", help="A value that this cluster's manifests see."
 )
 @click.option("--wait", default="5m", show_default=True, help="How long one cluster may take.")
+@KEY
 @CHECKOUT
 @VALUES_OUTPUT
 @click.pass_context
@@ -196,6 +198,7 @@ def install(
     site_class: str,
     values: tuple[str, ...],
     wait: str,
+    key: Path | None,
     checkout: Path,
     style: str,
 ) -> None:
@@ -222,7 +225,7 @@ def install(
     with open_checkout(checkout) as clone, client(ctx) as operator:
 
         def desk() -> Desk:
-            return Desk(clone, operator, reached, int(parse_duration(token_ttl)), entry)
+            return Desk(clone, operator, reached, int(parse_duration(token_ttl)), entry, key)
 
         ended = join_all(desk, clusters, wanted, _say, patience)
     errors = [end.error for end in ended if end.error]
@@ -276,6 +279,7 @@ def installer() -> None:
 @click.option(
     "--parallel", type=click.IntRange(1, 256), default=16, show_default=True, help="Clusters at a time."
 )
+@KEY
 @CHECKOUT
 @click.pass_context
 def run(
@@ -296,6 +300,7 @@ def run(
     wait: str,
     poll: str,
     parallel: int,
+    key: Path | None,
     checkout: Path,
 ) -> None:
     """Watch for new clusters and let them join, until SIGTERM. Labels come from these flags, never from a joiner.
@@ -328,6 +333,6 @@ def run(
     with open_checkout(checkout) as clone, client(ctx) as operator:
         run_until_stopped(
             lambda: Installer(
-                Desk(clone, operator, reached, ttl, entry), sources, template, patience, every, parallel
+                Desk(clone, operator, reached, ttl, entry, key), sources, template, patience, every, parallel
             )
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
@@ -53,13 +54,19 @@ class _Fresh:
 
 
 class Desk:
-    """``ttl`` is how long a token works, in seconds."""
+    """``ttl`` is how long a token works, in seconds; ``key`` signs registry entries where the fleet's mode asks for it."""
 
     def __init__(
-        self, clone: Checkout, operator: OperatorClient, reached: Reached, ttl: int, labels: Labels
+        self,
+        clone: Checkout,
+        operator: OperatorClient,
+        reached: Reached,
+        ttl: int,
+        labels: Labels,
+        key: Path | None = None,
     ) -> None:
         self._clone, self._operator, self._reached, self._ttl = clone, operator, reached, ttl
-        self.labels = labels
+        self.labels, self._key = labels, key
         self._git = anyio.Lock()
         self._threads = anyio.CapacityLimiter(8)
         self._hub, self._registry, self._source_at, self._telling = _Fresh(), _Fresh(), _Fresh(), anyio.Lock()
@@ -128,6 +135,7 @@ class Desk:
             if self._source is None or time.monotonic() - self._source_at.at > SOURCE_FRESH:
                 async with self._git:
                     self._source = await self._run(source_of, self._clone, self._operator, self._reached)
+                    self._clone.sign_as(self._source.fleet.spec.mode, self._key)
                 self._source_at.at = time.monotonic()
             known = sorted({"connected", *self._source.fleet.spec.site_classes})
             if self.labels.site_class not in known:
