@@ -16,10 +16,12 @@ from muster_cli.client import OperatorClient
 from muster_cli.context import load
 from muster_cli.install import manifest
 from muster_cli.install.desk import Desk, Labels
+from muster_cli.install.installer import Installer
 from muster_cli.install.joining import Patience, Wanted, join_cluster
 from muster_cli.install.kubeconfig import Access, chosen, cluster_name, parse
 from muster_cli.install.manifest import Installation, base_objects, deployment_of, render
 from muster_cli.install.minting import Reached
+from muster_cli.install.sources import ClusterApiHub, Folder, Source, look_everywhere
 from muster_core.errors import KubernetesError, MusterError, ValidationError
 from muster_core.manifest.load import load_documents
 from muster_core.manifest.objects import ObjectRef
@@ -429,3 +431,158 @@ def test_the_packaged_manifest_is_the_one_of_deploy() -> None:
         "resources"
     ]
     assert {*names, "kustomization.yaml"} == {path.name for path in (ROOT / "deploy" / "agent").iterdir()}
+
+
+# --- where new clusters appear --------------------------------------------------------------------------------------
+
+CLUSTERS = "/apis/cluster.x-k8s.io/v1beta1/namespaces/default/clusters"
+DEFINITION = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "clusters.cluster.x-k8s.io"},
+    "spec": {
+        "group": "cluster.x-k8s.io",
+        "scope": "Namespaced",
+        "names": {"plural": "clusters", "singular": "cluster", "kind": "Cluster", "listKind": "ClusterList"},
+        "versions": [
+            {
+                "name": "v1beta1",
+                "served": True,
+                "storage": True,
+                "schema": {
+                    "openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+                },
+            }
+        ],
+    },
+}
+
+
+async def hub_of_clusters(api: Any, names: dict[str, dict[str, Any]]) -> None:
+    """Cluster API's definition and these Cluster objects."""
+    await api.apply(DEFINITION)
+    with anyio.fail_after(10):
+        while True:
+            try:
+                await api.resource("cluster.x-k8s.io/v1beta1", "Cluster")
+                break
+            except KubernetesError:
+                await anyio.sleep(0.1)
+    for name, spec in names.items():
+        await api.apply(
+            {
+                "apiVersion": "cluster.x-k8s.io/v1beta1",
+                "kind": "Cluster",
+                "metadata": {"name": name, "namespace": "default"},
+                "spec": spec,
+            }
+        )
+
+
+async def credential(api: Any, name: str, data: bytes) -> None:
+    await api.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": f"{name}-kubeconfig", "namespace": "default"},
+            "data": {"value": base64.b64encode(data).decode()},
+        },
+        force=True,
+    )
+
+
+async def test_cluster_api_objects_are_candidates_and_their_secrets_are_read_when_they_are_used(
+    stage: Stage,
+) -> None:
+    source = ClusterApiHub(stage.kube.kubeconfig)
+    async with stage.access().connect() as api:
+        await hub_of_clusters(api, {"shop": {}, "resting": {"paused": True}})
+        (shop,) = await source.look()
+        assert shop.name == "shop"
+        waits = await fails_with("K056", shop.open)
+        assert waits.retryable
+        await credential(api, "shop", kubeconfig({"exec": {"command": "/bin/evil"}}))
+        await fails_with("K052", shop.open)
+        await credential(api, "shop", kubeconfig({"token": "t"}))
+        assert (await shop.open()).user == {"token": "t"}
+    await source.aclose()
+
+
+async def test_the_unattended_installer_retries_joins_and_forgets(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A Cluster object first, its Secret later, then an agent: the test plays the agent."""
+    with (
+        open_checkout(stage.repositories.clone) as clone,
+        OperatorClient(load(None), 10.0) as operator,
+    ):
+        desk = Desk(clone, operator, Reached(), 60, Labels(plain={"from": "hub"}))
+        template = Wanted("", "muster-agent:1", "muster-system")
+        sources: list[Source] = [ClusterApiHub(stage.kube.kubeconfig)]
+        installer = Installer(desk, sources, template, Patience(20.0), 0.1, 4)
+        said: list[dict[str, Any]] = []
+
+        async def until_event(event: str) -> dict[str, Any]:
+            with anyio.fail_after(20):
+                while True:
+                    said.extend(json.loads(line) for line in capsys.readouterr().out.splitlines())
+                    found = [line for line in said if line["event"] == event]
+                    if found:
+                        return found[-1]
+                    await anyio.sleep(0.05)
+
+        async with stage.access().connect() as api, anyio.create_task_group() as group:
+            await hub_of_clusters(api, {"berlin-04": {}})
+            group.start_soon(installer.run)
+            assert "K056" in (await until_event("failed"))["error"]
+            await stage.publish()
+            stage.asks()
+            stage.online()
+            await credential(api, "berlin-04", inline(stage.kube))
+            joined = await until_event("joined")
+            assert (joined["cluster"], joined["uid"], joined["approved"]) == (
+                "berlin-04",
+                stage.member.uid,
+                True,
+            )
+            assert "from: hub" in stage.repositories.registry("clusters/berlin-04.yaml")
+            assert stage.kube.token not in json.dumps(said)
+            # Done is done: the credential may go bad and nobody looks at it.
+            await credential(api, "berlin-04", b"nonsense")
+            tokens = stage.tokens
+            again = Installer(desk, [ClusterApiHub(stage.kube.kubeconfig)], template, Patience(20.0), 0.1, 4)
+            group.start_soon(again.run)
+            await until_event("joined-before")
+            assert [line for line in said if line["event"] == "failed"][1:] == []
+            assert stage.tokens == tokens
+            group.cancel_scope.cancel()
+
+
+def inline(kube: LabKube) -> bytes:
+    authority = base64.b64encode(kube.files.ca.read_bytes()).decode()
+    return kubeconfig({"token": kube.token}, {"server": kube.url, "certificate-authority-data": authority})
+
+
+async def test_a_folder_gives_one_candidate_a_file_and_a_changed_file_another_mark(tmp_path: Path) -> None:
+    (tmp_path / "berlin-04.kubeconfig").write_bytes(kubeconfig({"token": "t"}))
+    (tmp_path / ".hidden").write_text("x")
+    (first,) = await Folder(tmp_path).look()
+    assert (first.name, (await first.open()).user) == ("berlin-04", {"token": "t"})
+    fresh = tmp_path / "new"
+    fresh.write_bytes(kubeconfig({"token": "u"}))
+    fresh.replace(tmp_path / "berlin-04.kubeconfig")
+    (second,) = await Folder(tmp_path).look()
+    assert second.mark != first.mark
+    (tmp_path / "berlin-04.kubeconfig").unlink()
+    assert (await fails_with("K056", second.open)).retryable
+
+
+async def test_a_source_that_is_away_does_not_hide_the_others(tmp_path: Path) -> None:
+    (tmp_path / "berlin-04").write_bytes(kubeconfig({"token": "t"}))
+    config = tmp_path.parent / "away"
+    config.write_bytes(kubeconfig({"token": "t"}))
+    away = ClusterApiHub(config)
+    found, errors = await look_everywhere([away, Folder(tmp_path)])
+    await away.aclose()
+    assert [candidate.name for candidate in found] == ["berlin-04"]
+    assert [error.code for error in errors] == ["K001"]
