@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import realcluster
-from realcluster import Etcd, RealCluster, RealClusterError, open_real_cluster, require_real
+from realcluster import Etcd, RealCluster, RealClusterError, open_real_cluster, ports, require_real
 from tools import build
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180), pytest.mark.xdist_group("real-boot")]
@@ -219,8 +218,8 @@ def test_a_port_that_is_taken_meanwhile_is_given_up_for_another(monkeypatch: pyt
     require_real("etcd")
     require_real("kube-apiserver")
     with Etcd(deadline=60) as other, socket.create_server(("127.0.0.1", 0)) as taken:
-        choices = [other.port, realcluster.free_port(), taken.getsockname()[1], realcluster.free_port()]
-        monkeypatch.setattr(realcluster, "free_port", lambda queue=iter(choices): next(queue))
+        choices = [other.port, ports.free_port(), taken.getsockname()[1], ports.free_port()]
+        monkeypatch.setattr(ports, "free_port", lambda queue=iter(choices): next(queue))
         with RealCluster(deadline=120) as cluster:
             assert (cluster.etcd.port, cluster.port) == (choices[1], choices[3])
 
