@@ -77,7 +77,8 @@ class Desired:
     ) -> None:
         self._source, self._keeper, self._floors, self._enrolment = source, keeper, floors, enrolment
         self._identity, self._sealing, self._renderer = identity_public, sealing, renderer
-        self._heads, self._releases = HeadJudge(source, keeper), ReleaseJudge(source, keeper)
+        self._heads = HeadJudge(source, keeper)
+        self._releases = ReleaseJudge(source, keeper, self._heads)
         self.entry: Cluster | None = None
         self.registry_commit = ""
         self.policies: PolicySet | None = None
@@ -147,8 +148,9 @@ class Desired:
         floor = self.branches.get("fleet", "")
         if heads.commit == floor and self.policies is not None:
             return
-        await self._heads.fleet(heads.commit, anchor=self._anchor("fleet"), floor=floor)
+        accepted = await self._heads.fleet(heads.commit, anchor=self._anchor("fleet"), floor=floor)
         await self._take_policies(heads.commit)
+        self._keeper.saw_heads(accepted)
         await self._source.pin("floor/fleet", heads.commit)
         await self._floors.raise_branch("fleet", heads.commit)
 
@@ -180,6 +182,10 @@ class Desired:
         entry = clusters.get(self._enrolment.cluster)
         if entry is None:
             raise self._no_entry()
+        if entry.spec.revoked:
+            raise TrustError(
+                "T024", "the registry says that this cluster is revoked", object=self._enrolment.cluster
+            )
         identity = encode_identity(self._identity)
         if entry.spec.uid != self._enrolment.uid or entry.spec.identity_key != identity:
             raise TrustError(
@@ -207,8 +213,11 @@ class Desired:
 
     async def ready_for(self, release: Release) -> bool:
         """Whether all that the release needs is here already, so that nothing has to be fetched."""
-        return await self._source.has(release.commit) and await self._source.descends(
-            self.branches.get("fleet", ""), release.commit
+        head = self.branches.get("fleet", "")
+        return bool(
+            head
+            and await self._source.has(release.commit)
+            and await self._source.descends(head, release.commit)
         )
 
     async def admit(self, offered: Offered, look: Look) -> Admissible:
@@ -217,6 +226,13 @@ class Desired:
         ``look`` tells what policies need to know of the cluster.
         """
         self._floors.require_whole()
+        if "fleet" not in self.branches:
+            raise self.problem or TrustError(
+                "T016",
+                "no head of the fleet's branch was accepted yet",
+                object=str(offered.release),
+                retryable=True,
+            )
         release, floors = offered.release, self._floors.floors
         try:
             await self._releases.require_place(release, offered.credentials, floors, self._anchor("fleet"))
@@ -225,11 +241,11 @@ class Desired:
             raise (self.problem if self.problem and error.code == "T010" else error) from error
         entry = self._own_entry(offered.registry_digest)
         tree, contents, at = await self._bundle_at(release)
-        accepted = (await self._contents(self.branches["fleet"]))[1] if "fleet" in self.branches else None
+        _, accepted = await self._contents(self.branches["fleet"])
         approved = await self._releases.approve(
             release,
             offered.credentials,
-            Content(tree, contents, accepted.digests.get(release.bundle, "") if accepted else ""),
+            Content(tree, contents, accepted.digests.get(release.bundle, ""), self._anchor("fleet")),
             entry=entry,
             last=floors.directives.get(release.bundle, SequencePlace()),
         )

@@ -160,9 +160,23 @@ class Checkout:
         parts = [part for part in listing.split("\0") if part]
         return list(zip(parts[::2], parts[1::2], strict=True))
 
-    def first_parents(self, head: str, limit: int) -> list[str]:
-        """The newest commits along first parents, the newest first."""
-        return str(self.repo.git.rev_list("--first-parent", f"--max-count={limit}", head)).split()
+    def first_parents(self, head: str, limit: int, floor: str = "") -> list[str]:
+        """The newest commits along first parents down to (without) ``floor``, the newest first."""
+        below = [f"^{floor}"] if floor else []
+        return str(self.repo.git.rev_list("--first-parent", f"--max-count={limit}", head, *below)).split()
+
+    def descends(self, commit: str, ancestor: str) -> bool:
+        return self.repo.is_ancestor(self.repo.commit(ancestor), self.repo.commit(commit))
+
+    def ref(self, name: str) -> str:
+        """The commit of a full ref, or an empty text."""
+        try:
+            return str(self.repo.git.rev_parse("--verify", "--quiet", name))
+        except GitCommandError:
+            return ""
+
+    def set_ref(self, name: str, commit: str) -> None:
+        self.repo.git.update_ref(name, commit)
 
     def raw(self, kind: str, oid: str) -> bytes:
         """A commit or tag as it is stored."""
@@ -201,10 +215,10 @@ class Checkout:
         """Who signs from here on: nobody in mode ``open``, else the key, else git by its own configuration."""
         self.signer = "nobody" if mode == "open" else find_key(key, self.setting) or "git"
 
-    def add_to_registry(self, path: str, render: Callable[[CommitTree], bytes], message: str) -> str:
+    def add_to_registry(self, path: str, render: Callable[[CommitTree], bytes | None], message: str) -> str:
         """Commits one file on the registry branch and pushes it; tries again when somebody else was faster.
 
-        ``render`` sees the newest tree and gives the file's bytes. Returns the commit.
+        ``render`` sees the newest tree and gives the file's bytes, or None to remove it. Returns the commit.
         """
         for _ in range(PUSH_TRIES):
             parent = self.fetch(REGISTRY_BRANCH)
@@ -230,14 +244,17 @@ class Checkout:
             hint="Try again.",
         )
 
-    def _commit(self, parent: str, path: str, data: bytes, message: str) -> str:
+    def _commit(self, parent: str, path: str, data: bytes | None, message: str) -> str:
         signer = self.signer
         index = Path(self.repo.git_dir) / f"muster-index-{os.getpid()}"
         try:
             with self.repo.git.custom_environment(GIT_INDEX_FILE=str(index), **self._identity()):
                 self.repo.git.read_tree(parent) if parent else self.repo.git.read_tree("--empty")
-                blob = self._object("blob", data)
-                self.repo.git.update_index("--add", "--cacheinfo", f"100644,{blob},{path}")
+                if data is None:
+                    self.repo.git.update_index("--force-remove", "--", path)
+                else:
+                    blob = self._object("blob", data)
+                    self.repo.git.update_index("--add", "--cacheinfo", f"100644,{blob},{path}")
                 tree = self.repo.git.write_tree()
                 if parent and tree == self.repo.commit(parent).tree.hexsha:
                     return parent

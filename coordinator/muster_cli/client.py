@@ -1,7 +1,7 @@
 """The operator API as the CLI calls it.
 
-Owns the one gRPC channel of a command: TLS pinned to the context's CA, the bearer token, a deadline on
-every call, and the translation of statuses into errors with codes. It never retries an action.
+Owns the one gRPC channel of a command: TLS pinned to the context's CA, the bearer token or the client
+certificate, a deadline on every call, and the translation of statuses into errors with codes. It never retries an action.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class OperatorClient:
     def __init__(self, context: Context, timeout: float) -> None:
         self.context, self._timeout = context, timeout
         self._channel = grpc.secure_channel(
-            context.edge,
-            grpc.ssl_channel_credentials(root_certificates=context.ca_pem),
+            context.address,
+            grpc.ssl_channel_credentials(context.ca_pem, context.key, context.certificate),
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE),
                 ("grpc.enable_http_proxy", 0),
@@ -44,7 +44,7 @@ class OperatorClient:
             ],
         )
         self._stub = OperatorStub(self._channel)
-        self._metadata = (("authorization", f"Bearer {context.token}"),)
+        self._metadata = (("authorization", f"Bearer {context.token}"),) if context.token else ()
 
     def __enter__(self) -> OperatorClient:
         return self
@@ -63,7 +63,7 @@ class OperatorClient:
         try:
             yield
         except grpc.RpcError as error:
-            raise translate(error, self.context.edge) from error
+            raise translate(error, self.context.address) from error
 
     def info(self) -> op.Info:
         return self._call(self._stub.GetInfo, op.GetInfoRequest())
@@ -120,6 +120,28 @@ class OperatorClient:
 
     def explain(self, rollout: str, cluster: str) -> op.Explanation:
         return self._call(self._stub.Explain, op.ExplainRequest(rollout=rollout, cluster=cluster))
+
+    def issue_certificate(self, request: op.IssueCertificateRequest) -> op.OperatorCertificate:
+        return self._call(self._stub.IssueCertificate, request)
+
+    def list_operators(self) -> op.OperatorList:
+        return self._call(self._stub.ListOperators, op.ListOperatorsRequest())
+
+    def revoke_operator(self, name: str, reason: str) -> op.OperatorList:
+        return self._call(self._stub.RevokeOperator, op.RevokeOperatorRequest(name=name, reason=reason))
+
+    def audit_heads(self) -> op.AuditHeadList:
+        return self._call(self._stub.ListAuditHeads, op.ListAuditHeadsRequest())
+
+    def acknowledge_head(self, writer: str, reason: str) -> op.AuditHead:
+        return self._call(self._stub.AcknowledgeHead, op.AcknowledgeHeadRequest(name=writer, reason=reason))
+
+    def audit_lines(self, after: int = 0) -> Iterator[bytes]:
+        """The coordinator's own log as it is on disk, in order."""
+        with self._translated():
+            request = op.ListAuditRequest(after=after)
+            for line in self._stub.ListAudit(request, metadata=self._metadata, timeout=self._timeout):
+                yield line.line
 
     def watch(self, request: op.WatchRequest) -> Iterator[op.Event]:
         """The present state, one SYNCED, then changes until the caller stops: the call without a deadline."""

@@ -1,7 +1,7 @@
 """Which coordinator a command talks to.
 
-Owns the context file that ``muster serve`` writes: address, CA certificate, credential, all as paths or
-text in one JSON file. It never holds a credential longer than the command runs.
+Owns the context file that ``muster serve`` or ``muster operator certificate`` writes: address, CA certificate,
+credential, all as paths or text in one JSON file. It never holds a credential longer than the command runs.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from muster_cli.errors import InvalidRequestError
 
 
 class ContextFile(msgspec.Struct, frozen=True):
-    """The file's fields; paths are relative to the file."""
+    """The file's fields; paths are relative to the file. Either edge and token, or link with certificate and key."""
 
-    edge: str
     ca_pem_file: str
-    token_file: str
+    edge: str = ""
+    token_file: str = ""
+    link: str = ""
+    certificate_file: str = ""
+    key_file: str = ""
     name: str = "default"
 
 
@@ -31,7 +34,15 @@ class Context:
     name: str
     edge: str
     ca_pem: bytes
-    token: str = field(repr=False)
+    token: str = field(default="", repr=False)
+    link: str = ""
+    certificate: bytes | None = None
+    key: bytes | None = field(default=None, repr=False)
+
+    @property
+    def address(self) -> str:
+        """The listener that takes this credential."""
+        return self.link or self.edge
 
 
 def folder() -> Path:
@@ -47,8 +58,16 @@ def load(wanted: str | None) -> Context:
     try:
         file = msgspec.json.decode(path.read_bytes(), type=ContextFile)
         ca_pem = (path.parent / file.ca_pem_file).read_bytes()
+        if file.link and file.certificate_file and file.key_file:
+            certificate = (path.parent / file.certificate_file).read_bytes()
+            key = (path.parent / file.key_file).read_bytes()
+            return Context(file.name, file.edge, ca_pem, "", file.link, certificate, key)
+        if not file.edge or not file.token_file:
+            raise ValueError(
+                "it names neither edge with token_file nor link with certificate_file and key_file"
+            )
         token = (path.parent / file.token_file).read_text().strip()
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, ValueError) as error:
         raise InvalidRequestError(
             "L010",
             f"the context cannot be read ({error})",
@@ -70,3 +89,18 @@ def _find(wanted: str | None) -> Path:
             hint="Start one with `muster serve`, then pass --context DATA_DIR/context.json.",
         )
     return known[-1]
+
+
+def write(path: Path, file: ContextFile) -> None:
+    """The file, readable by its owner alone."""
+    write_private(path, msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n")
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """A new file that only its owner can read, from its first moment; an old one is replaced as a whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(path.name + ".new")
+    new.unlink(missing_ok=True)
+    with open(new, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(data)
+    new.replace(path)

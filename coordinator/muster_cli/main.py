@@ -48,6 +48,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "cluster",
         "Approve clusters that asked to join, or install the agent into them.",
     ),
+    "operator": ("muster_cli.commands.operators", "operator", "Give people a certificate of their own."),
     "agent": ("muster_cli.commands.install", "agent", "Print what an agent needs in its cluster."),
     "installer": (
         "muster_cli.commands.install",

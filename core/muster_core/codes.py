@@ -67,6 +67,7 @@ V061 | A line of an audit log is not as it was written. | Treat the log as chang
 V062 | The folder holds the audit log of another writer. | Give every cluster and every coordinator a folder of its own.
 V063 | The audit log cannot be written, and too much waits for it. | Free space on the disk, or mend its permissions.
 V064 | A token issuer's address is no https URL. | Pass the issuer's https URL.
+V065 | An operator cannot be given a certificate under this name or with this role. | Use 1 to 128 letters, digits and ._@+-, and one of viewer, operator, approver, admin.
 
 G001 | This is no URL of a repository. | Write `https://…`, `ssh://…` or `file://…`.
 G002 | The repository cannot be fetched. | Check the address, the credentials and the network; the last good state stays, and it is tried again.
@@ -124,10 +125,11 @@ T076 | The directive is older than one that was taken, or does not follow it. | 
 T077 | The directive names another plan than the commit has. | Sign one for this commit.
 T078 | The fleet's mode asks for a directive, and the offer carries none. | Have an operator sign one.
 T079 | The directive is for another release. | Sign one for the release that is to be rolled out.
-T080 | An audit log went back: its newest entry is older than one that was told before. | Find out whether an old volume was restored or a second agent runs; then acknowledge it as an operator.
-T081 | An audit log has another entry than was told before; or a cluster that went back from a release was offered it again under the same attempt. | For the log, find out whether an old volume was restored or a second agent runs; for the release, retry it or mend it with a new commit.
+T081 | A cluster that went back from a release was offered it again under the same attempt. | Retry the rollout, or mend the release with a new commit.
 T082 | A cluster went back from a release too often within a day, and takes it no more today. | Mend the release with a new commit.
 T083 | The clusters of a rollout are not those that its directive was signed for. | Sign a new directive over the clusters of now.
+T090 | An audit log went back: its newest entry is older than one that was told before. | Find out whether an old volume was restored or a second agent runs; then acknowledge it: muster audit acknowledge.
+T091 | An audit log has another entry than was told before. | Find out whether an old volume was restored or a second agent runs; then acknowledge it: muster audit acknowledge.
 
 S001 | The secret is not sealed to a key of this cluster. | Seal it anew for the clusters of its selector: `muster secret seal`.
 S002 | A secret file, or a part of it, was changed or moved after it was sealed. | Restore the file from Git, or seal it anew; find out who changed it.
@@ -209,12 +211,15 @@ L040 | There is no such cluster. | `muster get clusters`
 L041 | There is no such bundle. | `muster get bundles`
 L042 | There is no such rollout. | `muster get rollouts`
 L043 | The coordinator does not know this action. | Use a CLI of its version.
+L044 | No certificate of this operator counts. | `muster operator list`
+L045 | No alarm is open for this writer of an audit log. | `muster audit heads`
 L050 | A session did not begin with a hello. | Use an agent of this program's version; nothing else speaks on this address.
 L051 | The coordinator has not read the registry yet. | Nothing: it does so by itself; if it stays, `muster version` and its log say why.
 L060 | The credential does not hold. | Sign in again, and send one credential only.
 L061 | The token is valid, but none of its groups has a role here. | An administrator maps a group to a role.
 L062 | This needs a role that the caller does not have. | Ask somebody who has it.
 L063 | The token issuer cannot be reached, so its tokens cannot be judged. | Use the admin token or a client certificate meanwhile.
+L064 | An operator's client certificate was revoked, has expired, or is not in this coordinator's books. | Have a new one made with muster operator certificate.
 
 J001 | This is no join token. | Copy it whole, or make a new one: `muster token create`.
 J002 | A token lives between a second and seven days. | Ask for a time within that.

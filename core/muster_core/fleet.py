@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from muster_core.errors import MusterError, ValidationError
+from muster_core.errors import MusterError, SecretError, ValidationError
 from muster_core.kinds.model import Bundle, Cluster, Fleet, FleetSecret, RolloutPlan
 from muster_core.kinds.parse import KindError, parse, render_path
 from muster_core.manifest.load import Document, DocumentError, load_documents
 from muster_core.release import BundleAt, tree_digest
+from muster_core.sealing.keys import decode_public
 from muster_core.select import targeted
 from muster_core.tree import SUBMODULE, SYMLINK, Tree, join, within
 
@@ -102,13 +103,26 @@ def read_registry(tree: Tree) -> tuple[dict[str, Cluster], list[Problem]]:
             problems.append(Problem(file, 1, f"the entry of {name} belongs into clusters/{name}.yaml"))
             continue
         clusters[name] = cluster
-    for field_name, shown in (("uid", "spec.uid"), ("identity_key", "spec.identityKey")):
-        seen: dict[str, str] = {}
-        for name, cluster in clusters.items():
-            other = seen.setdefault(getattr(cluster.spec, field_name), name)
+    uids, keys = dict[str, str](), dict[bytes, str]()
+    for name, cluster in list(clusters.items()):
+        try:
+            key = decode_public(cluster.spec.identity_key)
+        except SecretError as error:
+            problems.append(Problem(f"clusters/{name}.yaml", 1, f"spec.identityKey: {error.message}"))
+            del clusters[name]
+            continue
+        for shown, other in (
+            ("spec.uid", uids.setdefault(cluster.spec.uid, name)),
+            ("spec.identityKey", keys.setdefault(key, name)),
+        ):
             if other != name:
                 problems.append(Problem(f"clusters/{name}.yaml", 1, f"{shown}: the same as that of {other}"))
     return clusters, problems
+
+
+def in_service(clusters: Mapping[str, Cluster]) -> dict[str, Cluster]:
+    """The entries that are not revoked: who may connect, is offered releases and is sealed to."""
+    return {name: cluster for name, cluster in clusters.items() if not cluster.spec.revoked}
 
 
 def unmatched(contents: FleetContents, clusters: Mapping[str, Cluster]) -> list[Problem]:

@@ -50,7 +50,7 @@ directives = st.builds(
     not_after=times,
     catch_up_until=times,
     not_before=times,
-    late_joiners=st.none() | st.builds(LateJoiners, selectors, times),
+    late_joiners=st.none() | st.builds(LateJoiners, selectors, times, st.text(max_size=40)),
     return_to=st.none() | releases,
     goes_back=st.booleans(),
     reason=texts,

@@ -31,6 +31,7 @@ ALLOWED = {
     "nacl": {"core/muster_core/sealing/envelope.py", "core/muster_core/sealing/keys.py"},
     "cryptography": {
         "agent/muster_agent/identity/x509.py",
+        "coordinator/muster_cli/x509.py",
         "coordinator/muster_coordinator/enrol/x509.py",
         "core/muster_core/trust/sshsig.py",
     },

@@ -55,6 +55,12 @@ class TrustRecord(msgspec.Struct, frozen=True):
     latest: float = 0.0
 
 
+class HeadsRecord(msgspec.Struct, frozen=True):
+    """Commits that were accepted as heads of the fleet's branch, the oldest first."""
+
+    commits: tuple[str, ...] = ()
+
+
 class Floors(msgspec.Struct, frozen=True):
     """The newest commit accepted, per branch and per bundle. On disk before anything of it is applied.
 

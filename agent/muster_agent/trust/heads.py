@@ -11,14 +11,12 @@ from typing import Protocol
 
 from muster_core.errors import TrustError
 from muster_core.fleet import read_registry
-from muster_core.trust.authority import Change, covers, judge_content, judge_registry
+from muster_core.trust.authority import Change, is_policy, judge_content, judge_registry
 
 from muster_agent.source.repository import SourceRepository
 from muster_agent.trust.keeper import TrustKeeper
 
 MAX_WAY = 2_000
-# Whoever changes these changes what is allowed, so a directive alone never moves them.
-ALWAYS_POLICY = ("fleet.yaml",)
 
 
 async def require_descent(
@@ -51,28 +49,30 @@ class HeadJudge:
     def __init__(self, source: SourceRepository, keeper: TrustKeeper) -> None:
         self._source, self._keeper = source, keeper
 
-    async def fleet(self, commit: str, *, anchor: str, floor: str) -> None:
-        """Raises :class:`TrustError` when the head may not be taken."""
+    async def fleet(self, commit: str, *, anchor: str, floor: str) -> list[str]:
+        """The heads of their time on the way to this one, itself the last; raises when it may not be taken."""
         await require_descent(self._source, commit, anchor=anchor, floor=floor, branch_head=commit)
-        if not self._keeper.is_open:
-            await self._way(commit, floor or anchor, self._content)
+        if self._keeper.is_open:
+            return [commit]
+        return await self._way(commit, floor or anchor, self._content)
 
     async def registry(self, commit: str, *, anchor: str, floor: str) -> None:
         await require_descent(self._source, commit, anchor=anchor, floor=floor, branch_head=commit)
         if not self._keeper.is_open:
             await self._way(commit, floor or anchor, self._entries)
 
-    async def _way(self, commit: str, base: str, judge: _Judge) -> None:
+    async def _way(self, commit: str, base: str, judge: _Judge) -> list[str]:
         try:
             await judge(base, commit)
         except TrustError as error:
             if error.retryable:
                 raise
-            await self._stepwise(commit, base, judge, error)
+            return await self._stepwise(commit, base, judge, error)
+        return [commit]
 
-    async def _stepwise(self, commit: str, base: str, judge: _Judge, reason: TrustError) -> None:
-        way = await self._source.first_parents(base, commit, MAX_WAY)
-        for step in way:
+    async def _stepwise(self, commit: str, base: str, judge: _Judge, reason: TrustError) -> list[str]:
+        accepted = []
+        for step in await self._source.first_parents(base, commit, MAX_WAY):
             try:
                 await judge(base, step)
             except TrustError as error:
@@ -82,8 +82,10 @@ class HeadJudge:
                     raise reason from error
             else:
                 base = step
+                accepted.append(step)
         if base != commit:
             raise reason
+        return accepted
 
     async def _content(self, base: str, commit: str) -> None:
         changes = await self._source.changes(base, commit)
@@ -95,8 +97,7 @@ class HeadJudge:
         judge_content(changes, self._keeper.document, signers, now=self._keeper.now())
 
     def _is_policy(self, change: Change) -> bool:
-        roles = self._keeper.document.roles_of("policy")
-        return change.path in ALWAYS_POLICY or any(covers(role.paths, change.path) for role in roles)
+        return is_policy(change.path, self._keeper.document)
 
     async def _entries(self, base: str, commit: str) -> None:
         changes = await self._source.changes(base, commit)

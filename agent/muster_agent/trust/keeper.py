@@ -8,7 +8,7 @@ taken.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 from muster_core.errors import MusterError, TrustError
@@ -20,12 +20,14 @@ from muster_core.trust.gitobject import parse_object
 
 from muster_agent.source.repository import SourceRepository
 from muster_agent.state.port import StatePort
-from muster_agent.state.records import Enrolment, TrustRecord
+from muster_agent.state.records import Enrolment, HeadsRecord, TrustRecord
 
 log = structlog.get_logger()
 
 MODES = ("signed-commits", "directives", "both", "open")
 MAX_STEPS = 1_000
+KEPT_HEADS = 512
+MAX_AHEAD = 86_400.0
 _NUMBER = re.compile(r"\d+")
 
 
@@ -44,6 +46,7 @@ class TrustKeeper:
         self.mode = enrolment.mode
         self._state, self._source, self._enrolment, self._clock = state, source, enrolment, clock
         self._record = state.get("trust", TrustRecord) or TrustRecord()
+        self._heads = state.get("heads", HeadsRecord) or HeadsRecord()
         self._document = decode(self._record.document.encode()).document if self._record.document else None
 
     @property
@@ -68,12 +71,23 @@ class TrustKeeper:
             )
         return self._document
 
+    def was_head(self, commit: str) -> bool:
+        """Whether this commit was accepted as a head of the fleet's branch."""
+        return commit in self._heads.commits
+
+    def saw_heads(self, commits: Sequence[str]) -> None:
+        """Remembers accepted heads, the newest few hundred."""
+        kept = dict.fromkeys((*self._heads.commits, *commits))
+        self._heads = HeadsRecord(tuple(kept)[-KEPT_HEADS:])
+        self._state.put("heads", self._heads)
+
     def now(self) -> float:
         """The later of the system's clock and the newest time that was signed: a clock set back gains nothing."""
         return max(self._clock(), self._record.latest)
 
     def saw_time(self, seconds: float) -> None:
-        """A time out of something whose signature held."""
+        """A time out of something whose signature held; one far ahead of the clock moves it a day at most."""
+        seconds = min(seconds, self._clock() + MAX_AHEAD)
         if seconds > self._record.latest:
             self._keep(self._record.document, seconds)
 
@@ -126,7 +140,8 @@ class TrustKeeper:
 
     def _accept(self, document: TrustDocument, data: bytes) -> None:
         self._document = document
-        self._keep(data.decode(), max(self._record.latest, parse_time(document.issued)))
+        self._keep(data.decode(), self._record.latest)
+        self.saw_time(parse_time(document.issued))
         log.info("trust document accepted", version=document.version, expires=document.expires)
 
     def _keep(self, document: str, latest: float) -> None:

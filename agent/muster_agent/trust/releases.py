@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 from muster_core.errors import TrustError
-from muster_core.fleet import FleetContents
+from muster_core.fleet import FleetContents, read_registry
 from muster_core.kinds.model import Cluster, RolloutPlan
 from muster_core.manifest.objects import digest
 from muster_core.release import Release, bundle_tree
@@ -22,7 +22,7 @@ from muster_core.trust.merkle import Proof
 
 from muster_agent.source.repository import BlobTree, SourceRepository
 from muster_agent.state.records import Floors
-from muster_agent.trust.heads import require_descent
+from muster_agent.trust.heads import HeadJudge, require_descent
 from muster_agent.trust.keeper import TrustKeeper
 
 
@@ -41,6 +41,7 @@ class Content(NamedTuple):
     tree: BlobTree
     contents: FleetContents
     accepted_digest: str
+    anchor: str
 
 
 class Approved(NamedTuple):
@@ -56,8 +57,8 @@ def plan_digest(plan: RolloutPlan) -> str:
 
 
 class ReleaseJudge:
-    def __init__(self, source: SourceRepository, keeper: TrustKeeper) -> None:
-        self._source, self._keeper = source, keeper
+    def __init__(self, source: SourceRepository, keeper: TrustKeeper, heads: HeadJudge) -> None:
+        self._source, self._keeper, self._heads = source, keeper, heads
 
     async def require_place(
         self, release: Release, credentials: Credentials, floors: Floors, anchor: str
@@ -94,7 +95,9 @@ class ReleaseJudge:
         self._keeper.require_current()
         mode = self._keeper.mode
         allowed = (
-            self._directive(release, credentials, content, entry, last) if credentials.statement else None
+            await self._directive(release, credentials, content, entry, last)
+            if credentials.statement
+            else None
         )
         if allowed is None and mode in {"directives", "both"}:
             raise TrustError(
@@ -107,7 +110,7 @@ class ReleaseJudge:
             await self._content(release, content)
         return allowed or Approved()
 
-    def _directive(
+    async def _directive(
         self,
         release: Release,
         credentials: Credentials,
@@ -128,24 +131,42 @@ class ReleaseJudge:
             last=last,
             now=self._keeper.now(),
             catching_up=credentials.catching_up,
+            is_late=await self._is_late(directive, entry),
         )
         self._keeper.saw_time(directive.issued)
         return Approved(allowed.place, allowed.key)
 
-    async def _content(self, release: Release, content: Content) -> None:
-        """The accepted head has this very content, or whoever signed the commit may approve all that the bundle is of.
+    async def _is_late(self, directive: Directive, entry: Cluster) -> bool:
+        """Whether the registry had no entry of this name when the directive was signed."""
+        late = directive.late_joiners
+        if late is None or not await self._source.has(late.registry):
+            return False
+        known, _ = await self._source.reading(read_registry, await self._source.tree(late.registry))
+        return entry.metadata.name not in known
 
-        A commit below a signed head is approved by nobody: its tree is another one.
+    async def _content(self, release: Release, content: Content) -> None:
+        """Whether somebody who may has approved this content.
+
+        The accepted head has it; or the commit was an accepted head itself, or the anchor; or whoever signed the
+        commit may approve all that the bundle is of; or it would have been an accepted head of its time. A commit
+        below a signed head is approved by nobody: its tree is another one.
         """
-        if content.accepted_digest == release.tree_digest:
+        commit = release.commit
+        if content.accepted_digest == release.tree_digest or self._keeper.was_head(commit):
+            return
+        if commit == content.anchor:
             return
         at = content.contents.bundles[release.bundle]
         paths = {at.file, *at.secret_files, *(file.path for file in bundle_tree(content.tree, at).files())}
-        signers = await self._keeper.signers(release.commit)
-        judge_content(
-            [Change(path, "changed") for path in sorted(paths)],
-            self._keeper.document,
-            signers,
-            now=self._keeper.now(),
-            names=CONTENT,
-        )
+        try:
+            judge_content(
+                [Change(path, "changed") for path in sorted(paths)],
+                self._keeper.document,
+                await self._keeper.signers(commit),
+                now=self._keeper.now(),
+                names=CONTENT,
+            )
+        except TrustError as error:
+            if error.retryable or error.code != "T042":
+                raise
+            self._keeper.saw_heads(await self._heads.fleet(commit, anchor=content.anchor, floor=""))

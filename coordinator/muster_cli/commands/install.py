@@ -14,6 +14,7 @@ import click
 from muster_core.durations import parse_duration
 
 from muster_cli.commands.clusters import _pairs, cluster
+from muster_cli.commands.registry import label, remove, revoke
 from muster_cli.trust.signing import KEY
 from muster_cli.verbs import CHECKOUT, VALUES_OUTPUT, Nouns, client
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from muster_cli.install.fleetjoin import Ended
     from muster_cli.install.joining import Wanted
     from muster_cli.install.minting import Reached
+
+for _command in (label, remove, revoke):
+    cluster.add_command(_command)
 
 F = TypeVar("F", bound=Callable[..., object])
 

@@ -27,7 +27,8 @@ from muster_core.trust.documents import (
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """``holding`` is the newest document that all signatures are there for; ``pending`` the next one, if there is one."""
+    """``holding`` is the newest document that all signatures are there for; ``pending`` the next one, if there is
+    one."""
 
     holding: TrustDocument | None
     pending: SignedDocument | None

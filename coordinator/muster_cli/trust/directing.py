@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from muster_core.errors import RolloutError, TrustError, ValidationError
-from muster_core.fleet import FleetContents, read_fleet, read_registry
+from muster_core.fleet import FleetContents, in_service, read_fleet
 from muster_core.kinds.model import Cluster
 from muster_core.manifest.objects import digest
 from muster_core.release import Release
@@ -20,7 +20,7 @@ from muster_core.select import targeted
 from muster_core.trust.directive import SIGNATURE_NAMESPACE, Directive, LateJoiners, statement
 from muster_core.trust.merkle import ClusterTree
 
-from muster_cli.checkout import REGISTRY_BRANCH
+from muster_cli.trust.registry import accepted_registry
 from muster_cli.trust.signing import SigningKey
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Ground:
     commit: str
     contents: FleetContents
     clusters: dict[str, Cluster]
+    registry: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +67,13 @@ class Terms:
 def survey(clone: Checkout) -> Ground:
     """The pushed commit that is checked out, and the newest registry; ``G017`` when it is not pushed."""
     commit = clone.published_head()
-    clusters, _ = read_registry(clone.tree(clone.fetch(REGISTRY_BRANCH)))
-    return Ground(commit, read_fleet(clone.tree(commit)), clusters)
+    registry, clusters = accepted_registry(clone)
+    return Ground(commit, read_fleet(clone.tree(commit)), in_service(clusters), registry)
 
 
 def survey_at(clone: Checkout, clusters: dict[str, Cluster], commit: str, release: Release | None) -> Ground:
     """An older commit; ``T079`` when it has not the release that somebody else named."""
-    ground = Ground(commit, read_fleet(clone.tree(commit)), clusters)
+    ground = Ground(commit, read_fleet(clone.tree(commit)), clusters, "")
     if release and ground.contents.digests.get(release.bundle) != release.tree_digest:
         raise TrustError(
             "T079", "the commit has not the release that the coordinator names", object=str(release)

@@ -13,7 +13,7 @@ import anyio
 import anyio.to_thread
 import structlog
 from muster_core.errors import MusterError
-from muster_core.fleet import FleetContents, Problem, read_fleet, read_registry, unmatched
+from muster_core.fleet import FleetContents, Problem, in_service, read_fleet, read_registry, unmatched
 from muster_core.kinds.model import Cluster
 
 from muster_coordinator.catalog.repository import BlobTree, FleetRepository, Heads
@@ -35,7 +35,8 @@ class Reading:
 
 def read(heads: Heads, tree: BlobTree, registry: BlobTree) -> Reading:
     contents = read_fleet(tree)
-    clusters, problems = read_registry(registry)
+    registered, problems = read_registry(registry)
+    clusters = in_service(registered)
     return Reading(heads, contents, clusters, (*contents.problems, *problems, *unmatched(contents, clusters)))
 
 

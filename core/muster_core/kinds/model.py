@@ -195,13 +195,16 @@ class RolloutPlan(Model, frozen=True, kw_only=True):
 class SealingKey(Model, frozen=True, kw_only=True):
     """``key`` is ``x25519:<hex>``; ``signature`` the identity key's, hex."""
 
-    generation: int
+    generation: Annotated[int, Meta(ge=1, le=2**63 - 1)]
     key: str
     signature: str
 
 
 class ClusterSpec(Model, frozen=True, kw_only=True):
+    """``revoked`` keeps the name and the keys taken: the cluster is offered nothing and cannot come back."""
+
     uid: str
+    revoked: bool = False
     protected_labels: Labels = {}
     values: dict[str, str | int | float | bool] = {}
     site_class: str = "connected"

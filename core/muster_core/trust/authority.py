@@ -27,6 +27,7 @@ from muster_core.trust.gitobject import SignedObject
 from muster_core.trust.openpgp import verify_openpgp
 from muster_core.trust.sshsig import verify_ssh
 
+FLEET_FILE = "fleet.yaml"
 CONTENT: tuple[RoleName, ...] = ("release", "policy")
 REGISTRY: tuple[RoleName, ...] = ("registrar",)
 TRUST_PATH = re.compile(r"trust/[1-9][0-9]{0,8}\.json\Z")
@@ -54,7 +55,7 @@ def signer_of(signed: SignedObject, document: TrustDocument, *, now: float | Non
         raise TrustError("T040", "it is not signed", hint="Sign it: git commit -S, or muster release sign.")
     keys = [key for role in document.roles for key in role.keys]
     if signed.scheme == "openpgp":
-        certificates = [key.certificate for key in keys if key.certificate]
+        certificates = list(dict.fromkeys(key.certificate for key in keys if key.certificate))
         fingerprint = verify_openpgp(signed.signature, signed.payload, certificates, now=now)
     elif signed.scheme == "ssh":
         fingerprint = verify_ssh(signed.signature, signed.payload, namespace="git").fingerprint
@@ -114,8 +115,15 @@ def judge_content(
     for change in changes:
         if repository == "fleet" and change.how != "removed" and TRUST_PATH.fullmatch(change.path):
             continue
-        if not any(covers(role.paths, change.path) for role in held):
+        policy = is_policy(change.path, document)
+        if not any(covers(role.paths, change.path) for role in held if role.role == "policy" or not policy):
             raise not_covered(change, signers, document, now)
+
+
+def is_policy(path: str, document: TrustDocument) -> bool:
+    """Whether a path says what is allowed: only a policy role may change it, however wide another role's globs
+    are."""
+    return path == FLEET_FILE or any(covers(role.paths, path) for role in document.roles_of("policy"))
 
 
 def not_covered(change: Change, signers: Collection[str], document: TrustDocument, now: float) -> TrustError:
@@ -178,7 +186,7 @@ def _may_add(
     if change.how == "added" and old is None:
         others = [*before.values(), *(entry for other, entry in after.items() if other != name)]
         twins = any(_is_twin(new, other) for other in others)
-        return not twins and matches(role.clusters, new.all_labels) and _sealing_keys_are_its_own(new, fleet)
+        return not twins and _may_have_labels(role, new) and _sealing_keys_are_its_own(new, fleet)
     if old is None:
         return False
     # Only what is newer may follow: a generation that was taken out must not come back with its old signature.
@@ -189,6 +197,13 @@ def _may_add(
         new, spec=msgspec.structs.replace(new.spec, sealing_keys=old.spec.sealing_keys)
     )
     return grows and _mean_the_same(same, old) and _sealing_keys_are_its_own(new, fleet)
+
+
+def _may_have_labels(role: Role, new: Cluster) -> bool:
+    """Secrets are sealed by protected labels, so a registrar gives only those that its selector speaks of."""
+    selector, protected = role.clusters, new.spec.protected_labels
+    spoken = {*selector.match_labels, *(term.key for term in selector.match_expressions)}
+    return protected.keys() <= spoken and matches(selector, protected)
 
 
 def _mean_the_same(one: Cluster, other: Cluster) -> bool:

@@ -28,14 +28,20 @@ from muster_core.trust.sshsig import verify_ssh
 DOMAIN = b"muster.directive.v1"
 SIGNATURE_NAMESPACE = "muster-directive"
 MAX_BYTES = 64 << 10
+# Numbers rise by one; what one operator signs must not use up the numbers of all others.
+MAX_JUMP = 10_000
 MAX_TIME = 253_402_300_799  # the end of the year 9999
 
 
 class LateJoiners(msgspec.Struct, frozen=True):
-    """Clusters that registered after it was signed, by their registry labels, until then (unix seconds)."""
+    """Clusters that registered after it was signed, by their registry labels, until then (unix seconds).
+
+    ``registry`` is the registry's commit at signing: who had an entry in it was left out on purpose.
+    """
 
     selector: Selector
     until: int
+    registry: str
 
 
 class Directive(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,7 +106,7 @@ def statement(directive: Directive) -> bytes:
         u64(d.not_after),
         u64(d.catch_up_until),
         u64(d.not_before),
-        pae(selector_bytes(late.selector), u64(late.until)) if late else pae(),
+        pae(selector_bytes(late.selector), u64(late.until), late.registry.encode()) if late else pae(),
         _release_bytes(d.return_to),
         b"back" if d.goes_back else b"",
         d.reason.encode(),
@@ -164,7 +170,7 @@ def _late(data: bytes) -> LateJoiners | None:
     parts = unpae(data)
     if not parts:
         return None
-    selector, until = parts
+    selector, until, registry = parts
     labels, expressions = unpae(selector)
     texts = [text.decode() for text in unpae(labels)]
     requirements = []
@@ -177,7 +183,8 @@ def _late(data: bytes) -> LateJoiners | None:
         }
         requirements.append(msgspec.convert(built, Requirement))
     pairs = dict(zip(texts[::2], texts[1::2], strict=True))
-    return LateJoiners(Selector(match_labels=pairs, match_expressions=requirements), _time(until))
+    selected = Selector(match_labels=pairs, match_expressions=requirements)
+    return LateJoiners(selected, _time(until), registry.decode())
 
 
 def judge(
@@ -191,11 +198,13 @@ def judge(
     last: SequencePlace,
     now: float,
     catching_up: bool,
+    is_late: bool,
 ) -> Allowed:
     """Whether this cluster may take the directive's release now.
 
     ``entry`` is the cluster's own registry entry, ``plans`` the digests of the plans at the release's commit by
-    name, ``last`` the place kept for the bundle. Raises :class:`TrustError`: T071 signature or signer, T072
+    name, ``last`` the place kept for the bundle, ``is_late`` whether it was not yet in the registry when the
+    directive was signed. Raises :class:`TrustError`: T071 signature or signer, T072
     outside the signer's bundles or clusters, T073 another fleet's, T074 this cluster is not among its clusters,
     T075 too early or too late, T076 older than one taken, or not its successor, T077 another plan.
     """
@@ -203,11 +212,13 @@ def judge(
     if directive.fleet != document.fleet:
         raise TrustError("T073", "the directive is another fleet's", object=str(directive.release))
     key = _signer(directive, signature, document, entry, now)
-    if not _names(directive, entry, proof, now):
+    if not _names(directive, entry, proof, now, is_late=is_late):
         raise TrustError("T074", "the directive does not name this cluster", object=str(directive.release))
     if directive.plan_digest not in plans.values():
         raise TrustError("T077", "the directive names another plan than the commit has", object=bundle)
     last_time = directive.catch_up_until if catching_up else directive.not_after
+    if directive.issued >= directive.not_after:
+        raise TrustError("T075", "the directive expires before it was issued", object=bundle)
     if now < directive.not_before:
         raise TrustError(
             "T075",
@@ -227,6 +238,12 @@ def judge(
         raise TrustError(
             "T076",
             f"the directive is number {directive.sequence}, and number {last.sequence} was taken",
+            object=bundle,
+        )
+    if directive.sequence > last.sequence + MAX_JUMP:
+        raise TrustError(
+            "T076",
+            f"the directive is number {directive.sequence}, too far after number {last.sequence}",
             object=bundle,
         )
     if last.sequence and directive.sequence == last.sequence + 1 and directive.previous != last.digest:
@@ -257,8 +274,8 @@ def _signer(
     return key
 
 
-def _names(directive: Directive, entry: Cluster, proof: Proof | None, now: float) -> bool:
+def _names(directive: Directive, entry: Cluster, proof: Proof | None, now: float, *, is_late: bool) -> bool:
     uid, late = entry.spec.uid, directive.late_joiners
     if proof and is_member(uid, proof, directive.clusters_root, directive.clusters_count):
         return True
-    return late is not None and now < late.until and matches(late.selector, entry.all_labels)
+    return late is not None and is_late and now < late.until and matches(late.selector, entry.all_labels)

@@ -19,6 +19,9 @@ from muster_agent.link.session import LinkSession, load_outbox
 from muster_agent.state.files import FileState
 from muster_agent.state.records import Enrolment as Enrolled
 from muster_agent.state.records import Identity
+from muster_coordinator.access.calls import Calls
+from muster_coordinator.access.principal import Access
+from muster_coordinator.audit.log import AuditLog
 from muster_coordinator.catalog.catalog import Reading
 from muster_coordinator.catalog.repository import Heads
 from muster_coordinator.enrol.enrolment import Enrolment
@@ -94,7 +97,9 @@ async def hub(
     store = await SqlStore.open(folder / "muster.db")
     engine = Engine(store, clock, publish, 1.0)
     await engine.load()
-    enrolment = Enrolment(engine, store, authority, clock)
+    audit = await AuditLog.open(folder / "audit", "coordinator/test", clock)
+    enrolment = Enrolment(engine, store, authority, clock, audit)
+    calls = Calls(Access("nobody-has-this", None, lambda serial, name: None), audit)
     servicer = LinkServicer(engine, enrolment, clock, beat, (1, 1))
     certificate = authority.server(["127.0.0.1"], dt.datetime.now(dt.UTC))
     found = Hub(folder, engine, authority, enrolment, servicer, lines, reported)
@@ -106,10 +111,11 @@ async def hub(
                 certificate,
                 authority.pem,
                 (link_pb2_grpc.add_LinkServicer_to_server, servicer),
+                calls=calls,
             )
             edge = await listen(
                 "127.0.0.1:0", certificate, None,
-                (link_pb2_grpc.add_EnrolServicer_to_server, EnrolServicer(enrolment)),
+                (link_pb2_grpc.add_EnrolServicer_to_server, EnrolServicer(enrolment)), calls=calls,
             )  # fmt: skip
             found.link, found.edge = f"127.0.0.1:{link.port}", f"127.0.0.1:{edge.port}"
             try:

@@ -45,6 +45,7 @@ class Origin:
     """A bare repository that others push to, and a clone to push from."""
 
     folder: Path
+    signer: Path | None = None
 
     @property
     def url(self) -> str:
@@ -61,7 +62,7 @@ class Origin:
     def git(self, *args: str, inside: str = "") -> str:
         environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
         return subprocess.run(
-            ["git", "-c", "user.name=t", "-c", "user.email=t@example.com", *args],
+            ["git", "-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "gpg.format=ssh", *args],
             cwd=self.folder / inside, env=environment, check=True, capture_output=True, text=True,
         ).stdout.strip()  # fmt: skip
 
@@ -81,8 +82,20 @@ class Origin:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_text(text)
         self.git("add", "-A", inside="work")
-        self.git("commit", "-q", "--allow-empty", "-m", "change", inside="work")
+        self.git("commit", "-q", "--allow-empty", "-m", "change", *self._signing("-S"), inside="work")
         return self.push(branch, force=force)
+
+    def signed_by(self, key: Path | None) -> Origin:
+        """The same repository, whose commits are signed with an SSH key (its public half beside it), or with none."""
+        return Origin(self.folder, key)
+
+    def _signing(self, flag: str) -> list[str]:
+        return [f"{flag}{self.signer}"] if self.signer else []
+
+    def tag(self, name: str, commit: str) -> None:
+        """A signed tag, pushed."""
+        self.git("tag", "-f", *self._signing("-u"), "-m", "approve", name, commit, inside="work")
+        self.git("push", "-q", "-f", str(self.folder / "origin.git"), f"refs/tags/{name}", inside="work")
 
     def push(self, branch: str = "main", *, force: bool = False) -> str:
         extra = ["--force"] if force else []

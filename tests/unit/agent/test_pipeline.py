@@ -56,6 +56,8 @@ class Stage:
         self.commits: list[str] = []
         self.frames: list[wire.AgentFrame] = []
         self.reconciler: Reconciler
+        self.mode, self.trust_digest = "open", ""
+        self.clock: Callable[[], float] = time.time
         self.changed = anyio.Event()
 
     def commit(self, files: dict[str, str | None], *, force: bool = False) -> str:
@@ -76,8 +78,8 @@ class Stage:
     async def agent(self, poll: float = 3600.0, *, alone: bool = False) -> AsyncIterator[Reconciler]:
         state = FileState(self.folder / "state")
         enrolment = Enrolment(
-            cluster="berlin", uid=self.uid, edge_address="", link_address="", ca_pem="", mode="open",
-            trust_digest="", fleet_id=FLEET_ID, token_secret="",
+            cluster="berlin", uid=self.uid, edge_address="", link_address="", ca_pem="", mode=self.mode,
+            trust_digest=self.trust_digest, fleet_id=FLEET_ID, token_secret="",
             repositories=(Repository("fleet", self.origin.url, "main", self.commits[0]),),
         )  # fmt: skip
         source = SourceRepository(
@@ -86,7 +88,7 @@ class Stage:
         api = await KubeCluster.connect(self.server.kubeconfig)
         try:
             await api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "muster-system"}})
-            keeper = TrustKeeper(state, source, enrolment, time.time)
+            keeper = TrustKeeper(state, source, enrolment, self.clock)
             floors = FloorKeeper(state, source, api, "muster-system")
             public = self.identity.public
             desired = Desired(source, keeper, floors, enrolment, public, [self.sealing], Renderer(None))
@@ -103,11 +105,11 @@ class Stage:
             source.close()
             state.close()
 
-    async def offer(self, commit: str, rollout: str) -> None:
+    async def offer(self, commit: str, rollout: str, **more: Any) -> None:
         tree = await self.reconciler._source.tree(commit)
         digest = read_fleet(tree).digests["shop"]
         release = wire.Release(bundle="shop", commit=commit, tree_digest=digest)
-        offer = wire.Offer(rollout=rollout, release=release, attempt=1)
+        offer = wire.Offer(rollout=rollout, release=release, attempt=1, **more)
         await self.reconciler.receive(wire.HubFrame(offer=offer))
 
     async def until(self, what: Callable[[], Any]) -> None:

@@ -37,7 +37,7 @@ def test_a_head_that_goes_back_is_an_alarm_once_and_the_highest_stays_known() ->
     heads = AgentHeads([HeadRow(ONE, *head(9))])
     alarm = heads.told(ONE, head(4))
     assert alarm is not None
-    assert (alarm.code, alarm.known, alarm.told) == ("MUSTER-T080", head(9), head(4))
+    assert (alarm.code, alarm.known, alarm.told) == ("MUSTER-T090", head(9), head(4))
     assert "went back to 4" in alarm.message
     assert set(alarm.detail) <= ACTIONS["head-alarm"]
     assert heads.told(ONE, head(4)) is None
@@ -51,14 +51,14 @@ def test_an_empty_log_after_a_full_one_is_an_alarm() -> None:
     heads = AgentHeads([HeadRow(ONE, *head(9))])
     alarm = heads.told(ONE, START)
     assert alarm is not None
-    assert alarm.code == "MUSTER-T080"
+    assert alarm.code == "MUSTER-T090"
 
 
 def test_another_hash_at_the_same_number_is_an_alarm() -> None:
     heads = AgentHeads([HeadRow(ONE, *head(9))])
     alarm = heads.told(ONE, head(9, "b"))
     assert alarm is not None
-    assert alarm.code == "MUSTER-T081"
+    assert alarm.code == "MUSTER-T091"
     assert heads.known(ONE) == head(9)
 
 

@@ -15,13 +15,21 @@ import anyio
 import grpc
 import grpc.aio
 import pytest
+from muster_coordinator.access.calls import Calls
+from muster_coordinator.access.operators import OperatorBooks
+from muster_coordinator.access.principal import Access
+from muster_coordinator.api.audits import AuditApi
+from muster_coordinator.api.credentials import CredentialApi
 from muster_coordinator.api.operator import OperatorApi
 from muster_coordinator.api.watchers import QUEUE, Watchers
+from muster_coordinator.audit.keeper import HeadKeeper
+from muster_coordinator.audit.log import AuditLog
 from muster_coordinator.catalog.catalog import Catalog, Reading
 from muster_coordinator.catalog.repository import FleetRepository
 from muster_coordinator.enrol.enrolment import Enrolment
 from muster_coordinator.enrol.x509 import Authority
 from muster_coordinator.link.listeners import edge_servicers, listen
+from muster_coordinator.link.operators import OperatorServicer
 from muster_coordinator.rollout.engine import Effects, Engine
 from muster_coordinator.store.port import JoinRow
 from muster_coordinator.store.sql.store import SqlStore
@@ -119,11 +127,21 @@ async def hub(tmp_path: Path) -> AsyncIterator[Hub]:
         ("127.0.0.1:1", "127.0.0.1:2"),
     )
     apis.append(api)
-    enrolment = Enrolment(engine, store, authority, time.time)
+    audit = await AuditLog.open(data / "audit", "coordinator/test", time.time)
+    books = await OperatorBooks.open(store, authority, time.time)
+    calls = Calls(Access("secret", None, books.require), audit)
+    operators = OperatorServicer(
+        api,
+        CredentialApi(books, audit, authority.pem, lambda: "127.0.0.1:1"),
+        AuditApi(audit, await HeadKeeper.open(store, audit), "coordinator/test"),
+    )
+    enrolment = Enrolment(engine, store, authority, time.time, audit)
     certificate = authority.server(["127.0.0.1"], dt.datetime.now(dt.UTC))
     async with anyio.create_task_group() as group:
         group.start_soon(engine.run)
-        edge = await listen("127.0.0.1:0", certificate, None, *edge_servicers(enrolment, api, "secret"))
+        edge = await listen(
+            "127.0.0.1:0", certificate, None, *edge_servicers(enrolment, operators), calls=calls
+        )
         found = Hub(engine, catalog, work, f"127.0.0.1:{edge.port}", authority.pem)
         found.commit(FILES)
         try:

@@ -16,6 +16,8 @@ FLEET = KIND.format(kind="Fleet", name="acme", spec="{id: 0123456789abcdef, defa
 PLAN = KIND.format(kind="RolloutPlan", name="rings", spec="{waves: [{name: all, rest: true}]}")
 MAP = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n"
 
+K1, K2, K4 = (f"ed25519:{letter * 64}" for letter in "abd")
+
 
 def bundle(name: str = "shop", spec: str = "targets: [{selector: {}}]") -> str:
     return KIND.format(kind="Bundle", name=name, spec="{" + spec + "}")
@@ -108,7 +110,7 @@ def test_of_two_bundles_with_one_name_none_is_rolled_out() -> None:
 def test_a_selector_that_matches_nobody_is_named() -> None:
     one = bundle(spec="targets: [{selector: {matchLabels: {tier: moon}}}]")
     contents = read_fleet(tree({**GOOD, "bundles/shop/bundle.yaml": one}))
-    clusters, _ = read_registry(tree({"clusters/a.yaml": cluster("a", "uid: u, identityKey: k")}))
+    clusters, _ = read_registry(tree({"clusters/a.yaml": cluster("a", f"uid: u, identityKey: {K1}")}))
     assert [str(problem) for problem in unmatched(contents, clusters)] == [
         "bundles/shop/bundle.yaml:1: spec.targets: no cluster in the registry matches"
     ]
@@ -145,11 +147,12 @@ def test_links_are_refused_and_never_read(mode: str, path: str) -> None:
 
 def test_the_registry_refuses_borrowed_identities_and_wrong_places() -> None:
     files = {
-        "clusters/a.yaml": cluster("a", "uid: u1, identityKey: k1"),
-        "clusters/b.yaml": cluster("b", "uid: u1, identityKey: k2"),
-        "clusters/c.yaml": cluster("c", "uid: u3, identityKey: k1"),
-        "clusters/d.yaml": cluster("other", "uid: u4, identityKey: k4"),
+        "clusters/a.yaml": cluster("a", f"uid: u1, identityKey: {K1}"),
+        "clusters/b.yaml": cluster("b", f"uid: u1, identityKey: {K2}"),
+        "clusters/c.yaml": cluster("c", f"uid: u3, identityKey: {K1.upper().replace('ED25519', 'ed25519')}"),
+        "clusters/d.yaml": cluster("other", f"uid: u4, identityKey: {K4}"),
         "clusters/e.yaml": "kind: [",
+        "clusters/f.yaml": cluster("f", "uid: u6, identityKey: none"),
     }
     clusters, found = read_registry(tree(files))
     texts = [str(problem) for problem in found]
@@ -157,6 +160,7 @@ def test_the_registry_refuses_borrowed_identities_and_wrong_places() -> None:
     assert "clusters/b.yaml:1: spec.uid: the same as that of a" in texts
     assert "clusters/c.yaml:1: spec.identityKey: the same as that of a" in texts
     assert "clusters/d.yaml:1: the entry of other belongs into clusters/other.yaml" in texts
+    assert "clusters/f.yaml:1: spec.identityKey: this is no public key" in texts
     assert any(text.startswith("clusters/e.yaml:") for text in texts)
 
 

@@ -87,7 +87,7 @@ def test_the_examples_are_accepted() -> None:
         (RolloutPlan, PLAN + "  onFailure: {action: rollback, scope: wave}\n",
          "spec.onFailure.scope: 'wave' is not known; allowed: target"),
         (RolloutPlan, PLAN + "  supersede: replace\n", "spec.supersede: unknown field"),
-        (Fleet, FLEET + "  mode: signed-commits\n", "spec.mode: 'signed-commits' is not known; allowed: open"),
+        (Fleet, FLEET + "  mode: trusting\n", "spec.mode: 'trusting' is not known; allowed: signed-commits, directives, both, open"),
         (Fleet, FLEET + "  siteClasses: {edge: {contactInterval: 10ms}}\n", "contactInterval: at least 1s"),
     ],
 )  # fmt: skip

@@ -515,3 +515,25 @@ def test_two_roles_of_one_registrar_add_up_but_move_nobody_between_them() -> Non
     )
     assert may_register({}, registry(OLD, MUNICH.entry(protected_labels={"tier": "bank"})), of=both)
     assert not may_register(registry(OLD), registry(edited(OLD, protected_labels={"tier": "bank"})), of=both)
+
+
+def test_only_a_policy_role_changes_what_is_allowed_however_wide_anothers_globs_are() -> None:
+    wide = document(
+        ROOT, roles=[role("release", RELEASE, paths=["**"]), role("policy", POLICY, paths=["policies/**"])]
+    )
+    assert may("bundles/shop/map.yaml", of=wide)
+    for path in ("policies/labels.yaml", "fleet.yaml"):
+        assert not may(path, of=wide)
+    assert may("policies/labels.yaml", by=POLICY, of=wide)
+
+
+def test_a_registrar_that_adds_gives_only_protected_labels_that_its_selector_speaks_of() -> None:
+    def added(entry: Cluster) -> str:
+        changes = [Change("clusters/new.yaml", "added")]
+        return code_of(
+            lambda: judge_registry(changes, {}, {"new": entry}, DOCUMENT, {ADDER.fingerprint}, now=NOW)
+        )
+
+    spoke = Spoke("new")
+    assert added(spoke.entry(protected_labels={"tier": "store", "clearance": "secret"})) == "T043"
+    assert added(spoke.entry(labels={"tier": "store"})) == "T043", "a plain label is nobody's word"

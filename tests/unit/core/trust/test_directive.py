@@ -59,6 +59,7 @@ PLAIN = Directive(
     not_after=NOON + DAY,
     catch_up_until=NOON + 7 * DAY,
 )
+REGISTRY = "9" * 40
 SELECTOR = Selector(
     match_labels={"tier": "store", "ring": "one"},
     match_expressions=[Requirement(key="region", operator="In", values=["eu", "us"])],
@@ -66,7 +67,7 @@ SELECTOR = Selector(
 FULL = msgspec.structs.replace(
     PLAIN,
     not_before=NOON - 1,
-    late_joiners=LateJoiners(SELECTOR, NOON + DAY),
+    late_joiners=LateJoiners(SELECTOR, NOON + DAY, REGISTRY),
     return_to=Release("shop", "2" * 40, "d" * 64),
     goes_back=True,
     sequence=9,
@@ -98,6 +99,7 @@ def asked(
     last: SequencePlace = SequencePlace(),
     now: float = NOW,
     catching_up: bool = False,
+    is_late: bool = False,
 ) -> Allowed:
     return judge(
         directive,
@@ -109,6 +111,7 @@ def asked(
         last=last,
         now=now,
         catching_up=catching_up,
+        is_late=is_late,
     )
 
 
@@ -156,13 +159,16 @@ def test_every_part_of_a_release_is_signed(name: str, part: str) -> None:
 @pytest.mark.parametrize(
     "late",
     [
-        LateJoiners(SELECTOR, NOON + DAY + 1),
-        LateJoiners(Selector(), NOON + DAY),
-        LateJoiners(msgspec.structs.replace(SELECTOR, match_labels={"tier": "store"}), NOON + DAY),
+        LateJoiners(SELECTOR, NOON + DAY, "0" * 40),
+        LateJoiners(SELECTOR, NOON + DAY + 1, REGISTRY),
+        LateJoiners(Selector(), NOON + DAY, REGISTRY),
+        LateJoiners(msgspec.structs.replace(SELECTOR, match_labels={"tier": "store"}), NOON + DAY, REGISTRY),
         LateJoiners(
-            msgspec.structs.replace(SELECTOR, match_labels={"tier": "one", "ring": "store"}), NOON + DAY
+            msgspec.structs.replace(SELECTOR, match_labels={"tier": "one", "ring": "store"}),
+            NOON + DAY,
+            REGISTRY,
         ),
-        LateJoiners(msgspec.structs.replace(SELECTOR, match_expressions=[]), NOON + DAY),
+        LateJoiners(msgspec.structs.replace(SELECTOR, match_expressions=[]), NOON + DAY, REGISTRY),
         *(
             LateJoiners(
                 msgspec.structs.replace(
@@ -170,6 +176,7 @@ def test_every_part_of_a_release_is_signed(name: str, part: str) -> None:
                     match_expressions=[msgspec.structs.replace(SELECTOR.match_expressions[0], **one)],
                 ),
                 NOON + DAY,
+                REGISTRY,
             )
             for one in ({"key": "zone"}, {"operator": "NotIn"}, {"values": ["eu"]}, {"values": ["euus"]})
         ),
@@ -354,24 +361,46 @@ def test_a_proof_in_another_list_is_none() -> None:
 
 def test_late_joiners_are_meant_by_their_labels_until_the_end() -> None:
     paris = PARIS.entry(protected_labels={"tier": "store"})
-    directive = changed(late_joiners=LateJoiners(STORE, NOON + HOUR))
-    assert asked(directive, entry=paris, proof=None).key == OPERATOR.fingerprint
-    assert asked(directive, entry=paris, proof=None, now=NOON + HOUR - 1).key == OPERATOR.fingerprint
-    assert code_of(lambda: asked(directive, entry=paris, proof=None, now=NOON + HOUR)) == "T074"
+    directive = changed(late_joiners=LateJoiners(STORE, NOON + HOUR, REGISTRY))
+    assert asked(directive, entry=paris, proof=None, is_late=True).key == OPERATOR.fingerprint
+    assert (
+        asked(directive, entry=paris, proof=None, is_late=True, now=NOON + HOUR - 1).key
+        == OPERATOR.fingerprint
+    )
+    assert code_of(lambda: asked(directive, entry=paris, proof=None, is_late=True, now=NOON + HOUR)) == "T074"
     bank = PARIS.entry(protected_labels={"tier": "bank"}, labels={"tier": "store"})
-    assert code_of(lambda: asked(directive, entry=bank, proof=None)) == "T074"
+    assert code_of(lambda: asked(directive, entry=bank, proof=None, is_late=True)) == "T074"
+
+
+def test_who_was_registered_when_it_was_signed_is_no_late_joiner() -> None:
+    paris = PARIS.entry(protected_labels={"tier": "store"})
+    directive = changed(late_joiners=LateJoiners(STORE, NOON + HOUR, REGISTRY))
+    assert code_of(lambda: asked(directive, entry=paris, proof=None, is_late=False)) == "T074"
+
+
+def test_one_signer_cannot_use_up_the_numbers_of_all_others() -> None:
+    assert code_of(lambda: asked(changed(sequence=2**64 - 1))) == "T076"
+    assert asked(changed(sequence=10_000)).place.sequence == 10_000
+
+
+def test_a_directive_that_ends_before_it_was_issued_is_none() -> None:
+    assert code_of(lambda: asked(changed(issued=NOON + 2 * DAY))) == "T075"
 
 
 def test_who_is_named_stays_named_when_the_time_of_late_joiners_is_over() -> None:
-    directive = changed(late_joiners=LateJoiners(STORE, NOON - 1))
+    directive = changed(late_joiners=LateJoiners(STORE, NOON - 1, REGISTRY))
     assert asked(directive).key == OPERATOR.fingerprint
 
 
 def test_late_joiners_are_bound_by_the_directives_own_times_and_by_the_signers_clusters() -> None:
-    everyone = changed(late_joiners=LateJoiners(Selector(), NOON + 30 * DAY))
+    everyone = changed(late_joiners=LateJoiners(Selector(), NOON + 30 * DAY, REGISTRY))
     bank = PARIS.entry(protected_labels={"tier": "bank"})
-    assert code_of(lambda: asked(everyone, entry=bank, proof=None, by=STORES_OPERATOR)) == "T072"
-    assert code_of(lambda: asked(everyone, entry=bank, proof=None, now=NOON + 2 * DAY)) == "T075"
+    assert (
+        code_of(lambda: asked(everyone, entry=bank, proof=None, is_late=True, by=STORES_OPERATOR)) == "T072"
+    )
+    assert (
+        code_of(lambda: asked(everyone, entry=bank, proof=None, is_late=True, now=NOON + 2 * DAY)) == "T075"
+    )
 
 
 # --- Plan and time -----------------------------------------------------------------------------------------------
