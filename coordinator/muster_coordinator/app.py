@@ -17,18 +17,29 @@ import anyio
 import structlog
 from muster_core.errors import MusterError
 
+from muster_coordinator.access.calls import Calls
+from muster_coordinator.access.issuer import IssuerKeys, https_fetch
+from muster_coordinator.access.oidc import OidcSettings, TokenVerifier
+from muster_coordinator.access.operators import OperatorBooks
+from muster_coordinator.access.principal import Access
+from muster_coordinator.api.audits import AuditApi
+from muster_coordinator.api.credentials import CredentialApi
 from muster_coordinator.api.operator import OperatorApi
 from muster_coordinator.api.watchers import Watchers
+from muster_coordinator.audit.keeper import HeadKeeper
+from muster_coordinator.audit.log import AuditLog
+from muster_coordinator.audit.registry import ACTOR, certified, noted, read_before
 from muster_coordinator.catalog.catalog import Catalog, Reading
 from muster_coordinator.catalog.repository import FleetRepository
 from muster_coordinator.enrol.enrolment import Enrolment
 from muster_coordinator.enrol.x509 import Authority, write_private
 from muster_coordinator.link.agents import LinkServicer
 from muster_coordinator.link.listeners import edge_servicers, link_servicers, listen
+from muster_coordinator.link.operators import OperatorServicer
 from muster_coordinator.obs import http
 from muster_coordinator.obs.metrics import Metrics
 from muster_coordinator.rollout.engine import Effects, Engine
-from muster_coordinator.settings import Settings
+from muster_coordinator.settings import Oidc, Settings
 from muster_coordinator.store.sql.store import SqlStore
 
 log = structlog.get_logger()
@@ -46,13 +57,30 @@ def _token(path: Path) -> str:
     return path.read_text().strip()
 
 
+def _verifier(given: Oidc | None) -> TokenVerifier | None:
+    """``MUSTER-V064`` for an issuer that is no https URL."""
+    if given is None:
+        return None
+    keys = IssuerKeys(given.issuer, https_fetch(given.ca_file), time.monotonic)
+    settings = OidcSettings(
+        given.issuer, given.audience, given.roles, given.groups_claim, given.name_claim, given.required
+    )
+    return TokenVerifier(settings, keys)
+
+
 async def serve(settings: Settings) -> None:
     """Runs until SIGTERM or SIGINT. Prints one JSON line when it is ready."""
     data, clock = settings.data_dir, time.time
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
     authority = Authority.load_or_make(data, dt.datetime.now(dt.UTC), settings.certificate_life)
     token = _token(data / "admin-token")
+    verifier = _verifier(settings.oidc)
+    writer = f"coordinator/{settings.name}"
+    audit = await AuditLog.open(data / "audit", writer, clock)
     store = await SqlStore.open(data / "muster.db")
+    books = await OperatorBooks.open(store, authority, clock)
+    keeper = await HeadKeeper.open(store, audit)
+    calls = Calls(Access(token, verifier, books.require), audit)
     repository = FleetRepository.open(
         data / "fleet.git", settings.repository, settings.branch, settings.git_ca_file
     )
@@ -70,10 +98,14 @@ async def serve(settings: Settings) -> None:
     await engine.load()
 
     async def changed(reading: Reading) -> None:
+        before, joins = engine.state.reading, [cluster.join for cluster in engine.state.clusters.values()]
+        known = read_before(before.clusters) if before.heads.commit else certified(joins)
+        for action, thing, detail in noted(known, reading.clusters, reading.heads.registry):
+            audit.record(action, actor=ACTOR, object=thing, **detail)
         await engine.ask(engine.read_catalog(reading))
 
     catalog = Catalog(repository, settings.poll_seconds, changed)
-    enrolment = Enrolment(engine, store, authority, clock)
+    enrolment = Enrolment(engine, store, authority, clock, audit)
     servicer = LinkServicer(engine, enrolment, clock, BEAT_SECONDS, BACKOFF_SECONDS)
     metrics = Metrics(engine.state, lambda: servicer.streams, clock)
     metrics_of.append(metrics)
@@ -85,9 +117,9 @@ async def serve(settings: Settings) -> None:
     certificate = authority.server([*hosts, settings.link.host, settings.edge.host], dt.datetime.now(dt.UTC))
     try:
         async with anyio.create_task_group() as group:
+            group.start_soon(audit.run)
+            group.start_soon(keeper.run)
             group.start_soon(engine.run)
-            link = await listen(str(settings.link), certificate, authority.pem, *link_servicers(servicer))
-            link_address = settings.advertise_link or f"{settings.link.host}:{link.port}"
             api = OperatorApi(
                 engine,
                 catalog,
@@ -96,9 +128,27 @@ async def serve(settings: Settings) -> None:
                 clock,
                 secrets.token_bytes,
                 authority.pem,
-                (link_address, ""),
+                (
+                    settings.advertise_link or str(settings.link),
+                    settings.advertise_edge or str(settings.edge),
+                ),
             )
-            edge = await listen(str(settings.edge), certificate, None, *edge_servicers(enrolment, api, token))
+            operators = OperatorServicer(
+                api,
+                CredentialApi(books, audit, authority.pem, lambda: api.addresses[0]),
+                AuditApi(audit, keeper, writer),
+            )
+            link = await listen(
+                str(settings.link),
+                certificate,
+                authority.pem,
+                *link_servicers(servicer, operators),
+                calls=calls,
+            )
+            link_address = settings.advertise_link or f"{settings.link.host}:{link.port}"
+            edge = await listen(
+                str(settings.edge), certificate, None, *edge_servicers(enrolment, operators), calls=calls
+            )
             edge_address = settings.advertise_edge or f"{settings.edge.host}:{edge.port}"
             api.addresses = (link_address, edge_address)
             late.append(api)
@@ -107,7 +157,7 @@ async def serve(settings: Settings) -> None:
                 settings.metrics.host,
                 settings.metrics.port,
                 metrics.registry,
-                lambda: catalog.error,
+                lambda: _unready(catalog),
             )
             context = {
                 "name": settings.name,
@@ -138,6 +188,11 @@ async def serve(settings: Settings) -> None:
         with anyio.CancelScope(shield=True):
             await store.close()
             repository.close()
+
+
+def _unready(catalog: Catalog) -> str:
+    """Why nothing can be rolled out yet, or nothing."""
+    return catalog.error or ("" if catalog.reading.heads.commit else "the fleet repository was not read yet")
 
 
 def main(settings: Settings) -> int:

@@ -10,7 +10,8 @@ import click
 from muster_core.durations import parse_duration
 from muster_core.errors import MusterError
 
-from muster_coordinator.settings import Address, Settings
+from muster_coordinator.access.roles import Role
+from muster_coordinator.settings import Address, Oidc, Settings
 
 
 class AddressType(click.ParamType[Address]):
@@ -32,6 +33,36 @@ class DurationType(click.ParamType[float]):
         try:
             return parse_duration(str(value))
         except MusterError as error:
+            self.fail(str(error), param, ctx)
+
+
+class PairType(click.ParamType[tuple[str, str]]):
+    """The value may hold further equals signs, the key none."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        key, equals, text = str(value).partition("=")
+        if not key or not equals or not text:
+            self.fail(f"{value!r} is not {self.name}", param, ctx)
+        return key, text
+
+
+class RoleType(click.ParamType[tuple[str, Role]]):
+    name = "GROUP=ROLE"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Role]:
+        group, equals, word = str(value).rpartition("=")
+        if not group or not equals:
+            self.fail(f"{value!r} is not GROUP=ROLE", param, ctx)
+        try:
+            return group, Role.parse(word)
+        except ValueError as error:
             self.fail(str(error), param, ctx)
 
 
@@ -93,6 +124,34 @@ class DurationType(click.ParamType[float]):
     show_default=True,
     help="How long an agent's certificate lives (10s to 7d); it is renewed at two thirds.",
 )
+@click.option("--oidc-issuer", metavar="URL", help="Take operators' bearer tokens of this issuer (https).")
+@click.option("--oidc-audience", metavar="TEXT", help="The audience that its tokens must be for.")
+@click.option(
+    "--oidc-role",
+    "oidc_roles",
+    type=RoleType(),
+    multiple=True,
+    help="What a group may: viewer, operator, approver or admin (repeatable).",
+)
+@click.option(
+    "--oidc-ca-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="CA certificate of the issuer, if it is a private one.",
+)
+@click.option("--oidc-groups-claim", default="groups", show_default=True, help="The claim that lists groups.")
+@click.option(
+    "--oidc-name-claim",
+    default="sub",
+    show_default=True,
+    help="The claim that names the person, in rollouts and in the audit log.",
+)
+@click.option(
+    "--oidc-require",
+    "oidc_required",
+    type=PairType("CLAIM=VALUE"),
+    multiple=True,
+    help="A claim that must have exactly this text, such as a tenant's id (repeatable).",
+)
 @click.option("--name", default="default", show_default=True, help="The context's name.")
 @click.option("--log-format", type=click.Choice(["json", "text"]), default="json", show_default=True)
 def serve(
@@ -107,6 +166,13 @@ def serve(
     advertise_edge: str | None,
     poll_seconds: float,
     certificate_life: float,
+    oidc_issuer: str | None,
+    oidc_audience: str | None,
+    oidc_roles: tuple[tuple[str, Role], ...],
+    oidc_ca_file: Path | None,
+    oidc_groups_claim: str,
+    oidc_name_claim: str,
+    oidc_required: tuple[tuple[str, str], ...],
     name: str,
     log_format: Literal["json", "text"],
 ) -> int:
@@ -116,6 +182,21 @@ def serve(
     the data folder; point the CLI at it: muster --context DATA_DIR/context.json get clusters. It never holds a cluster's
     credential and never sees a secret.
     """
+    oidc = None
+    if oidc_issuer:
+        if not oidc_audience or not oidc_roles:
+            raise click.UsageError("--oidc-issuer needs --oidc-audience and at least one --oidc-role")
+        oidc = Oidc(
+            oidc_issuer,
+            oidc_audience,
+            dict(oidc_roles),
+            oidc_ca_file,
+            oidc_groups_claim,
+            oidc_name_claim,
+            dict(oidc_required),
+        )
+    elif oidc_audience or oidc_roles or oidc_ca_file or oidc_required:
+        raise click.UsageError("an --oidc option needs --oidc-issuer")
     from muster_coordinator.app import main
     from muster_coordinator.obs.logging import configure
 
@@ -133,5 +214,6 @@ def serve(
         poll_seconds,
         name,
         dt.timedelta(seconds=certificate_life),
+        oidc,
     )
     return main(settings)

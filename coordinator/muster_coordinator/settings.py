@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from muster_coordinator.access.roles import Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,19 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
+class Oidc:
+    """Bearer tokens of one issuer; ``roles`` by group, ``required`` claims with exactly this text."""
+
+    issuer: str
+    audience: str
+    roles: Mapping[str, Role]
+    ca_file: Path | None = None
+    groups_claim: str = "groups"
+    name_claim: str = "sub"
+    required: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """``poll_seconds`` is how often the fleet repository is asked for news when nobody says so."""
 
@@ -41,3 +57,4 @@ class Settings:
     poll_seconds: float
     name: str
     certificate_life: dt.timedelta = dt.timedelta(hours=24)
+    oidc: Oidc | None = None

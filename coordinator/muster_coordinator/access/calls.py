@@ -40,6 +40,10 @@ class Calls:
         CALLER.set(principal)
         return principal
 
+    async def still(self, method: str, credentials: Credentials) -> None:
+        """Raises when the credential of a stream that goes on no longer holds; written down only as its end."""
+        await self._access.authorize(method, credentials)
+
     async def leave(
         self, method: str, principal: Principal, request: Message, result: str, code: str
     ) -> None:

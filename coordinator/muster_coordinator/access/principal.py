@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from muster_coordinator.access.errors import DeniedError, UnauthenticatedError
@@ -22,10 +22,12 @@ _BEARER = "bearer "
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a call came with: the ``authorization`` metadata as it was, and the URIs of a verified client certificate."""
+    """What a call came with: the ``authorization`` metadata as it was, and of a verified client certificate the URIs and the
+    serial number (hex)."""
 
     authorization: str = field(default="", repr=False)
     uris: Sequence[str] = ()
+    serial: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +57,20 @@ class Principal:
 
 
 class Access:
-    """The one place that decides. Without ``verifier`` bearer tokens of an issuer are not accepted."""
+    """The one place that decides. Without ``verifier`` bearer tokens of an issuer are not accepted.
 
-    def __init__(self, admin_token: str, verifier: TokenVerifier | None = None) -> None:
+    ``require`` raises for a client certificate (serial number, name) that does not count, whatever TLS says of it.
+    """
+
+    def __init__(
+        self,
+        admin_token: str,
+        verifier: TokenVerifier | None,
+        require: Callable[[str, str], None],
+    ) -> None:
         if not admin_token:
             raise ValueError("an empty admin token would let everybody in")
-        self._admin_token, self._verifier = admin_token.encode(), verifier
+        self._admin_token, self._verifier, self._require = admin_token.encode(), verifier, require
 
     async def authorize(self, method: str, credentials: Credentials) -> Principal:
         """The caller of ``method`` (full gRPC name). Raises :class:`UnauthenticatedError` and :class:`DeniedError`.
@@ -83,6 +93,7 @@ class Access:
         certificate = _by_certificate(credentials.uris)
         if not credentials.authorization:
             if certificate:
+                self._require(credentials.serial, certificate.name)
                 return certificate
             raise UnauthenticatedError(
                 "L001",

@@ -46,12 +46,18 @@ METHODS: Mapping[str, Role] = {
     "Explain": Role.VIEWER,
     "ListOwed": Role.VIEWER,
     "Watch": Role.VIEWER,
+    "ListOperators": Role.VIEWER,
+    "ListAudit": Role.VIEWER,
+    "ListAuditHeads": Role.VIEWER,
     "Refresh": Role.OPERATOR,
     "CreateToken": Role.OPERATOR,  # lets a cluster ask; a signed registry entry lets it in
     "StartRollout": Role.OPERATOR,
     "RenewDirective": Role.OPERATOR,
     "AcknowledgeFloor": Role.APPROVER,
     "ActOnRollout": Role.OPERATOR,  # and by action, below
+    "AcknowledgeHead": Role.ADMIN,
+    "IssueCertificate": Role.ADMIN,
+    "RevokeOperator": Role.ADMIN,
 }
 
 ROLLOUT_ACTIONS: Mapping[str, Role] = {

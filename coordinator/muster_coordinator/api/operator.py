@@ -18,6 +18,7 @@ from muster_core.rollout.machine import RolloutMachine
 from muster_core.select import matches, parse_selector
 from muster_proto.v1 import operator_pb2 as op
 
+from muster_coordinator.access.calls import CALLER
 from muster_coordinator.api import views
 from muster_coordinator.api.watchers import Watchers
 from muster_coordinator.catalog.catalog import Catalog, Reading
@@ -148,6 +149,7 @@ class OperatorApi:
 
     async def start_rollout(self, request: op.StartRolloutRequest) -> op.RolloutView:
         await self.catalog.refresh()
+        by = CALLER.get().name
 
         def work(effects: Effects, now: float) -> op.RolloutView:
             state, bundle = self.engine.state, request.bundle
@@ -191,7 +193,7 @@ class OperatorApi:
                     object=str(release),
                     hint="Sign one: muster rollout start BUNDLE --key FILE.",
                 )
-            machine = self.engine.start(release, request.plan, "operator", request.reason, effects, now)
+            machine = self.engine.start(release, request.plan, by, request.reason, effects, now)
             return views.rollout_view(machine, now, targets=True)
 
         result: op.RolloutView = await self.engine.ask(work)
@@ -206,8 +208,10 @@ class OperatorApi:
         }
         if request.action not in actions:
             raise LinkError("L043", "no such action", object=str(request.action))
+        caller = CALLER.get()
+        caller.require_action(op.ActOnRolloutRequest.Action.Name(request.action))
         await self.engine.ask(
-            self.engine.act(request.rollout, actions[request.action]("operator", request.reason))
+            self.engine.act(request.rollout, actions[request.action](caller.name, request.reason))
         )
         return self.get_rollout(request.rollout)
 

@@ -32,7 +32,7 @@ class HeadRow(msgspec.Struct, frozen=True):
 
 
 class Alarm(msgspec.Struct, frozen=True):
-    """``code`` is ``MUSTER-T080`` (the log went back) or ``MUSTER-T081`` (another history)."""
+    """``code`` is ``MUSTER-T090`` (the log went back) or ``MUSTER-T091`` (another history)."""
 
     writer: str
     code: str
@@ -41,7 +41,7 @@ class Alarm(msgspec.Struct, frozen=True):
 
     @property
     def message(self) -> str:
-        what = "went back to" if self.code.endswith("T080") else "has another entry at"
+        what = "went back to" if self.code.endswith("T090") else "has another entry at"
         return (
             f"{self.code} the audit log of {self.writer} {what} {self.told.seq}; {self.known.seq} was told before. "
             "Was an old volume restored, or is a second agent running?"
@@ -81,14 +81,14 @@ class AgentHeads:
         if row.alarmed:
             return self._follow(row, head)
         self._put(HeadRow(writer, row.seq, row.hash, *head))
-        return Alarm(writer, "MUSTER-T080" if head.seq < row.seq else "MUSTER-T081", row.head, head)
+        return Alarm(writer, "MUSTER-T090" if head.seq < row.seq else "MUSTER-T091", row.head, head)
 
     def _follow(self, row: HeadRow, head: Head) -> Alarm | None:
         """While an alarm is open the chain that raised it may grow; only a further step back is a further alarm."""
         self._put(HeadRow(row.writer, row.seq, row.hash, *head))
         if head.seq > row.told_seq:
             return None
-        code = "MUSTER-T080" if head.seq < row.told_seq else "MUSTER-T081"
+        code = "MUSTER-T090" if head.seq < row.told_seq else "MUSTER-T091"
         return Alarm(row.writer, code, Head(row.told_seq, row.told_hash), head)
 
     def acknowledge(self, writer: str) -> HeadRow | None:

@@ -15,6 +15,7 @@ from muster_core.errors import JoinError, LinkError
 from muster_core.sealing.keys import encode_identity
 from muster_proto.v1 import link_pb2 as wire
 
+from muster_coordinator.audit.log import AuditLog
 from muster_coordinator.enrol import tokens
 from muster_coordinator.enrol.x509 import Authority
 from muster_coordinator.rollout.engine import Effects, Engine
@@ -34,9 +35,15 @@ class Enrolment:
     """``clock`` gives unix seconds."""
 
     def __init__(
-        self, engine: Engine, store: Store, authority: Authority, clock: Callable[[], float]
+        self,
+        engine: Engine,
+        store: Store,
+        authority: Authority,
+        clock: Callable[[], float],
+        audit: AuditLog,
     ) -> None:
         self._engine, self._store, self._authority, self._clock = engine, store, authority, clock
+        self._audit = audit
         # Identities that were seen twice, by cluster: (identity, unix seconds of the last time).
         self.disputed: dict[str, tuple[bytes, float]] = {}
 
@@ -87,6 +94,16 @@ class Enrolment:
                     hint="Find the other one; then remove the registry entry and approve the right one anew.",
                 )
                 cluster.alarm = str(error)
+                self._audit.record(
+                    "clone-alarm",
+                    actor=f"cluster/{row.uid}",
+                    object=f"cluster/{row.cluster}",
+                    result="refused",
+                    code="MUSTER-J032",
+                    identity=row.identity.hex(),
+                    counter=str(counter),
+                    known=str(highest),
+                )
                 effects.lines.append(f"{error} Its counter is {counter}, {highest} was seen.")
                 effects.clusters.add(row.cluster)
                 raise error
@@ -94,6 +111,20 @@ class Enrolment:
                 cluster.alarm = ""
             if known is None:
                 effects.lines.append(f"{row.cluster} asks to join")
+            if known is None or known.identity != row.identity:
+                self._audit.record(
+                    "join",
+                    actor=f"cluster/{row.uid}",
+                    object=f"cluster/{row.cluster}",
+                    identity=row.identity.hex(),
+                )
+            if row.issued and (known is None or row.issued != known.issued or known.identity != row.identity):
+                self._audit.record(
+                    "certificate-issued",
+                    actor=f"cluster/{row.uid}",
+                    object=f"cluster/{row.cluster}",
+                    identity=row.identity.hex(),
+                )
             kept = msgspec.structs.replace(row, renewals=max(row.renewals, highest))
             cluster.join = kept
             effects.batch.joins[row.cluster] = kept

@@ -28,6 +28,7 @@ CA_LIFE = dt.timedelta(days=3650)
 SERVER_LIFE = dt.timedelta(days=365)
 CLIENT_LIFE = dt.timedelta(hours=24)
 SHORTEST_LIFE, LONGEST_LIFE = dt.timedelta(seconds=10), dt.timedelta(days=7)
+SHORTEST_OPERATOR, LONGEST_OPERATOR = dt.timedelta(days=1), dt.timedelta(days=398)
 OVERLAP = ("ca-next.crt", "ca-previous.crt")
 SKEW = dt.timedelta(minutes=10)
 MAX_CSR_BYTES = 8192
@@ -39,6 +40,23 @@ class ServerCertificate:
 
     certificate: bytes
     key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """PEM, serial number in hex, end of life."""
+
+    certificate: bytes
+    serial: str
+    expires: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Presented:
+    """What a verified client certificate says: the URIs among its alternative names, and its serial number in hex."""
+
+    uris: tuple[str, ...]
+    serial: str
 
 
 class Authority:
@@ -124,6 +142,26 @@ class Authority:
         )
         return certificate.public_bytes(serialization.Encoding.PEM)
 
+    def operator(self, csr_der: bytes, name: str, role: str, life: dt.timedelta, now: dt.datetime) -> Issued:
+        """A client certificate that says who an operator is and what they may; the CSR proves only the key.
+
+        ``MUSTER-J021`` for a CSR that is none, ``J022`` for a life outside a day to 398 days.
+        """
+        if not SHORTEST_OPERATOR <= life <= LONGEST_OPERATOR:
+            raise JoinError("J022", "an operator's certificate lives between a day and 398 days", object=name)
+        uri = x509.UniformResourceIdentifier(f"muster://operator/{name}/{role}")
+        certificate = (
+            self._leaf(name[:64], read_csr(csr_der).public_key(), now, life)
+            .add_extension(x509.SubjectAlternativeName([uri]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+        return Issued(
+            certificate.public_bytes(serialization.Encoding.PEM),
+            f"{certificate.serial_number:x}",
+            certificate.not_valid_after_utc,
+        )
+
     def _leaf(
         self, name: str, public: object, now: dt.datetime, life: dt.timedelta
     ) -> x509.CertificateBuilder:
@@ -149,6 +187,17 @@ def read_csr(csr_der: bytes) -> x509.CertificateSigningRequest:
     if not valid:
         raise JoinError("J021", "the certificate request does not prove its key")
     return csr
+
+
+def presented(pem: bytes) -> Presented:
+    """Of a certificate that TLS has verified. A DNS name that looks like a URI is none."""
+    certificate = x509.load_pem_x509_certificate(pem)
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return Presented((), f"{certificate.serial_number:x}")
+    uris = tuple(names.get_values_for_type(x509.UniformResourceIdentifier))
+    return Presented(uris, f"{certificate.serial_number:x}")
 
 
 def _ca(path: Path) -> x509.Certificate:

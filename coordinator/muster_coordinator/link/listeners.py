@@ -1,4 +1,4 @@
-"""The two listeners: ``edge`` (server TLS: enrol, operators) and ``link`` (client certificates: agents).
+"""The two listeners: ``edge`` (server TLS: enrol, operators) and ``link`` (client certificates: agents, operators).
 
 Owns addresses, credentials of the server, limits of the transport, and which services stand on which listener.
 """
@@ -14,11 +14,11 @@ import grpc.aio
 from muster_core.errors import LinkError
 from muster_proto.v1 import link_pb2_grpc, operator_pb2_grpc
 
-from muster_coordinator.api.operator import OperatorApi
+from muster_coordinator.access.calls import Calls
 from muster_coordinator.enrol.enrolment import Enrolment
 from muster_coordinator.enrol.x509 import ServerCertificate
 from muster_coordinator.link.agents import EnrolServicer, LinkServicer
-from muster_coordinator.link.operators import OperatorServicer
+from muster_coordinator.link.operators import OperatorInterceptor, OperatorServicer
 
 MAX_MESSAGE = 4 << 20
 OPTIONS = [
@@ -43,10 +43,13 @@ async def listen(
     certificate: ServerCertificate,
     ca_pem: bytes | None,
     *servicers: tuple[Callable[[Any, grpc.aio.Server], None], object],
+    calls: Calls,
 ) -> Listener:
-    """A started server; with ``ca_pem`` a client certificate is required. ``MUSTER-L002`` when the address is
-    taken."""
-    server = grpc.aio.server(options=OPTIONS)
+    """A started server, operators' calls behind ``calls``; with ``ca_pem`` a client certificate is required.
+
+    ``MUSTER-L002`` when the address is taken.
+    """
+    server = grpc.aio.server(interceptors=[OperatorInterceptor(calls)], options=OPTIONS)
     for add, servicer in servicers:
         add(servicer, server)
     credentials = grpc.ssl_server_credentials(
@@ -60,14 +63,18 @@ async def listen(
     return Listener(server, port)
 
 
-def edge_servicers(
-    enrolment: Enrolment, api: OperatorApi, token: str
-) -> list[tuple[Callable[[Any, grpc.aio.Server], None], object]]:
+Servicer = tuple[Callable[[Any, grpc.aio.Server], None], object]
+
+
+def edge_servicers(enrolment: Enrolment, operators: OperatorServicer) -> list[Servicer]:
     return [
         (link_pb2_grpc.add_EnrolServicer_to_server, EnrolServicer(enrolment)),
-        (operator_pb2_grpc.add_OperatorServicer_to_server, OperatorServicer(api, token)),
+        (operator_pb2_grpc.add_OperatorServicer_to_server, operators),
     ]
 
 
-def link_servicers(servicer: LinkServicer) -> list[tuple[Callable[[Any, grpc.aio.Server], None], object]]:
-    return [(link_pb2_grpc.add_LinkServicer_to_server, servicer)]
+def link_servicers(agents: LinkServicer, operators: OperatorServicer) -> list[Servicer]:
+    return [
+        (link_pb2_grpc.add_LinkServicer_to_server, agents),
+        (operator_pb2_grpc.add_OperatorServicer_to_server, operators),
+    ]

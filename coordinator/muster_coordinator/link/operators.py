@@ -1,49 +1,172 @@
 """The operator service as gRPC carries it.
 
-Owns the check of the credential and the way of every call to the API. It decides nothing.
+Owns the one interceptor that every operator's call passes, on both listeners: it reads the credential, asks who that is and
+whether they may, and tells the audit log how it ended. It decides nothing: ``access`` does.
 """
 
 from __future__ import annotations
 
-import hmac
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
 import grpc.aio
-from muster_core.errors import LinkError, MusterError
+import structlog
+from google.protobuf.message import Message
+from muster_core.errors import MusterError
 from muster_proto.v1 import operator_pb2 as op
 from muster_proto.v1 import operator_pb2_grpc
 
+from muster_coordinator.access.calls import Calls
+from muster_coordinator.access.errors import DeniedError, UnauthenticatedError
+from muster_coordinator.access.principal import Credentials, Principal
+from muster_coordinator.access.roles import SERVICE
+from muster_coordinator.api.audits import AuditApi
+from muster_coordinator.api.credentials import CredentialApi
 from muster_coordinator.api.directives import DirectiveApi
 from muster_coordinator.api.operator import OperatorApi
+from muster_coordinator.audit.log import AuditError
+from muster_coordinator.enrol.x509 import presented
 from muster_coordinator.link.statuses import fail
+
+log = structlog.get_logger()
+
+RECHECK_SECONDS = 5.0
+_RESULTS = {
+    grpc.StatusCode.OK: "ok",
+    grpc.StatusCode.PERMISSION_DENIED: "denied",
+    grpc.StatusCode.INVALID_ARGUMENT: "refused",
+    grpc.StatusCode.FAILED_PRECONDITION: "refused",
+    grpc.StatusCode.NOT_FOUND: "refused",
+}
+
+
+def _credentials(context: Any) -> Credentials:
+    given = [str(value) for key, value in context.invocation_metadata() or () if key == "authorization"]
+    pem = next(iter(context.auth_context().get("x509_pem_cert", [])), b"")
+    if not pem:
+        return Credentials(", ".join(given))
+    certificate = presented(pem)
+    return Credentials(", ".join(given), certificate.uris, certificate.serial)
+
+
+class OperatorInterceptor(grpc.aio.ServerInterceptor):
+    """Nothing of the operator service runs without it; agents' services pass untouched."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
+        handler = await continuation(details)
+        method = details.method
+        if not method.startswith(SERVICE):
+            return handler
+        if handler is None:  # who is not known learns nothing about which methods there are
+            return grpc.unary_unary_rpc_method_handler(self._single(method, _nobody))
+        coding = (handler.request_deserializer, handler.response_serializer)
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(self._stream(method, handler.unary_stream), *coding)
+        return grpc.unary_unary_rpc_method_handler(self._single(method, handler.unary_unary), *coding)
+
+    async def _enter(self, method: str, context: Any) -> Principal:
+        try:
+            return await self._calls.enter(method, _credentials(context))
+        except UnauthenticatedError as error:
+            log.warning(
+                "call without a credential that holds",
+                method=method,
+                peer=context.peer(),
+                code=error.code,
+            )
+            await fail(context, error)
+        except (DeniedError, AuditError) as error:
+            await fail(context, error)
+
+    async def _leave(
+        self, method: str, principal: Principal, request: Message, context: Any, result: str, code: str
+    ) -> None:
+        """What cannot be written down is not answered."""
+        try:
+            await self._calls.leave(method, principal, request, result, code)
+        except MusterError as error:
+            await context.abort(grpc.StatusCode.INTERNAL, str(error))
+
+    def _single(self, method: str, behaviour: Any) -> Any:
+        async def call(request: Any, context: Any) -> Any:
+            principal = await self._enter(method, context)
+            try:
+                answer = await behaviour(request, context)
+            except BaseException:
+                result, code = _outcome(context)
+                await self._leave(method, principal, request, context, result, code)
+                raise
+            await self._leave(method, principal, request, context, "ok", "")
+            return answer
+
+        return call
+
+    def _stream(self, method: str, behaviour: Any) -> Any:
+        """Written down when it begins; ends when the credential does."""
+
+        async def call(request: Any, context: Any) -> Any:
+            principal = await self._enter(method, context)
+            await self._leave(method, principal, request, context, "ok", "")
+            credentials, items = _credentials(context), behaviour(request, context)
+            following = asyncio.ensure_future(anext(items, None))
+            try:
+                while True:
+                    done, _ = await asyncio.wait({following}, timeout=RECHECK_SECONDS)
+                    if not done:
+                        await self._still(method, credentials, context)
+                        continue
+                    item = following.result()
+                    if item is None:
+                        return
+                    following = asyncio.ensure_future(anext(items, None))
+                    yield item
+            finally:
+                following.cancel()
+                await asyncio.wait({following})
+                await items.aclose()
+
+        return call
+
+    async def _still(self, method: str, credentials: Credentials, context: Any) -> None:
+        try:
+            await self._calls.still(method, credentials)
+        except (UnauthenticatedError, DeniedError) as error:
+            await fail(context, error)
+
+
+def _outcome(context: Any) -> tuple[str, str]:
+    """The result and the code that the audit log gets for a call that ended with an error."""
+    status = context.code()
+    if not isinstance(status, grpc.StatusCode):
+        status = next((one for one in grpc.StatusCode if one.value[0] == status), grpc.StatusCode.UNKNOWN)
+    text = context.details() or ""
+    word = (text.decode() if isinstance(text, bytes) else text).partition(" ")[0]
+    result = "failed" if status is grpc.StatusCode.OK else _RESULTS.get(status, "failed")
+    return result, word if word.startswith("MUSTER-") else ""
+
+
+async def _nobody(request: Any, context: Any) -> Any:
+    await context.abort(grpc.StatusCode.UNIMPLEMENTED, "there is no such method")
 
 
 class OperatorServicer(operator_pb2_grpc.OperatorServicer):
-    """Checks the credential, then passes on."""
+    """Passes on; who gets here was let in by :class:`OperatorInterceptor`."""
 
-    def __init__(self, api: OperatorApi, token: str) -> None:
-        self._api, self._token = api, f"Bearer {token}".encode()
+    def __init__(self, api: OperatorApi, credentials: CredentialApi, audits: AuditApi) -> None:
+        self._api, self._credentials, self._audits = api, credentials, audits
         self._directives = DirectiveApi(api.engine)
 
     async def _answer(self, context: grpc.aio.ServicerContext[Any, Any], call: Callable[[], Any]) -> Any:
-        await self._admit(context)
         try:
             result = call()
             return await result if isinstance(result, Awaitable) else result
         except MusterError as error:
             await fail(context, error)
-
-    async def _admit(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        given = dict(context.invocation_metadata() or ()).get("authorization", "")
-        if not hmac.compare_digest(str(given).encode(), self._token):
-            error = LinkError(
-                "L001",
-                "this needs an operator's credential",
-                hint="Use the context file that `muster serve` wrote.",
-            )
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
 
     async def GetInfo(self, request: op.GetInfoRequest, context: Any) -> op.Info:
         return await self._answer(context, self._api.info)  # type: ignore[no-any-return]
@@ -96,8 +219,31 @@ class OperatorServicer(operator_pb2_grpc.OperatorServicer):
     async def Explain(self, request: op.ExplainRequest, context: Any) -> op.Explanation:
         return await self._answer(context, lambda: self._api.explain(request))  # type: ignore[no-any-return]
 
+    async def IssueCertificate(
+        self, request: op.IssueCertificateRequest, context: Any
+    ) -> op.OperatorCertificate:
+        return await self._answer(context, lambda: self._credentials.issue(request))  # type: ignore[no-any-return]
+
+    async def ListOperators(self, request: op.ListOperatorsRequest, context: Any) -> op.OperatorList:
+        return await self._answer(context, self._credentials.list)  # type: ignore[no-any-return]
+
+    async def RevokeOperator(self, request: op.RevokeOperatorRequest, context: Any) -> op.OperatorList:
+        return await self._answer(context, lambda: self._credentials.revoke(request))  # type: ignore[no-any-return]
+
+    async def ListAuditHeads(self, request: op.ListAuditHeadsRequest, context: Any) -> op.AuditHeadList:
+        return await self._answer(context, self._audits.heads)  # type: ignore[no-any-return]
+
+    async def AcknowledgeHead(self, request: op.AcknowledgeHeadRequest, context: Any) -> op.AuditHead:
+        return await self._answer(context, lambda: self._audits.acknowledge(request))  # type: ignore[no-any-return]
+
+    async def ListAudit(self, request: op.ListAuditRequest, context: Any) -> AsyncIterator[op.AuditLine]:
+        try:
+            async for line in self._audits.lines(request):
+                yield line
+        except MusterError as error:
+            await fail(context, error)
+
     async def Watch(self, request: op.WatchRequest, context: Any) -> AsyncIterator[op.Event]:
-        await self._admit(context)
         events = self._api.watch(request)
         try:
             async for event in events:

@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 from muster_core.errors import JoinError, MusterError, RolloutError
 
+from muster_coordinator.access.errors import DeniedError, UnauthenticatedError
 from muster_coordinator.api.operator import NotFoundError
 
 
@@ -18,7 +19,9 @@ async def fail(context: grpc.aio.ServicerContext[Any, Any], error: MusterError) 
     status = grpc.StatusCode.INVALID_ARGUMENT
     if isinstance(error, NotFoundError):
         status = grpc.StatusCode.NOT_FOUND
-    elif isinstance(error, JoinError):
+    elif isinstance(error, UnauthenticatedError):
+        status = grpc.StatusCode.UNAUTHENTICATED
+    elif isinstance(error, (JoinError, DeniedError)):
         status = grpc.StatusCode.PERMISSION_DENIED
     elif isinstance(error, RolloutError):
         status = grpc.StatusCode.FAILED_PRECONDITION

@@ -12,6 +12,8 @@ from typing import Protocol
 
 import msgspec
 
+from muster_coordinator.audit.heads import HeadRow
+
 
 class TokenRow(msgspec.Struct, frozen=True):
     id: str
@@ -64,6 +66,17 @@ class EventRow(msgspec.Struct, frozen=True):
     data: bytes
 
 
+class OperatorRow(msgspec.Struct, frozen=True):
+    """An operator's client certificate; ``serial`` in hex, times in unix seconds, ``revoked`` 0 while it counts."""
+
+    serial: str
+    name: str
+    role: str
+    issued: int
+    expires: int
+    revoked: int = 0
+
+
 @dataclass(slots=True)
 class Batch:
     """Writes that become durable together."""
@@ -72,9 +85,13 @@ class Batch:
     reports: dict[tuple[str, str], ReportRow] = field(default_factory=dict)
     sessions: dict[str, SessionRow] = field(default_factory=dict)
     joins: dict[str, JoinRow] = field(default_factory=dict)
+    heads: dict[str, HeadRow] = field(default_factory=dict)
+    operators: dict[str, OperatorRow] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.events or self.reports or self.sessions or self.joins)
+        return bool(
+            self.events or self.reports or self.sessions or self.joins or self.heads or self.operators
+        )
 
 
 class Store(Protocol):
@@ -95,6 +112,12 @@ class Store(Protocol):
     async def sessions(self) -> Sequence[SessionRow]: ...
 
     async def reports(self) -> Sequence[ReportRow]: ...
+
+    async def audit_heads(self) -> Sequence[HeadRow]: ...
+
+    async def operators(self) -> Sequence[OperatorRow]:
+        """By the time of issue."""
+        ...
 
     async def streams(self) -> dict[str, list[EventRow]]:
         """All events, by stream, in order."""

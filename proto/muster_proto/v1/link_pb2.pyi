@@ -344,14 +344,26 @@ Global___HubBatch: _TypeAlias = HubBatch  # noqa: Y015
 
 @_typing.final
 class Beat(_message.Message):
+    """The head of the agent's audit log when it is newer than the last one told; back, how much of it is kept for good."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
+    AUDIT_SEQ_FIELD_NUMBER: _builtins.int
+    AUDIT_HASH_FIELD_NUMBER: _builtins.int
+    AUDIT_ACK_FIELD_NUMBER: _builtins.int
+    audit_seq: _builtins.int
+    audit_hash: _builtins.bytes
+    audit_ack: _builtins.int
     def __init__(
         self,
+        *,
+        audit_seq: _builtins.int = ...,
+        audit_hash: _builtins.bytes = ...,
+        audit_ack: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_ack", b"audit_ack", "audit_hash", b"audit_hash", "audit_seq", b"audit_seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -370,6 +382,8 @@ class Hello(_message.Message):
     BUNDLES_FIELD_NUMBER: _builtins.int
     HEAD_COMMIT_FIELD_NUMBER: _builtins.int
     KUBERNETES_VERSION_FIELD_NUMBER: _builtins.int
+    AUDIT_SEQ_FIELD_NUMBER: _builtins.int
+    AUDIT_HASH_FIELD_NUMBER: _builtins.int
     capability: _builtins.int
     cluster_name: _builtins.str
     cluster_uid: _builtins.str
@@ -381,6 +395,9 @@ class Hello(_message.Message):
     head_commit: _builtins.str
     """newest fleet commit that it has fetched"""
     kubernetes_version: _builtins.str
+    audit_seq: _builtins.int
+    """the newest entry of the agent's audit log; what its folder held, until a Welcome came"""
+    audit_hash: _builtins.bytes
     @_builtins.property
     def bundles(self) -> _containers.RepeatedCompositeFieldContainer[Global___BundleDigest]:
         """what the agent last reported, by digest: only differences are sent again"""
@@ -397,10 +414,12 @@ class Hello(_message.Message):
         bundles: _abc.Iterable[Global___BundleDigest] | None = ...,
         head_commit: _builtins.str = ...,
         kubernetes_version: _builtins.str = ...,
+        audit_seq: _builtins.int = ...,
+        audit_hash: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "bundles", b"bundles", "capability", b"capability", "cluster_name", b"cluster_name", "cluster_uid", b"cluster_uid", "head_commit", b"head_commit", "kubernetes_version", b"kubernetes_version", "last_hub_seq", b"last_hub_seq", "session_epoch", b"session_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "audit_hash", b"audit_hash", "audit_seq", b"audit_seq", "bundles", b"bundles", "capability", b"capability", "cluster_name", b"cluster_name", "cluster_uid", b"cluster_uid", "head_commit", b"head_commit", "kubernetes_version", b"kubernetes_version", "last_hub_seq", b"last_hub_seq", "session_epoch", b"session_epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -439,6 +458,7 @@ class Welcome(_message.Message):
     BACKOFF_MAX_SECONDS_FIELD_NUMBER: _builtins.int
     RESEND_BUNDLES_FIELD_NUMBER: _builtins.int
     FLOOR_COMMIT_FIELD_NUMBER: _builtins.int
+    AUDIT_ACK_FIELD_NUMBER: _builtins.int
     capability: _builtins.int
     last_agent_seq: _builtins.int
     """the highest agent seq made durable for this session_epoch"""
@@ -448,6 +468,8 @@ class Welcome(_message.Message):
     backoff_max_seconds: _builtins.int
     floor_commit: _builtins.str
     """the newest floor of the fleet branch that this cluster has reported"""
+    audit_ack: _builtins.int
+    """the audit head up to here is kept for good"""
     @_builtins.property
     def resend_bundles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """bundles whose digests differ from what the hub holds"""
@@ -462,10 +484,11 @@ class Welcome(_message.Message):
         backoff_max_seconds: _builtins.int = ...,
         resend_bundles: _abc.Iterable[_builtins.str] | None = ...,
         floor_commit: _builtins.str = ...,
+        audit_ack: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backoff_max_seconds", b"backoff_max_seconds", "backoff_min_seconds", b"backoff_min_seconds", "beat_seconds", b"beat_seconds", "capability", b"capability", "floor_commit", b"floor_commit", "last_agent_seq", b"last_agent_seq", "resend_bundles", b"resend_bundles"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_ack", b"audit_ack", "backoff_max_seconds", b"backoff_max_seconds", "backoff_min_seconds", b"backoff_min_seconds", "beat_seconds", b"beat_seconds", "capability", b"capability", "floor_commit", b"floor_commit", "last_agent_seq", b"last_agent_seq", "resend_bundles", b"resend_bundles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -119,6 +119,36 @@ class OperatorStub:
                 request_serializer=muster__proto_dot_v1_dot_operator__pb2.RefreshRequest.SerializeToString,
                 response_deserializer=muster__proto_dot_v1_dot_operator__pb2.Info.FromString,
                 _registered_method=True)
+        self.IssueCertificate = channel.unary_unary(
+                '/muster.v1.Operator/IssueCertificate',
+                request_serializer=muster__proto_dot_v1_dot_operator__pb2.IssueCertificateRequest.SerializeToString,
+                response_deserializer=muster__proto_dot_v1_dot_operator__pb2.OperatorCertificate.FromString,
+                _registered_method=True)
+        self.ListOperators = channel.unary_unary(
+                '/muster.v1.Operator/ListOperators',
+                request_serializer=muster__proto_dot_v1_dot_operator__pb2.ListOperatorsRequest.SerializeToString,
+                response_deserializer=muster__proto_dot_v1_dot_operator__pb2.OperatorList.FromString,
+                _registered_method=True)
+        self.RevokeOperator = channel.unary_unary(
+                '/muster.v1.Operator/RevokeOperator',
+                request_serializer=muster__proto_dot_v1_dot_operator__pb2.RevokeOperatorRequest.SerializeToString,
+                response_deserializer=muster__proto_dot_v1_dot_operator__pb2.OperatorList.FromString,
+                _registered_method=True)
+        self.ListAudit = channel.unary_stream(
+                '/muster.v1.Operator/ListAudit',
+                request_serializer=muster__proto_dot_v1_dot_operator__pb2.ListAuditRequest.SerializeToString,
+                response_deserializer=muster__proto_dot_v1_dot_operator__pb2.AuditLine.FromString,
+                _registered_method=True)
+        self.ListAuditHeads = channel.unary_unary(
+                '/muster.v1.Operator/ListAuditHeads',
+                request_serializer=muster__proto_dot_v1_dot_operator__pb2.ListAuditHeadsRequest.SerializeToString,
+                response_deserializer=muster__proto_dot_v1_dot_operator__pb2.AuditHeadList.FromString,
+                _registered_method=True)
+        self.AcknowledgeHead = channel.unary_unary(
+                '/muster.v1.Operator/AcknowledgeHead',
+                request_serializer=muster__proto_dot_v1_dot_operator__pb2.AcknowledgeHeadRequest.SerializeToString,
+                response_deserializer=muster__proto_dot_v1_dot_operator__pb2.AuditHead.FromString,
+                _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/muster.v1.Operator/Watch',
                 request_serializer=muster__proto_dot_v1_dot_operator__pb2.WatchRequest.SerializeToString,
@@ -235,6 +265,48 @@ class OperatorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def IssueCertificate(self, request, context):
+        """The caller makes the key and sends a request for its certificate; the role is in the certificate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListOperators(self, request, context):
+        """certificates that were issued, newest last
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeOperator(self, request, context):
+        """every certificate of a name; those that were revoked
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAudit(self, request, context):
+        """the coordinator's own log
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAuditHeads(self, request, context):
+        """the newest entry of every writer, the coordinator's own included
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AcknowledgeHead(self, request, context):
+        """an operator knows why a writer's log went back
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Watch(self, request, context):
         """Everything that changes, as it changes. The first events are the present state, then one SYNCED, then changes.
         """
@@ -329,6 +401,36 @@ def add_OperatorServicer_to_server(servicer, server):
                     servicer.Refresh,
                     request_deserializer=muster__proto_dot_v1_dot_operator__pb2.RefreshRequest.FromString,
                     response_serializer=muster__proto_dot_v1_dot_operator__pb2.Info.SerializeToString,
+            ),
+            'IssueCertificate': grpc.unary_unary_rpc_method_handler(
+                    servicer.IssueCertificate,
+                    request_deserializer=muster__proto_dot_v1_dot_operator__pb2.IssueCertificateRequest.FromString,
+                    response_serializer=muster__proto_dot_v1_dot_operator__pb2.OperatorCertificate.SerializeToString,
+            ),
+            'ListOperators': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOperators,
+                    request_deserializer=muster__proto_dot_v1_dot_operator__pb2.ListOperatorsRequest.FromString,
+                    response_serializer=muster__proto_dot_v1_dot_operator__pb2.OperatorList.SerializeToString,
+            ),
+            'RevokeOperator': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeOperator,
+                    request_deserializer=muster__proto_dot_v1_dot_operator__pb2.RevokeOperatorRequest.FromString,
+                    response_serializer=muster__proto_dot_v1_dot_operator__pb2.OperatorList.SerializeToString,
+            ),
+            'ListAudit': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListAudit,
+                    request_deserializer=muster__proto_dot_v1_dot_operator__pb2.ListAuditRequest.FromString,
+                    response_serializer=muster__proto_dot_v1_dot_operator__pb2.AuditLine.SerializeToString,
+            ),
+            'ListAuditHeads': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuditHeads,
+                    request_deserializer=muster__proto_dot_v1_dot_operator__pb2.ListAuditHeadsRequest.FromString,
+                    response_serializer=muster__proto_dot_v1_dot_operator__pb2.AuditHeadList.SerializeToString,
+            ),
+            'AcknowledgeHead': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcknowledgeHead,
+                    request_deserializer=muster__proto_dot_v1_dot_operator__pb2.AcknowledgeHeadRequest.FromString,
+                    response_serializer=muster__proto_dot_v1_dot_operator__pb2.AuditHead.SerializeToString,
             ),
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
@@ -795,6 +897,168 @@ class Operator:
             '/muster.v1.Operator/Refresh',
             muster__proto_dot_v1_dot_operator__pb2.RefreshRequest.SerializeToString,
             muster__proto_dot_v1_dot_operator__pb2.Info.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def IssueCertificate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.Operator/IssueCertificate',
+            muster__proto_dot_v1_dot_operator__pb2.IssueCertificateRequest.SerializeToString,
+            muster__proto_dot_v1_dot_operator__pb2.OperatorCertificate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOperators(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.Operator/ListOperators',
+            muster__proto_dot_v1_dot_operator__pb2.ListOperatorsRequest.SerializeToString,
+            muster__proto_dot_v1_dot_operator__pb2.OperatorList.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeOperator(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.Operator/RevokeOperator',
+            muster__proto_dot_v1_dot_operator__pb2.RevokeOperatorRequest.SerializeToString,
+            muster__proto_dot_v1_dot_operator__pb2.OperatorList.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/muster.v1.Operator/ListAudit',
+            muster__proto_dot_v1_dot_operator__pb2.ListAuditRequest.SerializeToString,
+            muster__proto_dot_v1_dot_operator__pb2.AuditLine.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuditHeads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.Operator/ListAuditHeads',
+            muster__proto_dot_v1_dot_operator__pb2.ListAuditHeadsRequest.SerializeToString,
+            muster__proto_dot_v1_dot_operator__pb2.AuditHeadList.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcknowledgeHead(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.Operator/AcknowledgeHead',
+            muster__proto_dot_v1_dot_operator__pb2.AcknowledgeHeadRequest.SerializeToString,
+            muster__proto_dot_v1_dot_operator__pb2.AuditHead.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,6 +54,18 @@ class OperatorStub:
     Explain: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ExplainRequest, _operator_pb2.Explanation]
     Refresh: _grpc.UnaryUnaryMultiCallable[_operator_pb2.RefreshRequest, _operator_pb2.Info]
     """read the fleet repository and registry now"""
+    IssueCertificate: _grpc.UnaryUnaryMultiCallable[_operator_pb2.IssueCertificateRequest, _operator_pb2.OperatorCertificate]
+    """The caller makes the key and sends a request for its certificate; the role is in the certificate."""
+    ListOperators: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ListOperatorsRequest, _operator_pb2.OperatorList]
+    """certificates that were issued, newest last"""
+    RevokeOperator: _grpc.UnaryUnaryMultiCallable[_operator_pb2.RevokeOperatorRequest, _operator_pb2.OperatorList]
+    """every certificate of a name; those that were revoked"""
+    ListAudit: _grpc.UnaryStreamMultiCallable[_operator_pb2.ListAuditRequest, _operator_pb2.AuditLine]
+    """the coordinator's own log"""
+    ListAuditHeads: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ListAuditHeadsRequest, _operator_pb2.AuditHeadList]
+    """the newest entry of every writer, the coordinator's own included"""
+    AcknowledgeHead: _grpc.UnaryUnaryMultiCallable[_operator_pb2.AcknowledgeHeadRequest, _operator_pb2.AuditHead]
+    """an operator knows why a writer's log went back"""
     Watch: _grpc.UnaryStreamMultiCallable[_operator_pb2.WatchRequest, _operator_pb2.Event]
     """Everything that changes, as it changes. The first events are the present state, then one SYNCED, then changes."""
 
@@ -81,6 +93,18 @@ class OperatorAsyncStub(OperatorStub):
     Explain: _aio.UnaryUnaryMultiCallable[_operator_pb2.ExplainRequest, _operator_pb2.Explanation]  # type: ignore[assignment]
     Refresh: _aio.UnaryUnaryMultiCallable[_operator_pb2.RefreshRequest, _operator_pb2.Info]  # type: ignore[assignment]
     """read the fleet repository and registry now"""
+    IssueCertificate: _aio.UnaryUnaryMultiCallable[_operator_pb2.IssueCertificateRequest, _operator_pb2.OperatorCertificate]  # type: ignore[assignment]
+    """The caller makes the key and sends a request for its certificate; the role is in the certificate."""
+    ListOperators: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListOperatorsRequest, _operator_pb2.OperatorList]  # type: ignore[assignment]
+    """certificates that were issued, newest last"""
+    RevokeOperator: _aio.UnaryUnaryMultiCallable[_operator_pb2.RevokeOperatorRequest, _operator_pb2.OperatorList]  # type: ignore[assignment]
+    """every certificate of a name; those that were revoked"""
+    ListAudit: _aio.UnaryStreamMultiCallable[_operator_pb2.ListAuditRequest, _operator_pb2.AuditLine]  # type: ignore[assignment]
+    """the coordinator's own log"""
+    ListAuditHeads: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListAuditHeadsRequest, _operator_pb2.AuditHeadList]  # type: ignore[assignment]
+    """the newest entry of every writer, the coordinator's own included"""
+    AcknowledgeHead: _aio.UnaryUnaryMultiCallable[_operator_pb2.AcknowledgeHeadRequest, _operator_pb2.AuditHead]  # type: ignore[assignment]
+    """an operator knows why a writer's log went back"""
     Watch: _aio.UnaryStreamMultiCallable[_operator_pb2.WatchRequest, _operator_pb2.Event]  # type: ignore[assignment]
     """Everything that changes, as it changes. The first events are the present state, then one SYNCED, then changes."""
 
@@ -207,6 +231,54 @@ class OperatorServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operator_pb2.Info, _abc.Awaitable[_operator_pb2.Info]]:
         """read the fleet repository and registry now"""
+
+    @_abc_1.abstractmethod
+    def IssueCertificate(
+        self,
+        request: _operator_pb2.IssueCertificateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.OperatorCertificate, _abc.Awaitable[_operator_pb2.OperatorCertificate]]:
+        """The caller makes the key and sends a request for its certificate; the role is in the certificate."""
+
+    @_abc_1.abstractmethod
+    def ListOperators(
+        self,
+        request: _operator_pb2.ListOperatorsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.OperatorList, _abc.Awaitable[_operator_pb2.OperatorList]]:
+        """certificates that were issued, newest last"""
+
+    @_abc_1.abstractmethod
+    def RevokeOperator(
+        self,
+        request: _operator_pb2.RevokeOperatorRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.OperatorList, _abc.Awaitable[_operator_pb2.OperatorList]]:
+        """every certificate of a name; those that were revoked"""
+
+    @_abc_1.abstractmethod
+    def ListAudit(
+        self,
+        request: _operator_pb2.ListAuditRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_operator_pb2.AuditLine], _abc.AsyncIterator[_operator_pb2.AuditLine]]:
+        """the coordinator's own log"""
+
+    @_abc_1.abstractmethod
+    def ListAuditHeads(
+        self,
+        request: _operator_pb2.ListAuditHeadsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.AuditHeadList, _abc.Awaitable[_operator_pb2.AuditHeadList]]:
+        """the newest entry of every writer, the coordinator's own included"""
+
+    @_abc_1.abstractmethod
+    def AcknowledgeHead(
+        self,
+        request: _operator_pb2.AcknowledgeHeadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.AuditHead, _abc.Awaitable[_operator_pb2.AuditHead]]:
+        """an operator knows why a writer's log went back"""
 
     @_abc_1.abstractmethod
     def Watch(

@@ -62,6 +62,27 @@ reports = sa.Table(
     sa.Column("data", sa.LargeBinary, nullable=False),
 )
 
+audit_heads = sa.Table(
+    "audit_heads",
+    metadata,
+    sa.Column("writer", sa.String, primary_key=True),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    sa.Column("hash", sa.String, nullable=False),
+    sa.Column("told_seq", sa.BigInteger, nullable=False),
+    sa.Column("told_hash", sa.String, nullable=False),
+)
+
+operators = sa.Table(
+    "operators",
+    metadata,
+    sa.Column("serial", sa.String, primary_key=True),
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("role", sa.String, nullable=False),
+    sa.Column("issued", sa.BigInteger, nullable=False),
+    sa.Column("expires", sa.BigInteger, nullable=False),
+    sa.Column("revoked", sa.BigInteger, nullable=False),
+)
+
 events = sa.Table(
     "events",
     metadata,

@@ -17,7 +17,16 @@ from muster_core.errors import MusterError
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from muster_coordinator.store.port import Batch, EventRow, JoinRow, ReportRow, SessionRow, TokenRow
+from muster_coordinator.audit.heads import HeadRow
+from muster_coordinator.store.port import (
+    Batch,
+    EventRow,
+    JoinRow,
+    OperatorRow,
+    ReportRow,
+    SessionRow,
+    TokenRow,
+)
 from muster_coordinator.store.sql import schema
 
 T = TypeVar("T")
@@ -87,6 +96,8 @@ class SqlStore:
                 (schema.reports, list(batch.reports.values())),
                 (schema.sessions, list(batch.sessions.values())),
                 (schema.joins, list(batch.joins.values())),
+                (schema.audit_heads, list(batch.heads.values())),
+                (schema.operators, list(batch.operators.values())),
             ):
                 if rows:
                     await connection.execute(_upsert(table), [_plain(row) for row in rows])
@@ -126,6 +137,13 @@ class SqlStore:
 
     async def reports(self) -> Sequence[ReportRow]:
         return await self._rows(sa.select(schema.reports), ReportRow)
+
+    async def audit_heads(self) -> Sequence[HeadRow]:
+        return await self._rows(sa.select(schema.audit_heads).order_by(schema.audit_heads.c.writer), HeadRow)
+
+    async def operators(self) -> Sequence[OperatorRow]:
+        table = schema.operators
+        return await self._rows(sa.select(table).order_by(table.c.issued, table.c.serial), OperatorRow)
 
     async def streams(self) -> dict[str, list[EventRow]]:
         found: dict[str, list[EventRow]] = {}

@@ -1,0 +1,82 @@
+"""Keeps the newest audit head of every agent on disk, tells agents what is kept, and raises the alarm when one goes back.
+
+Owns the order: a head is durable before it is acknowledged (an agent may then drop older entries), and none is
+acknowledged to a writer whose alarm is open. Batches are its own: a beat never waits for them. It compares nothing
+itself (``heads``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anyio
+import structlog
+from muster_core.audit.chain import Head
+
+from muster_coordinator.audit.heads import AgentHeads, Alarm, HeadRow
+from muster_coordinator.audit.log import AuditLog
+from muster_coordinator.store.port import Batch, Store
+
+log = structlog.get_logger()
+PAUSE_SECONDS = 1.0
+HASH_BYTES = 32
+
+
+class HeadKeeper:
+    """Made by :meth:`open`; ``alarmed`` hears of every alarm, ``kept(writer, seq)`` of every head that became durable."""
+
+    def __init__(self, store: Store, audit: AuditLog, heads: AgentHeads) -> None:
+        self._store, self._audit, self.heads = store, audit, heads
+        self._durable = {row.writer: row.seq for row in heads.all if not row.alarmed}
+        self._news = anyio.Event()
+        self.alarmed: Callable[[Alarm], None] = lambda alarm: None
+        self.kept: Callable[[str, int], None] = lambda writer, seq: None
+
+    @classmethod
+    async def open(cls, store: Store, audit: AuditLog) -> HeadKeeper:
+        return cls(store, audit, AgentHeads(await store.audit_heads()))
+
+    def told(self, writer: str, seq: int, digest: bytes) -> None:
+        """What an agent's hello or beat says; nothing when it says nothing of its log."""
+        if not seq or len(digest) != HASH_BYTES or seq >= 2**63:
+            return
+        alarm = self.heads.told(writer, Head(seq, digest.hex()))
+        if alarm is not None:
+            self._durable.pop(writer, None)
+            log.error("an audit log went back", writer=writer, error=alarm.message)
+            self._audit.record("head-alarm", actor=writer, object=writer, result="refused", **alarm.detail)
+            self.alarmed(alarm)
+        self._news.set()
+
+    def acknowledged(self, writer: str) -> int:
+        """How far this writer's head is on disk here, 0 while its alarm is open."""
+        return self._durable.get(writer, 0)
+
+    async def acknowledge(self, writer: str) -> HeadRow | None:
+        """An operator knows why it went back; the row as it was, None when no alarm is open. Durable when this returns."""
+        before = self.heads.acknowledge(writer)
+        if before is not None:
+            await self._commit()
+        return before
+
+    async def run(self) -> None:
+        """For ever; a store that cannot be written ends the program, as it does everywhere else."""
+        while True:
+            await self._news.wait()
+            self._news = anyio.Event()
+            await self._commit()
+            await anyio.sleep(PAUSE_SECONDS)  # heads of many agents go into one batch
+
+    async def _commit(self) -> None:
+        changed = self.heads.changed()
+        if not changed:
+            return
+        try:
+            await self._store.commit(Batch(heads=changed))
+        except BaseException:
+            self.heads.again(changed)
+            raise
+        for row in changed.values():
+            if not row.alarmed:
+                self._durable[row.writer] = row.seq
+                self.kept(row.writer, row.seq)
