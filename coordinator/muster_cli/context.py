@@ -55,6 +55,13 @@ def load(wanted: str | None) -> Context:
     """The context of flag or ``MUSTER_CONTEXT``, else the newest; ``MUSTER-L010`` when there is none."""
     wanted = wanted or os.environ.get("MUSTER_CONTEXT")
     path = _find(wanted)
+    if not path.exists():
+        raise InvalidRequestError(
+            "L010",
+            "there is no such context",
+            object=str(path),
+            hint="`muster serve` writes context.json into its data folder: pass --context FILE.",
+        )
     try:
         file = msgspec.json.decode(path.read_bytes(), type=ContextFile)
         ca_pem = (path.parent / file.ca_pem_file).read_bytes()
@@ -70,11 +77,18 @@ def load(wanted: str | None) -> Context:
     except (OSError, ValueError) as error:
         raise InvalidRequestError(
             "L010",
-            f"the context cannot be read ({error})",
+            f"the context cannot be used ({_reason(error)})",
             object=str(path),
             hint="`muster serve` writes context.json into its data folder: pass --context FILE.",
         ) from error
     return Context(file.name, file.edge, ca_pem, token)
+
+
+def _reason(error: Exception) -> str:
+    """Without the number of the system's error; the file it stands in may be one that the context names."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _find(wanted: str | None) -> Path:
@@ -86,7 +100,7 @@ def _find(wanted: str | None) -> Path:
         raise InvalidRequestError(
             "L010",
             "no coordinator is known here",
-            hint="Start one with `muster serve`, then pass --context DATA_DIR/context.json.",
+            hint="Start one with `muster serve`, then pass --context DATA_DIR/context.json or set MUSTER_CONTEXT.",
         )
     return known[-1]
 

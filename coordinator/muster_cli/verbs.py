@@ -36,7 +36,7 @@ def _seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
     except ValidationError as error:
         raise click.BadParameter(f"{error.message}. {error.hint}") from error
     if seconds <= 0:
-        raise click.BadParameter("more than nothing is needed")
+        raise click.BadParameter("it must be longer than 0s")
     return seconds
 
 
@@ -52,7 +52,8 @@ def shared_options() -> list[click.Parameter]:
             metavar="FILE|NAME",
             expose_value=False,
             callback=_remember,
-            help="Which coordinator (default: MUSTER_CONTEXT, else the newest known).",
+            help="The coordinator's context.json, or NAME for ~/.config/muster/contexts/NAME.json "
+            "(default: MUSTER_CONTEXT, else the newest there).",
         ),
         click.Option(
             ["--timeout"],

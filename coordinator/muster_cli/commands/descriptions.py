@@ -19,7 +19,7 @@ def describe() -> None:
 @VALUES_OUTPUT
 @click.pass_context
 def describe_cluster(ctx: click.Context, name: str, style: str) -> None:
-    """Identity, labels, and what each bundle does on cluster NAME."""
+    """Identity and bundles of cluster NAME."""
     with client(ctx) as operator:
         view = operator.get_cluster(name)
     if style in {"json", "yaml"}:
@@ -44,7 +44,8 @@ def describe_cluster(ctx: click.Context, name: str, style: str) -> None:
         if report.message:
             click.echo(f"  {report.code} {report.message}".rstrip())
         if report.healed_count:
-            click.echo(f"  healed {report.healed_count} times, last {report.last_healed}")
+            times = "once" if report.healed_count == 1 else f"{report.healed_count} times"
+            click.echo(f"  healed {times}, last {report.last_healed}")
         for item in report.objects:
             click.echo(f"  {item.object}: {item.health}: {item.message}")
         for violation in report.violations:

@@ -24,7 +24,7 @@ WATCH = click.option("-w", "--watch", is_flag=True, help="Stay and print what ch
 
 @click.group(cls=Nouns)
 def get() -> None:
-    """List clusters, bundles, rollouts or tokens. Add -o wide|json|yaml|name, -l SELECTOR, -w to watch."""
+    """List clusters, bundles, rollouts or tokens; `muster describe` shows one in full."""
 
 
 @get.command("clusters")
@@ -33,7 +33,11 @@ def get() -> None:
 @WATCH
 @click.pass_context
 def clusters(ctx: click.Context, selector: str, style: str, watch: bool) -> None:
-    """List clusters: presence, how many bundles are ready, what is owed to them."""
+    """List clusters: who is there.
+
+    Presence, how many bundles are ready, what is owed to each, and the worst message.
+    One cluster in full: muster describe cluster NAME.
+    """
     wanted = parse_selector(selector)
     with client(ctx) as operator:
         if watch:
@@ -49,7 +53,11 @@ def clusters(ctx: click.Context, selector: str, style: str, watch: bool) -> None
 @WATCH
 @click.pass_context
 def bundles(ctx: click.Context, selector: str, style: str, watch: bool) -> None:
-    """List bundles: their newest release, how many clusters are ready, which releases are where."""
+    """List bundles: what is deployed where.
+
+    The newest release, how many clusters are ready, which releases are where, and what is wrong in Git.
+    One bundle in full: muster describe bundle NAME.
+    """
     wanted = parse_selector(selector)
     with client(ctx) as operator:
         if watch:
@@ -65,7 +73,10 @@ def bundles(ctx: click.Context, selector: str, style: str, watch: bool) -> None:
 @WATCH
 @click.pass_context
 def rollouts(ctx: click.Context, bundle: str, style: str, watch: bool) -> None:
-    """List rollouts: state, wave, targets, and why they are where they are."""
+    """List rollouts: how far they are, and why.
+
+    One rollout in full: muster describe rollout NAME. Why one cluster waits: muster rollout explain NAME CLUSTER.
+    """
     with client(ctx) as operator:
         if watch:
             request = op.WatchRequest(rollouts=True)
