@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from muster_core.kinds.model import Cluster
+from muster_core.durations import parse_duration
+from muster_core.kinds.model import Cluster, SiteClass
 from muster_core.release import Release
 from muster_core.rollout.board import Target
 from muster_core.rollout.catchup import CatchUp, Debt
 from muster_core.rollout.machine import RolloutMachine
+from muster_core.rollout.plan import ResolvedPlan
 from muster_core.session.inbox import Inbox
 from muster_proto.v1 import link_pb2 as wire
 
@@ -21,6 +23,9 @@ from muster_coordinator.catalog.catalog import Reading
 from muster_coordinator.rollout.directives import Shelf
 from muster_coordinator.rollout.offers import offer_of, offer_of_debt, release_of
 from muster_coordinator.store.port import JoinRow
+
+# Of a site class that the fleet does not name, in seconds.
+CONTACT_INTERVAL = parse_duration(SiteClass().contact_interval)
 
 
 @dataclass(slots=True)
@@ -66,7 +71,7 @@ class ClusterState:
 
 @dataclass(slots=True)
 class FleetState:
-    """Everything. ``starts`` counts rollouts, for their names."""
+    """Everything. Rollouts come in by :meth:`put`, which keeps them by bundle and by whether they still run."""
 
     reading: Reading = field(default_factory=Reading)
     clusters: dict[str, ClusterState] = field(default_factory=dict)
@@ -74,29 +79,60 @@ class FleetState:
     debts: dict[str, CatchUp] = field(default_factory=dict)
     bundle_errors: dict[str, str] = field(default_factory=dict)
     directives: Shelf = field(default_factory=Shelf)
+    _runs: dict[str, list[RolloutMachine]] = field(default_factory=dict)
+    _running: dict[str, RolloutMachine] = field(default_factory=dict)
 
     def cluster(self, name: str) -> ClusterState:
         if name not in self.clusters:
             self.clusters[name] = ClusterState(name)
         return self.clusters[name]
 
+    def contact_interval(self, site_class: str, default: float = CONTACT_INTERVAL) -> float:
+        """How often clusters of this class say that they live, in seconds, as the fleet repository has it."""
+        fleet = self.reading.contents.fleet
+        site = fleet.spec.site_classes.get(site_class) if fleet else None
+        return parse_duration(site.contact_interval) if site else default
+
+    def put(self, machine: RolloutMachine) -> None:
+        """Takes in a rollout that is newer than all of its bundle."""
+        self.rollouts[machine.name] = machine
+        self._runs.setdefault(machine.started.bundle, []).append(machine)
+        if not machine.has_ended:
+            self._running[machine.name] = machine
+
     def rollouts_of(self, bundle: str) -> list[RolloutMachine]:
-        """Oldest first."""
-        return [machine for machine in self.rollouts.values() if machine.started.bundle == bundle]
+        """Oldest first; not to be changed."""
+        return self._runs.get(bundle, [])
 
     def active_of(self, bundle: str) -> RolloutMachine | None:
-        return next((m for m in self.rollouts_of(bundle) if not m.has_ended), None)
+        """Only the newest can be: none starts while another runs."""
+        runs = self._runs.get(bundle)
+        return runs[-1] if runs and not runs[-1].has_ended else None
 
     def active(self) -> list[RolloutMachine]:
-        return [machine for machine in self.rollouts.values() if not machine.has_ended]
+        for name in [name for name, machine in self._running.items() if machine.has_ended]:
+            del self._running[name]
+        return list(self._running.values())
 
     def last_succeeded(self, bundle: str) -> RolloutMachine | None:
         return next((m for m in reversed(self.rollouts_of(bundle)) if m.state == "Succeeded"), None)
 
     def ledger(self, bundle: str) -> CatchUp:
+        """A new one is told who is in contact, and has the clocks of the plan that last succeeded."""
         if bundle not in self.debts:
-            self.debts[bundle] = CatchUp(bundle)
+            ledger = self.debts[bundle] = CatchUp(bundle)
+            for name, cluster in self.clusters.items():
+                if cluster.online:
+                    ledger.contact(name, True, 0.0)
+            self.set_clocks(bundle)
         return self.debts[bundle]
+
+    def set_clocks(self, bundle: str) -> None:
+        """Catching up has the clocks of the plan whose release is caught up with."""
+        last = self.last_succeeded(bundle)
+        if last and (ledger := self.debts.get(bundle)):
+            plan = last.started.plan
+            ledger.deadline, ledger.offer_for = plan.deadline, patience(plan)
 
     def offer(self, machine: RolloutMachine, target: Target) -> wire.Offer:
         """A target's offer with the credentials that its agent asks for."""
@@ -139,3 +175,8 @@ class FleetState:
         active = self.active_of(bundle)
         now = active.count("owed") if active else 0
         return now + (len(self.debts[bundle].owed()) if bundle in self.debts else 0)
+
+
+def patience(plan: ResolvedPlan) -> float:
+    """How long a catch-up's offer stands, in seconds: as long as the plan gives the most distant of its members."""
+    return max((after for wave in plan.waves for after in wave.offline_after.values()), default=plan.deadline)

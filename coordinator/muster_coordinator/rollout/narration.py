@@ -5,6 +5,7 @@ Owns the sentences. It never decides anything and never looks beyond the event o
 
 from __future__ import annotations
 
+from muster_core.rollout import catchup as cu
 from muster_core.rollout import events as ev
 from muster_core.rollout.machine import RolloutMachine
 from muster_proto.v1 import link_pb2 as wire
@@ -46,6 +47,21 @@ def event_line(machine: RolloutMachine, event: ev.AnyEvent) -> str:
             return f"{name} stops: {event.why}"
         case ev.Ended():
             return f"{name} ended: {event.state} {event.why}".rstrip()
+        case _:
+            return ""
+
+
+def debt_line(ledger: cu.CatchUp, event: cu.AnyCatchUpEvent) -> str:
+    """One line for people, or an empty text."""
+    name, bundle = event.cluster, ledger.bundle
+    match event:
+        case cu.Offered():
+            commit = ledger.debts[name].commit[:7]
+            return f"{name} is back and is offered {bundle}@{commit}, which it is owed"
+        case cu.Done():
+            return f"{name} caught up with {bundle}"
+        case cu.Failed():
+            return f"{name} failed to catch up with {bundle}: {event.message}"
         case _:
             return ""
 

@@ -1,0 +1,211 @@
+"""What agents say, and who of them is in contact.
+
+Owns what a frame means to rollouts and ledgers, the numbering of what was taken, and what a session is told at its start. It
+holds no stream: of a session it has the function that sends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Literal
+
+from muster_core.rollout import events as ev
+from muster_proto.v1 import link_pb2 as wire
+
+from muster_coordinator.rollout.effects import Effects, Work
+from muster_coordinator.rollout.fleetstate import ClusterState, FleetState
+from muster_coordinator.rollout.launch import Launch
+from muster_coordinator.rollout.narration import report_lines
+from muster_coordinator.rollout.offers import catchup_origin
+from muster_coordinator.rollout.record import Recorder
+from muster_coordinator.store.port import ReportRow, SessionRow
+
+Outcome = Literal["applying", "healthy", "failed", "returned"]
+OUTCOMES: dict[int, Outcome] = {
+    wire.OUTCOME_APPLYING: "applying",
+    wire.OUTCOME_HEALTHY: "healthy",
+    wire.OUTCOME_FAILED: "failed",
+    wire.OUTCOME_RETURNED: "returned",
+}
+
+
+class Conversation:
+    def __init__(self, state: FleetState, recorder: Recorder, launch: Launch) -> None:
+        self._state, self._recorder, self._launch = state, recorder, launch
+
+    # --- contact ---------------------------------------------------------------------------------------------------
+
+    def connected(
+        self,
+        name: str,
+        hello: wire.Hello,
+        connection: int,
+        send: Callable[[wire.HubFrame], None],
+        welcome: wire.Welcome,
+    ) -> Work:
+        """A session begins; ``welcome`` is completed and is the first frame of it."""
+
+        def work(effects: Effects, now: float) -> None:
+            cluster = self._state.cluster(name)
+            last = cluster.inbox.resume(hello.session_epoch)
+            if not cluster.online:
+                effects.lines.append(f"{name} is in contact")
+            cluster.send, cluster.connection, cluster.last_seen = send, connection, now
+            cluster.agent_version, cluster.kubernetes_version = hello.agent_version, hello.kubernetes_version
+            _keep_session(cluster, effects)
+            welcome.last_agent_seq, welcome.floor_commit = last, cluster.floor
+            welcome.resend_bundles.extend(
+                item.bundle
+                for item in hello.bundles
+                if item.digest != report_digest(cluster.reports.get(item.bundle))
+            )
+            effects.sends.append((name, wire.HubFrame(welcome=welcome)))
+            heads = self._state.reading.heads
+            head = wire.Head(commit=heads.commit, registry_commit=heads.registry)
+            effects.heads.append((name, wire.HubFrame(head=head)))
+            effects.clusters.add(name)
+            standing = list(self._state.offers_for(name))
+            told = {(offer.rollout, offer.attempt) for offer in standing}
+            effects.sends += [(name, wire.HubFrame(offer=offer)) for offer in standing]
+            before = len(effects.sends)
+            self._contact(name, True, effects, now)
+            # What contact offers anew may stand already; it goes out once.
+            effects.sends[before:] = [
+                (cluster, frame)
+                for cluster, frame in effects.sends[before:]
+                if not (
+                    cluster == name
+                    and frame.HasField("offer")
+                    and (frame.offer.rollout, frame.offer.attempt) in told
+                )
+            ]
+
+        return work
+
+    def disconnected(self, name: str, connection: int) -> Work:
+        """The end of a session; nothing if a newer one has begun."""
+
+        def work(effects: Effects, now: float) -> None:
+            cluster = self._state.cluster(name)
+            if cluster.connection != connection or not cluster.online:
+                return
+            cluster.send, cluster.last_seen = None, now
+            _keep_session(cluster, effects)
+            effects.clusters.add(name)
+            effects.lines.append(f"{name} is out of contact")
+            self._contact(name, False, effects, now)
+
+        return work
+
+    def _contact(self, name: str, online: bool, effects: Effects, now: float) -> None:
+        for machine in self._state.active():
+            if name in machine.targets:
+                self._recorder.feed(machine, ev.Contact(name, online), effects, now)
+        if online:
+            self._launch.late_joiner(name, effects, now)
+        for bundle, ledger in self._state.debts.items():
+            self._recorder.debts(bundle, ledger.contact(name, online, now), effects)
+            if name in ledger.debts:
+                self._recorder.touched.add(bundle)
+
+    def seen(self, name: str, now: float) -> None:
+        """A heartbeat: memory only."""
+        self._state.cluster(name).last_seen = now
+
+    # --- what is said ----------------------------------------------------------------------------------------------
+
+    def said(self, name: str, frame: wire.AgentFrame) -> Work:
+        """One numbered frame of an agent."""
+
+        def work(effects: Effects, now: float) -> None:
+            cluster = self._state.cluster(name)
+            cluster.last_seen = now
+            seq = frame.seq
+            if seq and not cluster.inbox.is_new(seq):
+                effects.acks[name] = cluster.inbox.last
+                return
+            body = frame.WhichOneof("body")
+            if body == "report":
+                self._report(cluster, frame.report, effects, now)
+            elif body == "offer_reply":
+                self._reply(name, frame.offer_reply, effects, now)
+            if seq:
+                cluster.inbox.stored(seq)
+                effects.acks[name] = seq
+                _keep_session(cluster, effects)
+
+        return work
+
+    def _report(self, cluster: ClusterState, report: wire.Report, effects: Effects, now: float) -> None:
+        name, bundle = cluster.name, report.bundle
+        old = cluster.reports.get(bundle)
+        cluster.reports[bundle] = report
+        effects.batch.reports[name, bundle] = ReportRow(name, bundle, report.SerializeToString())
+        effects.clusters.add(name)
+        effects.bundles.add(bundle)
+        effects.lines += report_lines(name, old, report)
+        outcome = OUTCOMES.get(report.outcome)
+        if not outcome:
+            return
+        digest, message = report.release.tree_digest, report.message
+        origin = catchup_origin(report.rollout)
+        if origin is not None:
+            ledger = self._state.ledger(bundle)
+            self._recorder.debts(bundle, ledger.acknowledged(name, origin, now), effects)
+            self._recorder.debts(bundle, ledger.reported(name, digest, outcome, message, now), effects)
+            return
+        machine = self._state.rollouts.get(report.rollout)
+        if machine:
+            # A verdict names the attempt; the release that runs may be the last healthy one again.
+            if outcome in {"failed", "returned"}:
+                digest = machine.started.tree_digest
+            given = ev.Reported(name, report.attempt, digest, outcome, report.code, message)
+            self._recorder.feed(machine, given, effects, now)
+
+    def _reply(self, name: str, reply: wire.OfferReply, effects: Effects, now: float) -> None:
+        origin = catchup_origin(reply.rollout)
+        if origin is not None:
+            ledger = self._state.ledger(reply.bundle)
+            if reply.answer == wire.OfferReply.ACKNOWLEDGED:
+                events = ledger.acknowledged(name, origin, now)
+            else:
+                events = ledger.refused(name, origin, reply.message, now)
+            self._recorder.debts(reply.bundle, events, effects)
+            return
+        machine = self._state.rollouts.get(reply.rollout)
+        if machine is None:
+            return
+        if reply.answer == wire.OfferReply.REFUSED:
+            given: ev.Input = ev.Refused(name, reply.attempt, reply.code, reply.message)
+        else:
+            given = ev.Acknowledged(name, reply.attempt)
+        self._recorder.feed(machine, given, effects, now)
+
+    def acknowledge_floor(self, name: str) -> Callable[[Effects, float], str]:
+        """Tells a cluster that an operator has seen its floor go back; returns the floor that it is behind of."""
+
+        def work(effects: Effects, now: float) -> str:
+            commit = self._state.cluster(name).regressed
+            seen = wire.FloorAcknowledged(commit=commit)
+            effects.sends.append((name, wire.HubFrame(floor_acknowledged=seen)))
+            effects.lines.append(f"{name}: its regressed floor was acknowledged")
+            return commit
+
+        return work
+
+
+def _keep_session(cluster: ClusterState, effects: Effects) -> None:
+    effects.batch.sessions[cluster.name] = SessionRow(
+        cluster.name,
+        cluster.inbox.epoch,
+        cluster.inbox.last,
+        int(cluster.last_seen * 1000),
+        cluster.agent_version,
+        cluster.kubernetes_version,
+    )
+
+
+def report_digest(report: wire.Report | None) -> bytes:
+    """What a hello compares: the hash of the last report's bytes."""
+    return hashlib.sha256(report.SerializeToString(deterministic=True)).digest() if report else b""

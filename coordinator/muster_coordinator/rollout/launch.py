@@ -1,0 +1,205 @@
+"""Starting what is new, and who is owed what was started before.
+
+Owns the choice of members, plan and name of a rollout, late joiners, registry entries that changed or went, and the pace of
+catching up. How a rollout goes on is its machine's.
+"""
+
+from __future__ import annotations
+
+from muster_core.durations import resolve_count
+from muster_core.errors import MusterError, RolloutError
+from muster_core.kinds.model import Cluster
+from muster_core.release import Release, registry_digest
+from muster_core.rollout import events as ev
+from muster_core.rollout.machine import RolloutMachine
+from muster_core.rollout.plan import Member, resolve
+from muster_core.select import targeted
+from muster_proto.v1 import link_pb2 as wire
+
+from muster_coordinator.catalog.catalog import Reading
+from muster_coordinator.rollout.effects import Effects
+from muster_coordinator.rollout.fleetstate import FleetState
+from muster_coordinator.rollout.record import Recorder, succeeded
+
+NEEDS_DIRECTIVE = frozenset({"directives", "both"})
+REMOVED_RETRY = 300
+
+
+class Launch:
+    def __init__(self, state: FleetState, recorder: Recorder) -> None:
+        self._state, self._recorder = state, recorder
+
+    # --- what the catalog says -----------------------------------------------------------------------------------
+
+    def read(self, reading: Reading, effects: Effects, now: float) -> None:
+        """A new reading of the fleet repository and its registry."""
+        state = self._state
+        state.reading = reading
+        for name, entry in reading.clusters.items():
+            cluster = state.cluster(name)
+            if cluster.entry != entry:
+                cluster.entry_digest = registry_digest(entry)
+            cluster.entry = entry
+        for name, cluster in state.clusters.items():
+            if cluster.entry is not None and name not in reading.clusters:
+                cluster.entry = None
+                self._removed(name, effects, now)
+            effects.clusters.add(name)
+            head = wire.Head(commit=reading.heads.commit, registry_commit=reading.heads.registry)
+            effects.heads.append((name, wire.HubFrame(head=head)))
+        effects.bundles.update(reading.contents.bundles)
+        self.start_what_is_new(effects, now)
+        for bundle in reading.contents.bundles:
+            self._late_joiners_of(bundle, effects, now)
+        for name in state.clusters:
+            self._owe_entry(name, effects, now)
+        self._recorder.touched.update(state.debts)  # a limit is a share of the clusters
+
+    def _removed(self, name: str, effects: Effects, now: float) -> None:
+        why = "removed from the registry"
+        for machine in self._state.active():
+            self._recorder.feed(machine, ev.MemberRemoved(name, why), effects, now)
+        for bundle, ledger in self._state.debts.items():
+            self._recorder.debts(bundle, ledger.drop(name, now), effects)
+        bye = wire.Bye(retry_after_seconds=REMOVED_RETRY, why="the registry no longer has this cluster")
+        effects.sends.append((name, wire.HubFrame(bye=bye)))
+        effects.lines.append(f"{name} was {why}")
+
+    def _owe_entry(self, name: str, effects: Effects, now: float) -> None:
+        """A registry entry that changed may change what the cluster renders, so its releases are offered again with it."""
+        state, cluster = self._state, self._state.clusters[name]
+        for bundle, report in list(cluster.reports.items()):
+            if report.registry_digest in ("", cluster.entry_digest) or not cluster.entry:
+                continue
+            last, active = state.last_succeeded(bundle), state.active_of(bundle)
+            if last is None or (active and name in active.targets):
+                continue
+            if report.release.tree_digest == last.started.tree_digest and self._targets(
+                bundle, cluster.entry
+            ):
+                owed = state.ledger(bundle).owe(name, succeeded(last), now, cluster.entry_digest)
+                self._recorder.debts(bundle, owed, effects)
+
+    def _targets(self, bundle: str, entry: Cluster) -> bool:
+        at = self._state.reading.contents.bundles.get(bundle)
+        return at is not None and targeted(at.bundle, entry.all_labels)
+
+    # --- starting ------------------------------------------------------------------------------------------------
+
+    def start_what_is_new(self, effects: Effects, now: float) -> None:
+        """Starts the plan of every bundle whose newest digest was not rolled out yet; depth-one queue, newest wins."""
+        state, contents = self._state, self._state.reading.contents
+        for bundle, digest in contents.digests.items():
+            runs = state.rollouts_of(bundle)
+            if runs and (not runs[-1].has_ended or runs[-1].started.tree_digest == digest):
+                continue
+            if contents.problems_of(bundle):
+                continue
+            if contents.fleet and contents.fleet.spec.mode in NEEDS_DIRECTIVE:
+                state.bundle_errors[bundle] = f"waits for a directive: muster rollout start {bundle}"
+                continue
+            release = Release(bundle, state.reading.heads.commit, digest)
+            try:
+                self.start(release, "", "muster", "new commit", effects, now)
+                state.bundle_errors.pop(bundle, None)
+            except MusterError as error:
+                state.bundle_errors[bundle] = str(error)
+
+    def start(
+        self, release: Release, plan_name: str, by: str, reason: str, effects: Effects, now: float
+    ) -> RolloutMachine:
+        """Starts a rollout over the clusters that are targeted now; ``MUSTER-R0xx`` says why not."""
+        state, contents, bundle = self._state, self._state.reading.contents, release.bundle
+        active = state.active_of(bundle)
+        if active:
+            raise RolloutError(
+                "R005",
+                f"{active.name} is still {active.state}",
+                object=bundle,
+                hint=f"The newest commit starts when it has ended. To end it: muster rollout abort {active.name}.",
+            )
+        plan = contents.plans.get(plan_name or contents.plan_of(bundle))
+        if plan is None:
+            named = plan_name or contents.plan_of(bundle) or "(none named)"
+            raise RolloutError("R006", f"there is no plan {named}", object=bundle)
+        members = self._members(bundle)
+        runs = state.rollouts_of(bundle)
+        same = [run for run in runs if run.started.tree_digest == release.tree_digest]
+        started = ev.Started(
+            at=now,
+            rollout=f"{bundle}-{1 + len(runs):04d}",
+            bundle=bundle,
+            commit=release.commit,
+            tree_digest=release.tree_digest,
+            plan=resolve(plan, members),
+            by=by,
+            reason=reason,
+            attempt=1 + max((t.attempt for run in same for t in run.targets.values()), default=0),
+        )
+        machine = RolloutMachine(started)
+        state.put(machine)
+        withdrawn = state.ledger(bundle).give_way([member.name for member in members], now)
+        self._recorder.debts(bundle, withdrawn, effects)
+        machine.meet(member.name for member in members if state.clusters[member.name].online)
+        self._recorder.record(machine, [started], effects, now)
+        self._recorder.record(machine, machine.begin(now), effects, now)
+        return machine
+
+    def _members(self, bundle: str) -> list[Member]:
+        state, members = self._state, []
+        at = state.reading.contents.bundles[bundle]
+        for name, entry in state.reading.clusters.items():
+            if targeted(at.bundle, labels := entry.all_labels):
+                members.append(Member(name, labels, state.contact_interval(entry.spec.site_class)))
+                state.cluster(name)
+        return members
+
+    # --- who is owed what ------------------------------------------------------------------------------------------
+
+    def late_joiner(self, name: str, effects: Effects, now: float) -> None:
+        """A targeted cluster that has no release of a bundle gets the last one that succeeded."""
+        for bundle in self._state.reading.contents.bundles:
+            self._owe_to_late(bundle, name, effects, now)
+
+    def _late_joiners_of(self, bundle: str, effects: Effects, now: float) -> None:
+        if self._state.last_succeeded(bundle):
+            for name in self._state.reading.clusters:
+                self._owe_to_late(bundle, name, effects, now)
+
+    def _owe_to_late(self, bundle: str, name: str, effects: Effects, now: float) -> None:
+        state = self._state
+        last, active = state.last_succeeded(bundle), state.active_of(bundle)
+        if last is None or name in last.targets or (active and name in active.targets):
+            return
+        cluster = state.clusters.get(name)
+        if cluster is None or cluster.entry is None or not self._targets(bundle, cluster.entry):
+            return
+        report = cluster.reports.get(bundle)
+        if report and report.release.tree_digest == last.started.tree_digest:
+            return
+        self._recorder.debts(bundle, state.ledger(bundle).owe(name, succeeded(last), now), effects)
+
+    # --- at the end of a batch -------------------------------------------------------------------------------------
+
+    def settle(self, effects: Effects, now: float) -> None:
+        """What an ended rollout makes room for, and what the ledgers that changed may offer now."""
+        while effects.ended:
+            for bundle in sorted(effects.ended):
+                self._state.set_clocks(bundle)
+                if bundle in self._state.reading.contents.bundles:
+                    self._late_joiners_of(bundle, effects, now)
+            effects.ended.clear()
+            self.start_what_is_new(effects, now)
+        for bundle in sorted(self._recorder.touched):
+            self._offer_debts(bundle, effects, now)
+        self._recorder.touched.clear()
+
+    def _offer_debts(self, bundle: str, effects: Effects, now: float) -> None:
+        state = self._state
+        last, ledger = state.last_succeeded(bundle), state.debts.get(bundle)
+        if last is None or ledger is None or not ledger.debts:
+            return
+        share = last.started.plan.catch_up_in_flight
+        limit = resolve_count(share, len(state.clusters), rounding="down-at-least-one")
+        active = state.active_of(bundle)
+        self._recorder.debts(bundle, ledger.offers(limit, now, active.targets if active else ()), effects)

@@ -1,0 +1,102 @@
+"""Feeds the machines and writes down what they say.
+
+Owns the numbering of event streams, what follows from an event at once (an offer, a withdrawal, a line for people), and when
+each machine wants to be woken. It decides nothing: machines and ledgers do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from muster_core.rollout import catchup as cu
+from muster_core.rollout import events as ev
+from muster_core.rollout.machine import RolloutMachine
+from muster_proto.v1 import link_pb2 as wire
+
+from muster_coordinator.rollout.effects import Effects
+from muster_coordinator.rollout.fleetstate import FleetState
+from muster_coordinator.rollout.narration import debt_line, event_line
+from muster_coordinator.rollout.wakes import Wakes
+from muster_coordinator.store.port import EventRow
+
+CATCHUP_STREAM = "catchup/"
+
+
+class Recorder:
+    """``touched`` are the bundles whose ledgers may have something to offer now."""
+
+    def __init__(self, state: FleetState) -> None:
+        self._state = state
+        self._numbers: dict[str, int] = {}
+        self.wakes = Wakes()
+        self.touched: set[str] = set()
+
+    def begin(self, stream: str, number: int) -> None:
+        """``number`` is the newest that the store has of a stream."""
+        self._numbers[stream] = number
+
+    def number(self, stream: str) -> int:
+        self._numbers[stream] = self._numbers.get(stream, 0) + 1
+        return self._numbers[stream]
+
+    def feed(self, machine: RolloutMachine, given: ev.Input, effects: Effects, now: float) -> None:
+        self.record(machine, machine.handle(given, now), effects, now)
+
+    def record(
+        self, machine: RolloutMachine, events: Iterable[ev.AnyEvent], effects: Effects, now: float
+    ) -> None:
+        """Events that the machine has applied already."""
+        bundle, name, ended = machine.started.bundle, machine.name, False
+        for event in events:
+            effects.batch.events.append(EventRow(name, self.number(name), ev.encode(event)))
+            effects.rollouts.add(name)
+            effects.bundles.add(bundle)
+            if line := event_line(machine, event):
+                effects.lines.append(line)
+            match event:
+                case ev.OfferMade():
+                    offer = self._state.offer(machine, machine.targets[event.cluster])
+                    effects.sends.append((event.cluster, wire.HubFrame(offer=offer)))
+                case ev.OfferWithdrawn():
+                    withdraw = wire.Withdraw(
+                        rollout=name, bundle=bundle, attempt=event.attempt, why=event.why
+                    )
+                    effects.sends.append((event.cluster, wire.HubFrame(withdraw=withdraw)))
+                case ev.Ended():
+                    ended = True
+                case _:
+                    pass
+        self.wakes.put(name, machine.next_wake())
+        if ended:
+            effects.ended.add(bundle)
+            self.touched.add(bundle)
+            self._settle(machine, effects, now)
+
+    def _settle(self, machine: RolloutMachine, effects: Effects, now: float) -> None:
+        """Who is owed what, now that a rollout has ended."""
+        bundle = machine.started.bundle
+        last = self._state.last_succeeded(bundle)
+        ledger = self._state.ledger(bundle)
+        settlement = cu.debts_after(machine, succeeded(last) if last else None)
+        self.debts(bundle, ledger.settle(settlement, now), effects)
+
+    def debts(self, bundle: str, events: Iterable[cu.AnyCatchUpEvent], effects: Effects) -> None:
+        """Events that the bundle's ledger has applied already."""
+        stream, ledger, any_event = CATCHUP_STREAM + bundle, self._state.ledger(bundle), False
+        for event in events:
+            any_event = True
+            effects.batch.events.append(EventRow(stream, self.number(stream), cu.encode(event)))
+            effects.clusters.add(event.cluster)
+            effects.bundles.add(bundle)
+            if isinstance(event, cu.Offered):
+                offer = self._state.debt_offer(bundle, ledger.debts[event.cluster])
+                effects.sends.append((event.cluster, wire.HubFrame(offer=offer)))
+            if line := debt_line(ledger, event):
+                effects.lines.append(line)
+        if any_event:
+            self.touched.add(bundle)
+            self.wakes.put(stream, ledger.next_wake())
+
+
+def succeeded(machine: RolloutMachine) -> cu.Succeeded:
+    return cu.Succeeded(machine.name, machine.started.commit, machine.started.tree_digest)
