@@ -281,7 +281,7 @@ def installer() -> None:
 )
 @click.option("--poll", default="5s", show_default=True, help="How often the sources are looked at.")
 @click.option(
-    "--parallel", type=click.IntRange(1, 256), default=16, show_default=True, help="Clusters at a time."
+    "--parallel", type=click.IntRange(1, 256), default=32, show_default=True, help="Clusters at a time."
 )
 @KEY
 @CHECKOUT

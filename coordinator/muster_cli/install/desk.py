@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 import anyio.to_thread
 from muster_core.errors import JoinError, ValidationError
-from muster_core.fleet import read_registry
 from muster_core.kinds.model import Cluster
+from muster_core.kinds.parse import parse
+from muster_core.manifest.load import load_documents
 from muster_core.select import Value
 
-from muster_cli.checkout import REGISTRY_BRANCH, Checkout
+from muster_cli.checkout import Checkout
 from muster_cli.commands.clusters import _checked, _entry
 from muster_cli.install.minting import Reached, Source, mint, source_of
+from muster_cli.trust.registry import accepted_registry
 
 if TYPE_CHECKING:
     from muster_proto.v1 import operator_pb2 as op
@@ -102,7 +104,7 @@ class Desk:
             self._hub.at = time.monotonic()
 
     async def entry_of(self, name: str, uid: str) -> Cluster | None:
-        """The registry entry of this name; ``MUSTER-J013`` or ``J014`` when name or cluster are taken."""
+        """The registry entry of this name; ``MUSTER-J013`` or ``J014`` when name or cluster are taken, or revoked."""
         entries = await self.entries()
         for other, known in entries.items():
             if other != name and known.spec.uid == uid:
@@ -114,6 +116,13 @@ class Desk:
                 "the registry has this name with another identity",
                 object=name,
                 hint=f"If the cluster was rebuilt, remove clusters/{name}.yaml from the registry first.",
+            )
+        if entry is not None and entry.spec.revoked:
+            raise JoinError(
+                "J013",
+                "the registry has this cluster as revoked, and its name and keys stay taken",
+                object=name,
+                hint="Rebuild it, or give the agent a new state folder and the cluster another name.",
             )
         return entry
 
@@ -127,7 +136,8 @@ class Desk:
             return self._entries
 
     def _read_registry(self) -> dict[str, Cluster]:
-        return read_registry(self._clone.tree(self._clone.fetch(REGISTRY_BRANCH)))[0]
+        """Only what the trust document lets stand, as agents read it."""
+        return dict(accepted_registry(self._clone)[1])
 
     async def source(self) -> Source:
         """The verified checkout; ``MUSTER-V007`` when fleet.yaml has not this site class."""
@@ -171,7 +181,7 @@ class Desk:
                 lambda tree: _checked(tree, name, join, entry),
                 f"Approve {name}",
             )
-        self._registry.at = -1e9
+        self._entries[name] = parse(load_documents(entry, f"clusters/{name}.yaml")[0], Cluster)
         self._untold = True
         await self.tell()
         return commit

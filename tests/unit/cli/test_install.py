@@ -23,6 +23,7 @@ from muster_cli.install.manifest import Installation, base_objects, deployment_o
 from muster_cli.install.minting import Reached
 from muster_cli.install.sources import ClusterApiHub, Folder, Source, look_everywhere
 from muster_core.errors import KubernetesError, MusterError, ValidationError
+from muster_core.fleet import read_settings
 from muster_core.manifest.load import load_documents
 from muster_core.manifest.objects import ObjectRef
 from muster_core.policy import PodSecuritySettings, PolicySet, blocked, compile_policies
@@ -397,6 +398,23 @@ async def test_a_name_that_another_cluster_has_is_refused_before_anything_is_app
         await desk.approve("berlin-04", stage.hub.joins[0])
     await fails_with("J013", lambda: stage.join(whole=20))
     assert not any("applied" in text for text in stage.said)
+
+
+async def test_a_revoked_cluster_is_not_let_in_again(stage: Stage) -> None:
+    await stage.publish()
+    stage.asks()
+    stage.online()
+    await stage.join(whole=20)
+    with open_checkout(stage.repositories.clone) as clone:
+        path = "clusters/berlin-04.yaml"
+        clone.sign_as(read_settings(clone.tree(clone.head())).spec.mode, None)
+        clone.add_to_registry(
+            path, lambda tree: tree.read(path).replace(b"spec:\n", b"spec:\n  revoked: true\n"), "revoke"
+        )
+    stage.said.clear()
+    error = await fails_with("J013", lambda: stage.join(whole=20))
+    assert "revoked" in error.message
+    assert stage.said == []
 
 
 async def test_a_connection_leaves_no_credential_on_the_disk(
