@@ -181,8 +181,9 @@ class Checkout:
     def raw(self, kind: str, oid: str) -> bytes:
         """A commit or tag as it is stored."""
         _, found, _, data = self.repo.git.get_object_data(oid)
-        if found != kind:
-            raise GitError("G010", f"this is a {found} and no {kind}", object=oid[:12])
+        said = found.decode() if isinstance(found, bytes) else found
+        if said != kind:
+            raise GitError("G010", f"this is a {said} and no {kind}", object=oid[:12])
         return bytes(data)
 
     def release_tags(self, commit: str) -> list[str]:
@@ -210,6 +211,13 @@ class Checkout:
         except GitCommandError as error:
             raise _git_error("the release tag cannot be made or pushed", error, self.url) from error
         return oid
+
+    def sign_commits_with(self, key: Path) -> None:
+        """Sets git up, in this clone only, to sign every commit with an SSH key."""
+        with self.repo.config_writer() as config:
+            config.set_value("gpg", "format", "ssh")
+            config.set_value("user", "signingkey", str(key.resolve()))
+            config.set_value("commit", "gpgsign", "true")
 
     def sign_as(self, mode: str, key: Path | None) -> None:
         """Who signs from here on: nobody in mode ``open``, else the key, else git by its own configuration."""

@@ -13,7 +13,7 @@ kind: Fleet
 metadata: {{name: {name}}}
 spec:
   id: {fleet_id}
-  mode: open                      # a lab's mode: nothing is signed. Anyone who can push can deploy.
+  mode: {mode}
   policies: {{paths: [policies], podSecurity: {{enforce: baseline, warn: restricted, version: latest}}}}
   defaults: {{plan: rings, prune: true}}
   siteClasses:
@@ -98,15 +98,16 @@ The desired state of a fleet. `muster validate .` checks it.
     plans/                how it is rolled out
     policies/             what is allowed
     secrets/              sealed for their clusters: muster secret seal
+    trust/                who may sign what: muster trust show
 
 The branch `muster/registry` holds one file a cluster; `muster cluster approve` writes it.
 """
 
 
-def files(name: str, fleet_id: str) -> Mapping[str, str]:
+def files(name: str, fleet_id: str, mode: str) -> Mapping[str, str]:
     """Path to text."""
     return {
-        "fleet.yaml": FLEET.format(name=name, fleet_id=fleet_id),
+        "fleet.yaml": FLEET.format(name=name, fleet_id=fleet_id, mode=mode),
         "plans/rings.yaml": PLAN,
         "bundles/hello/bundle.yaml": BUNDLE,
         "bundles/hello/manifests/hello.yaml": MANIFESTS,

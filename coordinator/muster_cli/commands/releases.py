@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,9 +61,18 @@ def sign(yes: bool, key: Path | None, checkout: Path) -> None:
             )
         if not yes:
             click.confirm("Sign it?", abort=True, err=True)
-        name = f"muster/release-{head[:12]}"
+        name = _tag_name(clone, head)
+        if name in clone.release_tags(head):
+            click.echo(f"{name} is there already: you have signed it")
+            return
         clone.tag(name, head, f"Approve {head}")
     click.echo(f"{name} signed and pushed")
+
+
+def _tag_name(clone: Checkout, head: str) -> str:
+    """One per commit and signer, so that several may approve the same head."""
+    who = clone.signer if isinstance(clone.signer, str) else clone.signer.fingerprint
+    return f"muster/release-{head[:12]}-{hashlib.sha256(who.encode()).hexdigest()[:8]}"
 
 
 def _last_approved(clone: Checkout, head: str, document: TrustDocument) -> str:

@@ -13,7 +13,10 @@ import click
 from muster_core.errors import MusterError, ValidationError
 
 from muster_cli import skeleton
+from muster_cli.trust.signing import KEY
 from muster_cli.verbs import VALUES_OUTPUT, Verb, client
+
+TRUST_LIFETIME = 365 * 86_400.0
 
 if TYPE_CHECKING:
     from muster_core.fleet import FleetContents, Problem
@@ -23,9 +26,21 @@ if TYPE_CHECKING:
 @click.command(cls=Verb)
 @click.argument("path", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--name", help="The fleet's name (default: the folder's).")
-def init(path: Path, name: str | None) -> None:
-    """Make a fleet repository skeleton at PATH. It validates as it is; nothing that exists is overwritten."""
-    from muster_cli.checkout import create_repository
+@click.option(
+    "--mode",
+    type=click.Choice(["signed-commits", "directives", "both", "open"]),
+    default="signed-commits",
+    show_default=True,
+    help="What agents ask for: signed commits, an operator's directive, both, or (a lab) nothing.",
+)
+@KEY
+def init(path: Path, name: str | None, mode: str, key: Path | None) -> None:
+    """Make a fleet repository skeleton at PATH. It validates as it is; nothing that exists is overwritten.
+
+    It has a trust document with one root: your key, or a new one. Git is set up in it to sign commits with that key.
+    """
+    from muster_cli.checkout import create_repository, open_checkout
+    from muster_cli.trust.founding import found, key_for
 
     if (path / "fleet.yaml").exists():
         raise ValidationError("V005", "there is a fleet already", object=str(path / "fleet.yaml"))
@@ -33,13 +48,25 @@ def init(path: Path, name: str | None) -> None:
     if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", fleet):
         raise click.BadParameter("write lower-case letters, digits and '-'", param_hint="--name")
     path.mkdir(parents=True, exist_ok=True)
-    for relative, text in skeleton.files(fleet, secrets.token_hex(16)).items():
+    create_repository(path)
+    fleet_id, lines = secrets.token_hex(16), list[str]()
+    if mode == "open":
+        lines.append("Mode open: nothing is signed, whoever can push can deploy. For a lab only.")
+    else:
+        with open_checkout(path) as clone:
+            mine, is_new = key_for(fleet, key, clone.setting)
+            click.echo(str(found(path, fleet_id, mine, TRUST_LIFETIME)))
+            clone.sign_commits_with(mine.path)
+        lines += [f"Made the key {mine.path}. Keep it safe, and a copy of it elsewhere."] if is_new else []
+        lines.append(f"Commits here are signed with {mine.fingerprint}, the one root: muster trust show")
+    for relative, text in skeleton.files(fleet, fleet_id, mode).items():
         target = path / relative
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text)
             click.echo(str(target))
-    create_repository(path)
+    for line in lines:
+        click.echo(line, err=True)
     click.echo(f"Fleet {fleet} is made. Next:", err=True)
     click.echo(f"  cd {path} && muster validate . && git add . && git commit -m 'A fleet'", err=True)
     click.echo("  then push it, and start a coordinator for it: muster serve --help", err=True)

@@ -17,10 +17,9 @@ from muster_cli.trust.signing import KEY
 from muster_cli.verbs import CHECKOUT, VALUES_OUTPUT, Nouns
 
 if TYPE_CHECKING:
-    from muster_core.trust.documents import Role, SignedDocument, TrustDocument, TrustKey
+    from muster_core.trust.documents import Role, TrustDocument, TrustKey
 
     from muster_cli.trust.chain import Chain
-    from muster_cli.trust.signing import SigningKey
 
 ROLE = click.Choice(["release", "policy", "registrar", "operator"])
 PUBLIC = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -42,47 +41,26 @@ def init(key: Path | None, expires: str, checkout: Path) -> None:
     """Make trust/1.json: one root key, and every role in its hand.
 
     A start without ceremony, and no more than that: whoever has this one key decides everything. Share the roles
-    out with add-key and remove-key, and the root with rotate-root, before the fleet matters.
+    out with add-key and remove-key, and the root with rotate-root, before the fleet matters. Without a key of
+    yours one is made. Git is set up in this clone to sign commits with it.
     """
     from muster_core.fleet import read_settings
-    from muster_core.times import format_time
-    from muster_core.trust.documents import Roots, SignedDocument, TrustDocument, TrustKey
 
     from muster_cli.checkout import open_checkout
     from muster_cli.folder import FolderTree
-    from muster_cli.trust.chain import file_of, write
-    from muster_cli.trust.roles import ROLES, default_role
-    from muster_cli.trust.signing import require_key
+    from muster_cli.trust.founding import found, key_for
 
-    now = time.time()
     with open_checkout(checkout) as clone:
-        root = clone.root
-        if file_of(root, 1).exists():
-            raise TrustError("T058", "there is a trust document already", object=str(file_of(root, 1)))
-        mine = require_key(key, clone.setting)
-    fleet = read_settings(FolderTree(root))
-    public = TrustKey(key=mine.public.text())
-    document = TrustDocument(
-        fleet=fleet.spec.id,
-        version=1,
-        issued=format_time(now),
-        expires=format_time(now + parse_duration(expires)),
-        roots=Roots(threshold=1, keys=[mine.public.text()]),
-        roles=[default_role(name, [public]) for name in ROLES],
-    )
-    path = write(root, _signed(SignedDocument(document=document), mine))
+        fleet = read_settings(FolderTree(clone.root))
+        mine, is_new = key_for(fleet.metadata.name, key, clone.setting)
+        path = found(clone.root, fleet.spec.id, mine, parse_duration(expires))
+        clone.sign_commits_with(mine.path)
     click.echo(str(path))
+    if is_new:
+        click.echo(f"Made the key {mine.path}. Keep it safe, and a copy of it elsewhere.", err=True)
     click.echo(f"One root of one, {mine.fingerprint}: whoever has this key decides everything.", err=True)
-    click.echo("Next: git add trust && git commit -S, and push it before you make join tokens.", err=True)
-
-
-def _signed(document: SignedDocument, key: SigningKey) -> SignedDocument:
-    from muster_core.trust.documents import SIGNATURE_NAMESPACE, Signature, statement
-
-    made = key.sign(statement(document.document), SIGNATURE_NAMESPACE).decode()
-    others = [known for known in document.signatures if known.key != key.fingerprint]
-    return msgspec.structs.replace(
-        document, signatures=[*others, Signature(key=key.fingerprint, signature=made)]
+    click.echo(
+        "Commits in this clone are signed with it. Next: git add trust && git commit, and push.", err=True
     )
 
 
@@ -157,6 +135,7 @@ def _amend(
 
     from muster_cli.checkout import open_checkout
     from muster_cli.trust.chain import Chain, amended, write
+    from muster_cli.trust.founding import sign_document
     from muster_cli.trust.signing import find_key
 
     chain, root = _chain(checkout)
@@ -173,7 +152,7 @@ def _amend(
         mine = find_key(key, clone.setting)
     known = chain.require().roots.fingerprints() | document.document.roots.fingerprints()
     if mine is not None and mine.fingerprint in known:
-        document = _signed(document, mine)
+        document = sign_document(document, mine)
     click.echo(str(write(root, document)))
     after, _ = _chain(checkout)
     if after.pending is not None:
@@ -342,6 +321,7 @@ def sign(key: Path | None, checkout: Path) -> None:
     """Add your signature to the version that waits for some."""
     from muster_cli.checkout import open_checkout
     from muster_cli.trust.chain import write
+    from muster_cli.trust.founding import sign_document
     from muster_cli.trust.signing import require_key
 
     chain, root = _chain(checkout)
@@ -356,7 +336,7 @@ def sign(key: Path | None, checkout: Path) -> None:
         raise TrustError(
             "T061", "this key is no root, old or new", object=mine.fingerprint, hint="muster trust show"
         )
-    click.echo(str(write(root, _signed(chain.pending, mine))))
+    click.echo(str(write(root, sign_document(chain.pending, mine))))
     after, _ = _chain(checkout)
     _say_missing(after)
 

@@ -14,10 +14,13 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from muster_core.errors import TrustError
-from muster_core.trust.sshsig import SshKey, sign_ssh, verify_ssh
+
+if TYPE_CHECKING:
+    from muster_core.trust.sshsig import SshKey
 
 KEYGEN_DEADLINE = 120
 Sign = Callable[[bytes, str], bytes]
@@ -43,6 +46,8 @@ class SigningKey:
 
     def sign(self, payload: bytes, namespace: str) -> bytes:
         """An armoured SSH signature; ``MUSTER-T053`` when neither way works."""
+        from muster_core.trust.sshsig import sign_ssh, verify_ssh
+
         try:
             signature = sign_ssh(self.path.read_bytes(), payload, namespace=namespace)
         except TrustError as error:
@@ -74,6 +79,8 @@ class SigningKey:
 
 def public_key(path: Path) -> SshKey:
     """Of a ``.pub`` file, or of the one beside a private key; ``MUSTER-T051`` where there is none."""
+    from muster_core.trust.sshsig import SshKey
+
     beside = path if path.suffix == ".pub" else path.with_name(path.name + ".pub")
     try:
         return SshKey.parse(beside.read_text().strip())

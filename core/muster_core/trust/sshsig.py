@@ -150,6 +150,18 @@ def sign_ssh(private_openssh_pem: bytes, payload: bytes, *, namespace: str) -> b
     return _BEGIN + lines + _END + b"\n"
 
 
+def new_ssh_key(comment: str) -> tuple[bytes, str]:
+    """A fresh Ed25519 key: (OpenSSH private key without a passphrase, public line)."""
+    private = ed25519.Ed25519PrivateKey.generate()
+    pem = private.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
+    public = private.public_key().public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    )
+    return pem, f"{public.decode()} {comment}"
+
+
 def _unusable(why: str) -> TrustError:
     return TrustError(
         "T053",

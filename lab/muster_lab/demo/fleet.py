@@ -21,6 +21,7 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+import yaml
 from muster_cli.client import OperatorClient
 from muster_cli.context import load
 from muster_proto.v1 import operator_pb2 as op
@@ -203,9 +204,21 @@ def _environment(folder: Path, git_ca: Path) -> dict[str, str]:
         "GIT_AUTHOR_EMAIL": "demo@example.com",
         "GIT_COMMITTER_NAME": "Demo",
         "GIT_COMMITTER_EMAIL": "demo@example.com",
+        # Commits are signed by this, since a machine may have no ssh-keygen.
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": "gpg.ssh.program",
+        "GIT_CONFIG_VALUE_0": str(_signing_program(folder)),
         "PYTHONDONTWRITEBYTECODE": "1",
         "GRPC_VERBOSITY": "NONE",
     }
+
+
+def _signing_program(folder: Path) -> Path:
+    """git takes one path without arguments, so there is a small script around the module."""
+    script = folder / "sshsign"
+    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m muster_lab.demo.sshsign "$@"\n')
+    script.chmod(0o700)
+    return script
 
 
 async def _make_repository(folder: Path, environment: Mapping[str, str]) -> None:
@@ -225,7 +238,7 @@ async def _first_commit(folder: Path, environment: Mapping[str, str], url: str) 
     shutil.rmtree(checkout / "bundles")
     (checkout / "policies" / "require-team-label.yaml").unlink()
     for path, text in {
-        "fleet.yaml": shop.FLEET % {"fleet_id": secrets.token_hex(16)},
+        "fleet.yaml": shop.FLEET % {"fleet_id": _fleet_id(checkout)},
         "plans/rings.yaml": shop.PLAN,
         "policies/require-labels.yaml": shop.POLICY,
     }.items():
@@ -237,6 +250,12 @@ async def _first_commit(folder: Path, environment: Mapping[str, str], url: str) 
     await run([*git, "remote", "add", "origin", url], environment)
     await run([*git, "push", "--quiet", "-u", "origin", "main"], environment)
     return checkout
+
+
+def _fleet_id(checkout: Path) -> str:
+    """The id that ``muster init`` chose: the trust document is signed for it."""
+    fleet = yaml.safe_load((checkout / "fleet.yaml").read_text())
+    return str(fleet["spec"]["id"])
 
 
 def _split(address: str) -> tuple[str, int]:

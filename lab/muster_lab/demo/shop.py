@@ -25,7 +25,7 @@ kind: Fleet
 metadata: {name: demo}
 spec:
   id: %(fleet_id)s
-  mode: open
+  mode: signed-commits
   policies: {paths: [policies], podSecurity: {enforce: baseline, version: latest}}
   defaults: {plan: rings}
   siteClasses:

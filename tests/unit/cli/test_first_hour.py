@@ -113,7 +113,10 @@ def test_validate_survives_hostile_files(repositories: Repositories, muster: Mus
 def test_validate_names_bundles_that_match_nobody(repositories: Repositories, muster: Muster) -> None:
     git(repositories.clone, "checkout", "-q", "--orphan", "muster/registry")
     git(repositories.clone, "rm", "-rqf", ".")
-    entry = "apiVersion: muster.dev/v1alpha1\nkind: Cluster\nmetadata: {name: a}\nspec: {uid: u, identityKey: k}\n"
+    entry = (
+        "apiVersion: muster.dev/v1alpha1\nkind: Cluster\nmetadata: {name: a}\nspec: {uid: u, identityKey: '%s'}\n"
+        % ("ed25519:" + "a" * 64)
+    )
     repositories.commit({"clusters/a.yaml": entry, "clusters/b.yaml": "kind: ["})
     git(repositories.clone, "checkout", "-q", "main")
     path = repositories.clone / "bundles/hello/bundle.yaml"

@@ -12,6 +12,7 @@ from muster_core.manifest.load import load_documents
 from muster_core.sealing.envelope import open_secret
 from muster_core.sealing.keys import fingerprint
 from muster_core.token import JoinToken
+from muster_core.trust.documents import decode
 from unit.cli.stage import Hub, Member, Muster, Repositories, git
 
 UID = "5f0c0000-0000-4000-8000-000000000004"
@@ -35,7 +36,13 @@ def test_a_token_carries_what_the_coordinator_must_not_choose(
     token = JoinToken.decode(answer.out)
     assert token.ca_pem == (tmp_path / "hub" / "ca.crt").read_bytes()
     assert (token.edge_address, token.link_address, token.secret) == ("hub:1", "hub:2", "the-secret-part")
-    assert (token.cluster, token.mode, token.fleet_id) == ("berlin-04", "open", repositories.fleet_id)
+    assert (token.cluster, token.mode, token.fleet_id) == (
+        "berlin-04",
+        "signed-commits",
+        repositories.fleet_id,
+    )
+    signed = decode((repositories.clone / "trust" / "1.json").read_bytes())
+    assert token.trust_digest == signed.document.digest
     (repository,) = token.repositories
     assert (repository.name, repository.url, repository.branch) == ("fleet", str(repositories.origin), "main")
     assert repository.anchor == git(repositories.clone, "rev-parse", "HEAD")
@@ -252,6 +259,13 @@ def test_a_forged_sealing_key_in_the_registry_is_not_sealed_to(
     path.write_text(re.sub(r"x25519:[0-9a-f]+", f"x25519:{forged}", path.read_text()))
     git(rival, "commit", "-qam", "forged")
     git(rival, "push", "-q", "origin", "muster/registry")
+    answer = muster("secret", "seal", "--name", "a", "--namespace", "b", "--selector", "tier=store", "--from-literal", "k=v",
+                    "--checkout", repositories.clone)  # fmt: skip
+    assert answer.code == 4
+    assert "MUSTER-T040" in answer.err, "nobody who may has signed it"
+    key = git(repositories.clone, "config", "user.signingkey")
+    git(rival, "-c", "gpg.format=ssh", "commit", "-q", "--amend", "--no-edit", f"-S{key}")
+    git(rival, "push", "-qf", "origin", "muster/registry")
     answer = muster("secret", "seal", "--name", "a", "--namespace", "b", "--selector", "tier=store", "--from-literal", "k=v",
                     "--checkout", repositories.clone)  # fmt: skip
     assert answer.code == 2
