@@ -8,6 +8,10 @@ from muster_cli.columns import BUNDLES, CLUSTERS, ROLLOUTS, short
 from muster_cli.output import Answer, ago
 from muster_cli.verbs import VALUES_OUTPUT, Nouns, client
 
+# Nothing waits in a rollout that has ended: these say what became of it.
+ENDED_WAVES = {"open": "not passed", "waiting": "not reached"}
+ENDED_TARGETS = {"waiting": "not offered"}
+
 
 @click.group(cls=Nouns)
 def describe() -> None:
@@ -98,17 +102,22 @@ def describe_rollout(ctx: click.Context, name: str, style: str) -> None:
         ("State", view.state),
         ("Why", view.why),
         ("Started", f"{ago(view.started_unix_ms)} by {view.started_by}"),
+        ("Ended", ago(view.ended_unix_ms) if view.ended_unix_ms else ""),
     )
+    waves, targets = (ENDED_WAVES, ENDED_TARGETS) if view.ended_unix_ms else ({}, {})
+    waiting = targets.get("waiting", "waiting")
     for item in view.waves:
         click.echo(
-            f"\nwave {item.name} ({item.state}): {item.done}/{item.total} done, {item.in_flight} in flight, "
-            f"{item.failed} failed, {item.lost} lost, {item.owed} owed, {item.waiting} waiting; "
+            f"\nwave {item.name} ({waves.get(item.state, item.state)}): {item.done}/{item.total} done, "
+            f"{item.in_flight} in flight, {item.failed} failed, {item.lost} lost, {item.owed} owed, "
+            f"{item.waiting} {waiting}; "
             f"at most {item.max_in_flight} in flight and {item.max_failed} failed, quorum {item.quorum}"
         )
         for target in sorted(
             (t for t in view.targets if t.wave == item.name), key=lambda t: (rank(t.state), t.cluster)
         ):
-            click.echo(f"  {target.cluster}: {target.state} {target.code} {target.message}".rstrip())
+            state = targets.get(target.state, target.state)
+            click.echo(f"  {target.cluster}: {state} {target.code} {target.message}".rstrip())
 
 
 def rank(state: str) -> int:
