@@ -44,7 +44,7 @@ from muster_coordinator.store.sql.store import SqlStore
 
 log = structlog.get_logger()
 
-BEAT_SECONDS = 5
+BEAT_SECONDS = 60
 BACKOFF_SECONDS = (1, 30)
 # Until then every agent that lives has tried to come back, at the longest of its pauses.
 GRACE_SECONDS = BACKOFF_SECONDS[1] + 15.0
