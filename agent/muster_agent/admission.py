@@ -32,6 +32,7 @@ from muster_agent.trust.heads import HeadJudge
 from muster_agent.trust.keeper import TrustKeeper
 from muster_agent.trust.releases import Content, Credentials, ReleaseJudge
 from muster_agent.unseal import unseal
+from muster_agent.witness import Witness
 
 READ_COMMITS = 4
 Look = Callable[[Sequence[Manifest]], Awaitable[Surroundings]]
@@ -74,9 +75,12 @@ class Desired:
         identity_public: bytes,
         sealing: Sequence[SealingKey],
         renderer: Renderer,
+        witness: Witness,
+        judged: Callable[[Sequence[Verdict]], None],
     ) -> None:
         self._source, self._keeper, self._floors, self._enrolment = source, keeper, floors, enrolment
         self._identity, self._sealing, self._renderer = identity_public, sealing, renderer
+        self._witness, self._judged = witness, judged
         self._heads = HeadJudge(source, keeper)
         self._releases = ReleaseJudge(source, keeper, self._heads)
         self.entry: Cluster | None = None
@@ -119,9 +123,13 @@ class Desired:
         if not reported or reported == own:
             return
         if not own or (await self._source.has(reported) and await self._source.descends(reported, own)):
+            if not self.regressed:
+                self._witness.regressed(own, reported)
             self._floors.regressed(reported)
 
     def acknowledge_floor(self, commit: str) -> None:
+        if commit and commit == self.regressed:
+            self._witness.acknowledged(commit)
         self._floors.acknowledged(commit)
 
     async def accept(self, heads: Heads) -> None:
@@ -140,9 +148,12 @@ class Desired:
 
     async def _take_trust(self, heads: Heads) -> None:
         """Trust documents come before anything else, of whatever head: they prove themselves."""
+        before = self.trust_version
         for commit in (heads.commit, heads.registry):
             if commit and not self._keeper.is_open:
                 self._keeper.take_documents(await self._source.tree(commit))
+        if self.trust_version != before:
+            self._witness.trusting(before, self.trust_version)
 
     async def _take_fleet(self, heads: Heads) -> None:
         floor = self.branches.get("fleet", "")
@@ -261,7 +272,7 @@ class Desired:
         if self.policies is None:
             raise ValidationError("V051", "no policies were accepted yet", object=release.bundle)
         shown = _located(admissible.objects, admissible.namespace)
-        admissible.warnings = gate(self.policies, shown, await look(shown))
+        admissible.warnings = gate(self.policies, shown, await look(shown), self._judged)
         await self._source.pin(f"admitted/{release.bundle}", release.commit)
         await self._source.pin(f"admitted-entry/{release.bundle}", self.registry_commit)
         await self._floors.raise_bundle(release.bundle, release.commit, approved.place)
@@ -311,13 +322,17 @@ class Desired:
                 "V006", "the commit has no valid fleet.yaml", object=admission.release.commit
             )
         objects = await self._renderer.render(tree, at, values)
+        secrets = contents.secrets_of(bundle)
         objects += unseal(
-            contents.secrets_of(bundle),
+            secrets,
             fleet_id=fleet.spec.id,
             uid=self._enrolment.uid,
             keys=self._sealing,
-            bundle=bundle,
+            release=admission.release,
+            witness=self._witness,
         )
+        if secrets:  # every opening is on disk before anything of it is applied
+            await self._witness.flush()
         plan = contents.plans.get(contents.plan_of(bundle))
         return Admissible(
             admission=admission,

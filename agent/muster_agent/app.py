@@ -20,6 +20,7 @@ from muster_core.session.backoff import Backoff
 from muster_core.token import JoinToken
 
 from muster_agent.admission import Desired
+from muster_agent.audit import AuditLog
 from muster_agent.cluster.kube import KubeCluster
 from muster_agent.identity import join as joining
 from muster_agent.link import client
@@ -34,6 +35,7 @@ from muster_agent.state.files import FileState
 from muster_agent.state.records import Enrolment
 from muster_agent.trust.floors import FloorKeeper
 from muster_agent.trust.keeper import TrustKeeper
+from muster_agent.witness import Witness
 
 log = structlog.get_logger()
 
@@ -68,13 +70,22 @@ async def run(settings: Settings) -> None:
             uid = await _patiently(api.uid)
             version = await _patiently(api.version)
             identity = joining.load_identity(state)
+            writer = f"cluster/{uid}"
+            audit = await AuditLog.open(settings.state_dir / "audit", writer, clock)
+            witness = Witness(audit, writer)
+            group.start_soon(audit.run)
             token = JoinToken.decode(settings.token) if settings.token else None
             enrolment = joining.enrolment_of(state, token, settings.cluster, uid)
             if enrolment.mode == "open":
                 log.warning("the fleet's mode is open: nothing is signed, whoever can push can deploy")
 
             async def rejoin(known: Enrolment) -> Enrolment:
-                return await joining.join(state, identity, known, client.join, Backoff(uniform))
+                joined = await joining.join(state, identity, known, client.join, Backoff(uniform))
+                if known.certificate:
+                    witness.renewal(joined)
+                else:
+                    witness.joined(joined, joining.identity_key(identity).public.hex())
+                return joined
 
             if not enrolment.certificate:
                 enrolment = await rejoin(enrolment)
@@ -99,6 +110,8 @@ async def run(settings: Settings) -> None:
                 joining.identity_key(identity).public,
                 [joining.sealing_key(identity)],
                 Renderer(find_kustomize(settings.kustomize)),
+                witness,
+                metrics.judged,
             )
             outbox = load_outbox(state, os.urandom(8).hex())
             reconciler: Reconciler
@@ -112,13 +125,16 @@ async def run(settings: Settings) -> None:
                 clock,
                 version,
                 rejoin,
+                audit,
+                witness,
             )
             reconciler = Reconciler(
-                api, source, desired, state, settings.namespace, link.say, clock, uniform, metrics
+                api, source, desired, state, settings.namespace, link.say, clock, uniform, metrics, witness
             )
             link.resend = reconciler.resend
             link.head = lambda: reconciler.head.commit
             link.spooled = metrics.spool.set
+            link.sent, link.received = metrics.sent, metrics.received
             ready[0] = ""
             await group.start(reconciler.run, settings.poll_seconds)
             group.start_soon(link.run)

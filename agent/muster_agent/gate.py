@@ -6,7 +6,7 @@ those of the newest accepted commit, never of the bundle's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from muster_core.errors import PolicyError
 from muster_core.manifest.objects import Manifest
@@ -30,9 +30,15 @@ class DeniedError(PolicyError):
         self.verdicts = tuple(verdicts)
 
 
-def gate(policies: PolicySet, objects: Sequence[Manifest], around: Surroundings) -> tuple[Verdict, ...]:
-    """Warnings, when nothing denies; :class:`DeniedError` otherwise."""
+def gate(
+    policies: PolicySet,
+    objects: Sequence[Manifest],
+    around: Surroundings,
+    judged: Callable[[Sequence[Verdict]], None],
+) -> tuple[Verdict, ...]:
+    """Warnings, when nothing denies; :class:`DeniedError` otherwise. ``judged`` hears of every verdict, passes too."""
     verdicts = policies.evaluate(objects, namespace_labels=around.namespace_labels, exists=around.exists)
+    judged(verdicts)
     denied = blocked(verdicts)
     if denied:
         raise DeniedError(denied)

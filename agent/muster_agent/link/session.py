@@ -13,16 +13,19 @@ from importlib.metadata import version
 import anyio
 import msgspec
 import structlog
+from muster_core.audit.chain import Head
 from muster_core.errors import JoinError, LinkError, MusterError
 from muster_core.session.backoff import Backoff
 from muster_core.session.outbox import Outbox, OutboxState
 from muster_proto.v1 import link_pb2 as wire
 
+from muster_agent.audit import AuditLog
 from muster_agent.identity import join as joining
 from muster_agent.identity import x509
 from muster_agent.link.client import Stream, session
 from muster_agent.state.port import StatePort
 from muster_agent.state.records import Enrolment, Identity
+from muster_agent.witness import Witness
 
 log = structlog.get_logger()
 
@@ -48,10 +51,14 @@ class LinkSession:
         clock: Callable[[], float],
         kubernetes_version: str,
         rejoin: Callable[[Enrolment], Awaitable[Enrolment]],
+        audit: AuditLog,
+        witness: Witness,
     ) -> None:
         self._state, self._identity, self._enrolment, self._outbox = state, identity, enrolment, outbox
         self._receive, self._backoff, self._clock = receive, backoff, clock
         self._kubernetes_version, self._rejoin = kubernetes_version, rejoin
+        self._audit, self._witness = audit, witness
+        self._audit_told, self._welcomed = audit.recovered, False
         self._due = anyio.Event()
         self._last_hub_seq = 0
         self._told: dict[str, wire.BundleDigest] = {}
@@ -59,6 +66,8 @@ class LinkSession:
         self.resend: Callable[[str], None] = lambda bundle: None
         self.spooled: Callable[[float], None] = lambda size: None
         self.head: Callable[[], str] = lambda: ""
+        self.sent: Callable[[int], None] = lambda size: None
+        self.received: Callable[[int], None] = lambda size: None
 
     def say(self, key: str, frame: wire.AgentFrame) -> None:
         """Queues a frame durably; a newer one of the same key replaces it."""
@@ -96,7 +105,21 @@ class LinkSession:
             self._backoff.connected_for(anyio.current_time() - started)
             await anyio.sleep(self._backoff.next_delay())
 
+    async def _tell(self, stream: Stream, frame: wire.AgentFrame) -> None:
+        await stream.send(frame)
+        self.sent(frame.ByteSize())
+
+    async def _hear(self, stream: Stream) -> wire.HubFrame:
+        frame = await stream.receive()
+        self.received(frame.ByteSize())
+        return frame
+
+    def _log_head(self) -> Head:
+        """Until the hub greeted this process: what the folder held, so that an old copy of a folder is found out."""
+        return self._audit.head if self._welcomed else self._audit.recovered
+
     async def _hold(self, stream: Stream) -> None:
+        self._audit_told = self._log_head()
         hello = wire.Hello(
             capability=CAPABILITY,
             cluster_name=self._enrolment.cluster,
@@ -107,10 +130,12 @@ class LinkSession:
             kubernetes_version=self._kubernetes_version,
             head_commit=self.head(),
             bundles=self._held(),
+            audit_seq=self._audit_told.seq,
+            audit_hash=bytes.fromhex(self._audit_told.hash),
         )
-        await stream.send(wire.AgentFrame(hello=hello))
+        await self._tell(stream, wire.AgentFrame(hello=hello))
         with anyio.move_on_after(WELCOME_DEADLINE) as scope:
-            first = await stream.receive()
+            first = await self._hear(stream)
         if scope.cancelled_caught:
             raise LinkError("L023", "the coordinator did not greet in time", retryable=True)
         if not first.HasField("welcome"):
@@ -123,7 +148,8 @@ class LinkSession:
             self._state.put(SAVE_KEY, self._outbox.snapshot())
         for bundle in welcome.resend_bundles:
             self.resend(bundle)
-        self.connected = True
+        self.connected = self._welcomed = True
+        self._audit.acknowledge(welcome.audit_ack)
         await self._receive(first)
         log.info("in contact with the coordinator", last_seq=welcome.last_agent_seq)
         async with anyio.create_task_group() as group:
@@ -139,7 +165,9 @@ class LinkSession:
 
     async def _read(self, stream: Stream) -> None:
         while True:
-            frame = await stream.receive()
+            frame = await self._hear(stream)
+            if frame.beat.audit_ack:
+                self._audit.acknowledge(frame.beat.audit_ack)
             if frame.ack and self._outbox.acknowledged(frame.ack):
                 snapshot = self._outbox.snapshot()
                 self._state.put(SAVE_KEY, snapshot)
@@ -156,13 +184,17 @@ class LinkSession:
             for entry in self._outbox.unsent():
                 frame = wire.AgentFrame.FromString(entry.data)
                 frame.seq = entry.seq
-                await stream.send(frame)
+                await self._tell(stream, frame)
             await self._due.wait()
 
     async def _beat(self, stream: Stream, seconds: float) -> None:
         while True:
             await anyio.sleep(seconds)
-            await stream.send(wire.AgentFrame(beat=wire.Beat()))
+            beat, head = wire.Beat(), self._audit.head
+            if head != self._audit_told:
+                self._audit_told = head
+                beat = wire.Beat(audit_seq=head.seq, audit_hash=bytes.fromhex(head.hash))
+            await self._tell(stream, wire.AgentFrame(beat=beat))
 
     async def _renew(self, stream: Stream) -> None:
         """Around two thirds of the certificate's life; the stream goes on, the next connection uses the new one."""
@@ -174,10 +206,13 @@ class LinkSession:
             start, end = x509.validity(self._enrolment.certificate)
             self._enrolment = joining.counted(self._state, self._enrolment)
             csr = x509.request(self._identity.tls_key, self._enrolment.cluster)
+            self._witness.renewal(self._enrolment)
             try:
+                await self._witness.flush()
                 answer = await stream.renew(wire.RenewRequest(csr_der=csr, counter=self._enrolment.renewals))
             except MusterError as error:
                 log.warning("the certificate was not renewed", error=str(error))
+                self._witness.renewal(self._enrolment, error.code)
                 self._not_renewed(error)
             else:
                 self._enrolment = joining.renewed(
@@ -193,6 +228,7 @@ class LinkSession:
             self._enrolment = await self._rejoin(self._enrolment)
         except MusterError as error:
             self._enrolment = self._state.get("enrolment", Enrolment) or self._enrolment
+            self._witness.renewal(self._enrolment, error.code)
             self._not_renewed(error)
             raise
 

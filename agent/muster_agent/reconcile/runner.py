@@ -38,6 +38,7 @@ from muster_agent.state.port import StatePort
 from muster_agent.state.records import AppliedObject, AppliedRecord, BundleRecord, OfferRecord
 from muster_agent.trust.floors import COMMIT
 from muster_agent.trust.releases import Credentials
+from muster_agent.witness import Witness
 
 log = structlog.get_logger()
 
@@ -59,6 +60,8 @@ class _Bundle:
     events: list[m.Event] = field(default_factory=list)
     due: anyio.Event = field(default_factory=anyio.Event)
     objects: dict[ObjectRef, Manifest] = field(default_factory=dict)
+    placed: bool = False  # whether ``objects`` are those of ``admissible``, all of them of known kinds
+    rolled_up: tuple[int, dict[ObjectRef, Manifest], m.HealthSeen] | None = None
     applied: dict[ObjectRef, Applied] = field(default_factory=dict)
     admissible: Admissible | None = None
     verdicts: tuple[Verdict, ...] = ()
@@ -79,6 +82,7 @@ class Reconciler:
         clock: Callable[[], float],
         uniform: Callable[[float, float], float],
         metrics: Metrics,
+        witness: Witness,
     ) -> None:
         self._api, self._source, self._desired, self._state, self._namespace = (
             api,
@@ -88,6 +92,7 @@ class Reconciler:
             namespace,
         )
         self._say, self._clock, self._uniform, self._metrics = say, clock, uniform, metrics
+        self._witness = witness
         self.observer = Observer(api, self._changed, uniform)
         self._applier = Applier(api, self.observer, namespace)
         self._bundles: dict[str, _Bundle] = {}
@@ -248,6 +253,7 @@ class Reconciler:
                 case m.Admit():
                     queue += bundle.machine.handle(await self._admit(bundle, command.offer), self._clock())
                 case m.Readmit():
+                    self._witness.returning(bundle.machine.record)
                     queue += bundle.machine.handle(await self._again(bundle, command), self._clock())
                 case m.Apply():
                     queue += await self._apply(name, bundle)
@@ -264,10 +270,12 @@ class Reconciler:
             admissible = await self._desired.admit(_offered(offer), bundle_around)
         except DeniedError as denied:
             bundle.verdicts = denied.verdicts
+            self._witness.denied(offer, denied.code, denied.verdicts[0])
             self._metrics.refusals.labels(denied.code).inc()
             return m.Refused(denied.code, denied.message, False)
         except MusterError as error:
             bundle.verdicts = ()
+            self._witness.refused(offer, error.code)
             self._metrics.refusals.labels(error.code).inc()
             log.warning("release not admitted", release=str(offer.release), error=str(error))
             return m.Refused(error.code, _text(error), error.retryable)
@@ -282,7 +290,7 @@ class Reconciler:
         return await self._take(bundle, admissible)
 
     async def _take(self, bundle: _Bundle, admissible: Admissible) -> m.Event:
-        bundle.admissible = admissible
+        bundle.admissible, bundle.placed = admissible, False
         return m.Admitted(admissible.admission, admissible.health_deadline, admissible.may_return)
 
     async def _apply(self, name: str, bundle: _Bundle) -> list[m.Command]:
@@ -296,7 +304,10 @@ class Reconciler:
         admissible = bundle.admissible
         try:
             with self._metrics.reconcile_seconds.time():
-                bundle.objects, problems = await located(self._api, admissible.objects, admissible.namespace)
+                objects, problems = bundle.objects, []
+                if not bundle.placed:
+                    objects, problems = await located(self._api, admissible.objects, admissible.namespace)
+                    bundle.objects, bundle.placed = objects, not problems
                 release = admissible.admission.release
                 note = {
                     "release": str(release),
@@ -309,12 +320,15 @@ class Reconciler:
         except KubernetesError as error:
             self._metrics.reconciles.labels(name, "error").inc()
             return [*bundle.machine.handle(m.AppliedAll(error.code, _text(error), ()), self._clock())]
-        if result.changes or result.applied.keys() != bundle.applied.keys():
+        if result.changes or (
+            result.applied is not bundle.applied and result.applied.keys() != bundle.applied.keys()
+        ):
             bundle.applied = result.applied
             self._state.put(
                 f"applied/{name}",
                 AppliedRecord(tuple(AppliedObject(ref, record) for ref, record in result.applied.items())),
             )
+        self._witness.applied(bundle.machine.record, admissible.admission.release, result)
         errors = [*problems, *result.errors]
         self._metrics.reconciles.labels(
             name, "error" if errors else "changed" if result.writes else "unchanged"
@@ -336,18 +350,25 @@ class Reconciler:
         return [*out, *bundle.machine.handle(self._health(bundle), self._clock())]
 
     def _health(self, bundle: _Bundle) -> m.HealthSeen:
-        problems, ready = [], 0
+        """The roll-up, worked out again only when something of the bundle moved."""
+        moves = self.observer.moves(set_id(bundle.machine.record.bundle, self._namespace))
+        known = bundle.rolled_up
+        if known is None or known[0] != moves or known[1] is not bundle.objects:
+            known = bundle.rolled_up = (moves, bundle.objects, self._roll_up(bundle))
+        return known[2]
+
+    def _roll_up(self, bundle: _Bundle) -> m.HealthSeen:
+        problems, statuses = [], []
         for ref in bundle.objects:
             seen = self.observer.seen.get(ref)
             state = seen.health if seen else health(None)
-            if state.status == "Current":
-                ready += 1
-            else:
+            statuses.append(state.status)
+            if state.status != "Current":
                 problems.append((str(ref), state.status, state.message))
-        self._metrics.objects.labels(bundle.machine.record.bundle, "ready").set(ready)
-        self._metrics.objects.labels(bundle.machine.record.bundle, "unready").set(len(problems))
+        self._metrics.healths(bundle.machine.record.bundle, statuses)
         problems.sort(key=lambda problem: (problem[1] != "Failed", problem[0]))
-        return m.HealthSeen(len(bundle.objects), ready, tuple(problems[:MAX_PROBLEMS]))
+        ready = len(statuses) - len(problems)
+        return m.HealthSeen(len(statuses), ready, tuple(problems[:MAX_PROBLEMS]))
 
     # --- reports -------------------------------------------------------------------------------------------------------
 

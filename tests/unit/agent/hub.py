@@ -8,10 +8,12 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import anyio
 import msgspec
+from muster_agent import audit as auditing
 from muster_agent.identity import join as joining
 from muster_agent.identity import x509
 from muster_agent.link import client
@@ -19,6 +21,7 @@ from muster_agent.link.session import LinkSession, load_outbox
 from muster_agent.state.files import FileState
 from muster_agent.state.records import Enrolment as Enrolled
 from muster_agent.state.records import Identity
+from muster_agent.witness import Witness
 from muster_coordinator.access.calls import Calls
 from muster_coordinator.access.principal import Access
 from muster_coordinator.audit.log import AuditLog
@@ -30,6 +33,7 @@ from muster_coordinator.link.agents import EnrolServicer, LinkServicer
 from muster_coordinator.link.listeners import listen
 from muster_coordinator.rollout.engine import Effects, Engine
 from muster_coordinator.store.sql.store import SqlStore
+from muster_core.audit.journal import Journal
 from muster_core.kinds.model import Cluster, ClusterSpec, Metadata
 from muster_core.sealing.keys import IdentityKey, SealingKey, encode_identity
 from muster_core.session.backoff import Backoff
@@ -132,6 +136,14 @@ async def hub(
             engine._receive.close()
 
 
+def opened_log(folder: Path, clock: Callable[[], float]) -> auditing.AuditLog:
+    """As ``AuditLog.open`` does it, at once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
+    read = partial(auditing._read, folder)
+    return auditing.AuditLog(folder, Journal(f"cluster/{UID}", sizes, read, int(clock() * 1000)), clock)
+
+
 @dataclass
 class Agent:
     """The link half of an agent over a state folder."""
@@ -140,6 +152,7 @@ class Agent:
     who: Identity
     state: FileState = field(init=False)
     link: LinkSession = field(init=False)
+    audit: auditing.AuditLog = field(init=False)
     received: list[wire.HubFrame] = field(default_factory=list)
     resent: list[str] = field(default_factory=list)
     clock: Callable[[], float] = time.time
@@ -176,9 +189,10 @@ class Agent:
                 self.state, self.who, enrolled, client.join, Backoff(lambda a, b: a, 0.1, 0.1)
             )
 
+        self.audit = opened_log(self.folder / "audit", self.clock)
         self.link = LinkSession(
             self.state, self.who, known, load_outbox(self.state, os.urandom(8).hex()), receive,
-            Backoff(lambda a, b: a), self.clock, "v1.34.0", rejoin,
+            Backoff(lambda a, b: a), self.clock, "v1.34.0", rejoin, self.audit, Witness(self.audit, f"cluster/{UID}"),
         )  # fmt: skip
         self.link.resend = self.resent.append
 

@@ -14,6 +14,7 @@ import aiohttp
 import anyio
 import pytest
 from muster_agent.admission import Desired
+from muster_agent.audit import AuditLog
 from muster_agent.cluster.kube import KubeCluster
 from muster_agent.obs.metrics import Metrics
 from muster_agent.reconcile.runner import Reconciler
@@ -23,6 +24,7 @@ from muster_agent.state.files import FileState
 from muster_agent.state.records import Enrolment, Floors, Repository
 from muster_agent.trust.floors import FloorKeeper
 from muster_agent.trust.keeper import TrustKeeper
+from muster_agent.witness import Witness
 from muster_core.errors import MusterError
 from muster_core.fleet import read_fleet
 from muster_core.sealing.keys import IdentityKey, SealingKey, encode_identity
@@ -91,9 +93,31 @@ class Stage:
             keeper = TrustKeeper(state, source, enrolment, self.clock)
             floors = FloorKeeper(state, source, api, "muster-system")
             public = self.identity.public
-            desired = Desired(source, keeper, floors, enrolment, public, [self.sealing], Renderer(None))
+            audit = await AuditLog.open(self.folder / "state" / "audit", f"cluster/{self.uid}", time.time)
+            witness = Witness(audit, f"cluster/{self.uid}")
+            metrics = Metrics()
+            desired = Desired(
+                source,
+                keeper,
+                floors,
+                enrolment,
+                public,
+                [self.sealing],
+                Renderer(None),
+                witness,
+                metrics.judged,
+            )
             self.reconciler = Reconciler(
-                api, source, desired, state, "muster-system", self._say, time.time, lambda a, b: a, Metrics()
+                api,
+                source,
+                desired,
+                state,
+                "muster-system",
+                self._say,
+                time.time,
+                lambda a, b: a,
+                metrics,
+                witness,
             )
             async with anyio.create_task_group() as group:
                 group.start_soon(self.reconciler.run, poll)
