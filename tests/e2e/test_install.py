@@ -354,6 +354,76 @@ async def test_a_join_with_other_keys_than_the_spokes_is_refused_and_not_approve
     assert (await fleet.operator.get_cluster(name)).state == "Pending"
 
 
+PLAN = """\
+apiVersion: muster.dev/v1alpha1
+kind: RolloutPlan
+metadata: {name: rings}
+spec:
+  deadline: 2m
+  waves: [{name: all, rest: true}]
+"""
+BUNDLE = """\
+apiVersion: muster.dev/v1alpha1
+kind: Bundle
+metadata: {name: odd}
+spec:
+  source: {path: manifests}
+  targets: [{selector: {}}]
+  namespace: default
+"""
+FINE = "{apiVersion: v1, kind: ConfigMap, metadata: {name: fine}, data: {a: b}}\n"
+ROLE = """\
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: odd}
+rules: [{apiGroups: [""], resources: [pods], verbs: [get]}]
+"""
+
+
+async def test_an_object_beyond_the_agents_rights_is_told_by_name_until_the_cluster_grants_it(
+    fleet: Fleet, clusters: list[RealCluster]
+) -> None:
+    cluster = clusters[0]
+    await muster(fleet, *install(fleet, cluster.kubeconfig, "berlin-04"))
+    (fleet.checkout / "policies" / "require-labels.yaml").unlink()
+    files = {"plans/rings.yaml": PLAN, "bundles/odd/bundle.yaml": BUNDLE}
+    await fleet.commit("odd", {**files, "bundles/odd/manifests/all.yaml": f"{FINE}---\n{ROLE}"})
+
+    async def told() -> object:
+        view = await fleet.operator.get_cluster("berlin-04")
+        said = [f"{report.code} {report.message}" for report in view.bundles]
+        return next((text for text in said if "K003" in text), "")
+
+    message = await until("the missing right is reported", told, 100)
+    print(message)
+    assert "roles" in message
+    assert "rbac.authorization.k8s.io" in message
+    assert (await fleet.operator.get_cluster("berlin-04")).state == "Online"
+
+    # The cluster's own administrator grants it, by a label; the agent's own role is not touched.
+    granted = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": "odd", "labels": {"muster.dev/grant-to-agent": "true"}},
+        "rules": [
+            {
+                "apiGroups": ["rbac.authorization.k8s.io"],
+                "resources": ["roles"],
+                "verbs": ["get", "list", "watch", "create", "patch", "delete"],
+            },
+            {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]},
+        ],
+    }
+    assert cluster.apply("/apis/rbac.authorization.k8s.io/v1/clusterroles/odd", granted)[0] == 201
+
+    async def applied() -> object:
+        return (
+            cluster.call("GET", "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles/odd")[0] == 200
+        )
+
+    await until("the role is applied", applied, 100)
+
+
 LABS = 10
 
 

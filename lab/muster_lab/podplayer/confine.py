@@ -31,9 +31,9 @@ def _mount(source: str, target: str, kind: str | None, flags: int) -> None:
     _checked(result, f"mount {source} on {target}")
 
 
-def _cover(folder: str) -> None:
-    """An empty folder over this one, with every entry of it in its old place."""
-    below = tempfile.mkdtemp(prefix="muster-below-")
+def _cover(folder: str, room: str) -> None:
+    """An empty folder over this one, with every entry of it in its old place; ``room`` holds the way to what is below."""
+    below = tempfile.mkdtemp(prefix="below-", dir=room)
     _mount(folder, below, None, MS_BIND | MS_REC)
     _mount("tmpfs", folder, "tmpfs", 0)
     for name in os.listdir(below):
@@ -48,14 +48,14 @@ def _cover(folder: str) -> None:
         _mount(old, new, None, MS_BIND | MS_REC)
 
 
-def _place(path: str, source: str, covered: set[str]) -> None:
+def _place(path: str, source: str, covered: set[str], room: str) -> None:
     path = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
     if not os.path.isdir(path):
         there = os.path.dirname(path)
         while not os.path.isdir(there):
             there = os.path.dirname(there)
         if not any(there == known or there.startswith(known + "/") for known in covered):
-            _cover(there)
+            _cover(there, room)
             covered.add(there)
         os.makedirs(path, exist_ok=True)
     _mount(source, path, None, MS_BIND | MS_REC)
@@ -70,7 +70,7 @@ def main() -> None:
         covered: set[str] = set()
         # /tmp last: the sources lie below it.
         for path, source in sorted(plan["mounts"], key=lambda pair: (pair[0] == "/tmp", pair[0])):  # noqa: S108
-            _place(path, source, covered)
+            _place(path, source, covered, os.path.dirname(sys.argv[1]))
     os.execvp(plan["argv"][0], plan["argv"])  # noqa: S606 - becoming another program is what this is for
 
 
