@@ -37,6 +37,8 @@ log = structlog.get_logger()
 MAX_BATCH = 500
 QUEUE = 20_000
 LONGEST_SLEEP = 3600.0
+ACK_PAUSE = 0.05
+MANY_LINES = 8
 
 
 class Engine:
@@ -53,6 +55,8 @@ class Engine:
         self._recorder = Recorder(self.state)
         self._launch = Launch(self.state, self._recorder)
         self.agents = Conversation(self.state, self._recorder, self._launch)
+        self._acks: dict[str, int] = {}
+        self._acked_at = 0.0
         self._send, self._receive = anyio.create_memory_object_stream[Work](QUEUE)
 
     # --- start -------------------------------------------------------------------------------------------------
@@ -177,14 +181,26 @@ class Engine:
             self._deliver(name, frame)
         for name, frame in effects.heads:
             self._deliver(name, frame)
-        for name, seq in effects.acks.items():
-            self._deliver(name, wire.HubFrame(ack=seq))
+        self._acks.update(effects.acks)
+        if effects.replies or not self._waiting or anyio.current_time() - self._acked_at > ACK_PAUSE:
+            self._acknowledge()
         await anyio.lowlevel.checkpoint()  # every session writes its first frame now
-        for line in effects.lines:
-            log.info("fleet", line=line)
+        _log(effects.lines)
         self._publish(effects)
         for reply in effects.replies:
             reply()
+
+    @property
+    def _waiting(self) -> int:
+        """How much work there is already."""
+        return self._receive.statistics().current_buffer_used
+
+    def _acknowledge(self) -> None:
+        """While more is coming in, one acknowledgement is for several batches: each frame costs more than its content."""
+        self._acked_at = anyio.current_time()
+        for name, seq in self._acks.items():
+            self._deliver(name, wire.HubFrame(ack=seq))
+        self._acks.clear()
 
     def _deliver(self, name: str, frame: wire.HubFrame) -> None:
         cluster = self.state.clusters.get(name)
@@ -238,3 +254,11 @@ class Engine:
         effects.batch.events.append(row)
         effects.bundles.add(release.bundle)
         shelf.put(event)
+
+
+def _log(lines: list[str]) -> None:
+    if len(lines) > MANY_LINES:
+        log.info("fleet", lines=lines)  # of a batch that moves many clusters: one record
+        return
+    for line in lines:
+        log.info("fleet", line=line)
