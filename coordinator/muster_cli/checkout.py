@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import git
 from git.exc import GitCommandError
@@ -181,7 +181,7 @@ class Checkout:
     def raw(self, kind: str, oid: str) -> bytes:
         """A commit or tag as it is stored."""
         _, found, _, data = self.repo.git.get_object_data(oid)
-        said = found.decode() if isinstance(found, bytes) else found
+        said = cast("bytes", found).decode()  # GitPython says str and gives bytes
         if said != kind:
             raise GitError("G010", f"this is a {said} and no {kind}", object=oid[:12])
         return bytes(data)

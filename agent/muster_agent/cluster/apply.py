@@ -7,6 +7,7 @@ prune runs only after everything else succeeded, on the exact object that was se
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import anyio
 from muster_core.apply.applyset import member, parent, parent_name, part_of, recorded_kinds, set_id
@@ -76,12 +77,62 @@ async def located(
     return found, problems
 
 
+class _Desired(NamedTuple):
+    """A bundle's objects, labelled and digested once. ``source`` is the mapping that they were made of."""
+
+    source: Mapping[ObjectRef, Manifest]
+    objects: dict[ObjectRef, Manifest]
+    digests: dict[ObjectRef, str]
+    kinds: set[tuple[str, str]]
+
+
+class _Settled(NamedTuple):
+    """A pass that found nothing to do: while all of this is the same, the next one will not either."""
+
+    source: Mapping[ObjectRef, Manifest]
+    applied: dict[ObjectRef, Applied]
+    moves: int
+    kinds: set[tuple[str, str]]
+
+
 class Applier:
-    """``namespace`` is where the agent lives and where bundles' parent objects are."""
+    """``namespace`` is where the agent lives and where bundles' parent objects are.
+
+    Whoever passes the same mapping again gets what was worked out for it before; it must not be changed meanwhile.
+    """
 
     def __init__(self, api: ClusterApi, observer: Observer, namespace: str) -> None:
         self._api, self._observer, self._namespace = api, observer, namespace
         self._recorded: dict[str, set[tuple[str, str]]] = {}
+        self._desired: dict[str, _Desired] = {}
+        self._settled: dict[str, _Settled] = {}
+
+    def _prepared(self, bundle: str, objects: Mapping[ObjectRef, Manifest], applyset: str) -> _Desired:
+        known = self._desired.get(bundle)
+        if known is None or known.source is not objects:
+            labelled = {ref: member(obj, applyset) for ref, obj in objects.items()}
+            digests = {ref: digest(obj) for ref, obj in labelled.items()}
+            known = self._desired[bundle] = _Desired(objects, labelled, digests, kinds_of(labelled))
+        return known
+
+    async def _is_settled(
+        self,
+        bundle: str,
+        objects: Mapping[ObjectRef, Manifest],
+        applied: Mapping[ObjectRef, Applied],
+        moves: int,
+    ) -> bool:
+        """Nothing moved since the last pass found nothing to do; raises when what is there is not seen any more."""
+        known = self._settled.get(bundle)
+        if (
+            known is None
+            or known.source is not objects
+            or known.applied is not applied
+            or known.moves != moves
+        ):
+            return False
+        await self._observer.watch(known.kinds)
+        return True
 
     async def apply(
         self,
@@ -97,14 +148,20 @@ class Applier:
         Errors stand in the change set, one per object; the others go on.
         """
         applyset = set_id(bundle, self._namespace)
-        desired = {ref: member(obj, applyset) for ref, obj in objects.items()}
-        digests = {ref: digest(obj) for ref, obj in desired.items()}
+        if await self._is_settled(bundle, objects, applied, self._observer.moves(applyset)):
+            return ChangeSet(applied=self._settled[bundle].applied)
+        prepared = self._prepared(bundle, objects, applyset)
+        desired, digests = prepared.objects, prepared.digests
         result = ChangeSet()
-        kinds = kinds_of([*desired, *applied]) | await self._recorded_kinds(bundle)
+        kinds = prepared.kinds | kinds_of(applied) | await self._recorded_kinds(bundle)
         known_kinds = {kind for kind in kinds if await self._served(kind)}
         await self._observer.watch(known_kinds)
+        moves = self._observer.moves(applyset)
         live = self._live(applyset, desired)
         todo = plan(digests, applied, live, prune=prune)
+        if todo.empty and isinstance(applied, dict) and applied.keys() == desired.keys():
+            self._settled[bundle] = _Settled(objects, applied, moves, known_kinds)
+            return ChangeSet(applied=applied)
         # What is no longer desired is remembered until it is seen to be gone: a prune may have to wait for a later pass.
         result.applied = {
             ref: record for ref, record in applied.items()

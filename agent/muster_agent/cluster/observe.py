@@ -57,6 +57,9 @@ class Observer:
         self._kinds: dict[tuple[str, str], _Kind] = {}
         self._group: TaskGroup | None = None
         self.seen: dict[ObjectRef, Seen] = {}
+        self._sets: dict[str, dict[ObjectRef, Live]] = {}
+        self._moves: dict[str, int] = {}
+        self._shared = 0
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Holds the watches until cancelled."""
@@ -85,7 +88,11 @@ class Observer:
 
     def members(self, set_id: str) -> dict[ObjectRef, Live]:
         """The live objects of one set."""
-        return {ref: seen.live for ref, seen in self.seen.items() if seen.live.part_of == set_id}
+        return dict(self._sets.get(set_id, {}))
+
+    def moves(self, set_id: str) -> int:
+        """Rises with every change of what is seen of a set, and of Namespaces, which sets share."""
+        return self._moves.get(set_id, 0) + self._shared
 
     def note(self, obj: Manifest) -> Live:
         """Takes in what a write answered, before its event comes."""
@@ -93,7 +100,9 @@ class Observer:
         return self.seen[ref_of(obj)].live
 
     def forget(self, ref: ObjectRef) -> None:
-        self.seen.pop(ref, None)
+        before = self.seen.pop(ref, None)
+        if before:
+            self._count(ref, before.live.part_of, None)
 
     async def _follow(self, api_version: str, kind: str) -> None:
         """Lists and watches for ever; a watch that broke, expired or fell silent lists anew, with back-off."""
@@ -164,13 +173,28 @@ class Observer:
         ref, metadata = ref_of(obj), obj["metadata"]
         live = Live(str(metadata.get("uid", "")), part_of(obj), owned_digest(obj, MANAGER))
         seen, before = Seen(live, health(obj)), self.seen.get(ref)
+        if before == seen:
+            return
         self.seen[ref] = seen
-        if before != seen:
-            for owner in {live.part_of, before.live.part_of if before else ""} - {""}:
-                self._changed(owner)
+        for owner in {live.part_of, before.live.part_of if before else ""} - {""}:
+            self._count(ref, owner, live if owner == live.part_of else None)
+            self._changed(owner)
+
+    def _count(self, ref: ObjectRef, owner: str, live: Live | None) -> None:
+        """Keeps the index of a set, and that something moved in it."""
+        if not owner:
+            return
+        members = self._sets.setdefault(owner, {})
+        if live is None:
+            members.pop(ref, None)
+        else:
+            members[ref] = live
+        self._moves[owner] = self._moves.get(owner, 0) + 1
+        self._shared += ref.kind == "Namespace"
 
     def _gone(self, ref: ObjectRef, state: _Kind) -> None:
         state.refs.discard(ref)
         before = self.seen.pop(ref, None)
         if before:
+            self._count(ref, before.live.part_of, None)
             self._changed(before.live.part_of)

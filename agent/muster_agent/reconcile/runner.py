@@ -15,6 +15,7 @@ import msgspec
 import structlog
 from anyio.abc import TaskGroup, TaskStatus
 from muster_core.apply.applyset import set_id
+from muster_core.apply.changeset import Change
 from muster_core.apply.plan import Applied
 from muster_core.errors import KubernetesError, MusterError
 from muster_core.health import health
@@ -304,10 +305,11 @@ class Reconciler:
         admissible = bundle.admissible
         try:
             with self._metrics.reconcile_seconds.time():
-                objects, problems = bundle.objects, []
+                problems: list[Change] = []
                 if not bundle.placed:
-                    objects, problems = await located(self._api, admissible.objects, admissible.namespace)
-                    bundle.objects, bundle.placed = objects, not problems
+                    placed = await located(self._api, admissible.objects, admissible.namespace)
+                    bundle.objects, problems = placed
+                    bundle.placed = not problems
                 release = admissible.admission.release
                 note = {
                     "release": str(release),
