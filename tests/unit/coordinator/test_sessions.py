@@ -13,7 +13,11 @@ import pytest
 from muster_agent.identity import join as joining
 from muster_agent.identity import x509
 from muster_agent.state.records import Enrolment, Identity
+from muster_coordinator.catalog.catalog import Reading
+from muster_coordinator.catalog.repository import Heads
 from muster_coordinator.enrol import tokens
+from muster_core.fleet import read_fleet
+from muster_core.tree import MemoryTree
 from muster_proto.v1 import link_pb2 as wire
 from muster_proto.v1 import link_pb2_grpc
 from unit.agent.hub import UID, Hub, entry, first_certificate, hub, identity, until
@@ -151,3 +155,65 @@ async def test_a_silent_stream_is_ended(tmp_path: Path, who: Identity) -> None:
             await until(lambda: at.engine.state.cluster("berlin-04").online)
             await until(lambda: not at.engine.state.cluster("berlin-04").online, 8.0)
             assert at.servicer.streams == 0
+
+
+async def test_a_stream_says_that_it_lives_as_often_as_its_site_class_is_contacted(
+    at: Hub, who: Identity
+) -> None:
+    fleet = (
+        "apiVersion: muster.dev/v1alpha1\nkind: Fleet\nmetadata: {name: acme}\n"
+        'spec: {id: "0123456789abcdef", mode: open, siteClasses: {connected: {contactInterval: 4m}}}\n'
+    )
+    contents = read_fleet(MemoryTree({"fleet.yaml": fleet.encode()}))
+    known = entry(who)
+    for reading, beat in (
+        (Reading(Heads("c" * 40, "1" * 40), contents, {"berlin-04": known}), 240),
+        (Reading(Heads("c" * 40, "2" * 40), clusters={"berlin-04": known}), 5),
+    ):
+        await at.engine.ask(at.engine.read_catalog(reading))
+        async with line(at, who) as stub:
+            call = stub.Session()
+            await call.write(HELLO)
+            assert (await call.read()).welcome.beat_seconds == beat
+
+
+async def test_round_trips_are_contact_until_none_came_for_long(tmp_path: Path, who: Identity) -> None:
+    async with hub(tmp_path / "poor", beat=1) as at:
+        await at.register(entry(who))
+        state = at.engine.state.cluster("berlin-04")
+        async with line(at, who) as stub:
+            for _ in range(3):
+                await stub.Exchange(wire.AgentBatch(frames=[HELLO]), timeout=10)
+                assert state.online
+            assert at.lines.count("berlin-04 is in contact") == 1
+            assert "berlin-04 is out of contact" not in at.lines
+            await until(lambda: not state.online, 8.0)
+            assert at.servicer._exchanged == {}
+
+
+async def test_what_came_up_between_two_round_trips_goes_out_with_the_next(at: Hub, who: Identity) -> None:
+    await at.register(entry(who))
+    async with line(at, who) as stub:
+        await stub.Exchange(wire.AgentBatch(frames=[HELLO]), timeout=10)
+        await at.engine.ask(at.engine.acknowledge_floor("berlin-04"))
+        await at.register(entry(who))
+        report = wire.AgentFrame(seq=1, report=wire.Report(bundle="shop", phase="Ready"))
+        answer = await stub.Exchange(wire.AgentBatch(frames=[HELLO, report]), timeout=10)
+        kinds = [frame.WhichOneof("body") for frame in answer.frames]
+        assert kinds == ["welcome", "floor_acknowledged", "head"]
+        assert max(frame.ack for frame in answer.frames) == 1, "taken, and said so in the same round trip"
+
+
+async def test_a_stream_that_does_not_read_is_ended(at: Hub, who: Identity) -> None:
+    """Nothing is written while the agent's window is full; what does not fit any more ends the session."""
+    await at.register(entry(who))
+    async with line(at, who) as stub:
+        call = stub.Session()
+        await call.write(HELLO)
+        assert (await call.read()).HasField("welcome")
+        send = at.engine.state.cluster("berlin-04").send
+        assert send is not None
+        for _ in range(2_000):
+            send(wire.HubFrame(withdraw=wire.Withdraw(rollout="shop-0001", why="x" * 200)))
+        await until(lambda: at.servicer.streams == 0)
+        assert not at.engine.state.cluster("berlin-04").online
