@@ -40,7 +40,7 @@ FLEET = f"""\
 apiVersion: muster.dev/v1alpha1
 kind: Fleet
 metadata: {{name: bench}}
-spec: {{id: "{FLEET_ID}", mode: open}}
+spec: {{id: "{FLEET_ID}", mode: open, siteClasses: {{connected: {{contactInterval: 1m}}}}}}
 """
 
 

@@ -1,9 +1,11 @@
 """How long it takes to let a whole wave go: from the first offer to the last receipt.
 
 A real coordinator with ``--agents`` protocol stubs in another process, a bundle, and a plan of one wave with
-``maxInFlight: 100%``. Each repeat is a new commit. All times are of one machine's clock: what the stubs saw, and what the
-coordinator's own event log says of when it decided. Prints median and spread and writes every time raw to ``results/``.
-Asserted is only that every stub got its offer and that every answer was acknowledged.
+``maxInFlight: 100%``. Each repeat is a new commit. Stubs answer ``--think`` seconds after their offer, as real agents, which
+fetch and verify first; with 0 their answers take the machine from the offers that are still going out. All times are of one
+machine's clock: what the stubs saw, and what the coordinator's own event log says of when it decided. Prints median and
+spread and writes every time raw to ``results/``. Asserted is only that every stub got its offer and that every answer was
+acknowledged.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ FLEET = f"""\
 apiVersion: muster.dev/v1alpha1
 kind: Fleet
 metadata: {{name: bench}}
-spec: {{id: "{FLEET_ID}", mode: open}}
+spec: {{id: "{FLEET_ID}", mode: open, siteClasses: {{connected: {{contactInterval: 1m}}}}}}
 """
 PLAN = """\
 apiVersion: muster.dev/v1alpha1
@@ -96,7 +98,7 @@ def measure(arguments: argparse.Namespace, folder: Path, profiled: bool) -> dict
     coordinator, fleet = Coordinator(folder / "hub", repository.url), None
     program = coordinator.start(folder / "profile" if profiled else None)
     try:
-        fleet = StubFleet.join(coordinator, repository, arguments.agents)
+        fleet = StubFleet.join(coordinator, repository, arguments.agents, arguments.think)
         repository.commit("a bundle", {"bundles/shop/bundle.yaml": BUNDLE})
         release(1, coordinator, repository, fleet, arguments.agents)  # the first finds cold caches
         runs = []
@@ -116,6 +118,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--agents", type=int, default=300)
     parser.add_argument("--pause", type=float, default=2.0, help="seconds between two rollouts")
+    parser.add_argument("--think", type=float, default=0.25, help="seconds from an offer to its answer")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     agents = arguments.agents
@@ -127,7 +130,8 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             result |= measure(arguments, Path(folder), profiled=True)
     print(
-        f"one wave over {agents:,} agents; {machine()}; {arguments.repeats} rollouts; from the first offer seen"
+        f"one wave over {agents:,} agents; {machine()}; {arguments.repeats} rollouts; from the first offer seen; "
+        f"answers after {arguments.think} s"
     )
     named = {
         "offers ms": "offer at the agent",
@@ -153,7 +157,8 @@ def main() -> int:
     )
     for line in result.get("profile", []):
         print(f"    {line}")
-    keep(f"wave_release_{agents}", {"agents": agents, **result})
+    name = f"wave_release_{agents}" + ("" if arguments.think else "_at_once")
+    keep(name, {"agents": agents, "think s": arguments.think, **result})
     return 0
 
 

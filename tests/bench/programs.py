@@ -266,10 +266,13 @@ class StubFleet:
     process: subprocess.Popen[str]
 
     @classmethod
-    def join(cls, coordinator: Coordinator, repository: FleetRepository, agents: int) -> StubFleet:
-        """All of them known, approved and in contact."""
+    def join(
+        cls, coordinator: Coordinator, repository: FleetRepository, agents: int, think: float = 0.25
+    ) -> StubFleet:
+        """All of them known, approved and in contact; ``think`` is seconds from an offer to the answer."""
         script = str(Path(__file__).with_name("stubfleet.py"))
         argv = [sys.executable, script, "--context", str(coordinator.context), "--agents", str(agents)]
+        argv += ["--think", str(think)]
         with (coordinator.folder / "stubs.log").open("w") as log:
             process = subprocess.Popen(
                 argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=ENVIRONMENT

@@ -2,7 +2,8 @@
 
 One process with one channel a stub. Each joins with a token of its own, holds ``Link.Session`` as an agent does (hello,
 beats, outbox with acknowledgements, the server's back-off), and answers an offer as an agent whose cluster is quick:
-acknowledged, applying, healthy. Every offer and every acknowledgement is recorded with its time. The process is steered by
+acknowledged, applying, healthy, ``--think`` seconds after it came, since a real agent fetches and verifies first. Every
+offer and every acknowledgement is recorded with its time. The process is steered by
 lines of JSON on standard input and answers each with one line::
 
     python stubfleet.py --context HUB/context.json --agents 300
@@ -101,8 +102,8 @@ class Hub:
 class Stub:
     """One agent. ``seen`` hears what happens to it."""
 
-    def __init__(self, name: str, hub: Hub, seen: Callable[[Sighting], None]) -> None:
-        self.name, self.uid, self._hub, self._seen = name, f"uid-of-{name}", hub, seen
+    def __init__(self, name: str, hub: Hub, seen: Callable[[Sighting], None], think: float) -> None:
+        self.name, self.uid, self._hub, self._seen, self._think = name, f"uid-of-{name}", hub, seen, think
         self._identity, self._sealing = IdentityKey.generate(), SealingKey.generate()
         key = ec.generate_private_key(ec.SECP256R1())
         self._key = key.private_bytes(
@@ -249,7 +250,7 @@ class Stub:
             self._acknowledged()
         if frame.HasField("offer"):
             self._see("offer", frame.offer)
-            self._answer(frame.offer)
+            asyncio.get_running_loop().call_later(self._think, self._answer, frame.offer)
         elif frame.HasField("withdraw"):
             self._see("withdraw", wire.Offer(rollout=frame.withdraw.rollout, attempt=frame.withdraw.attempt))
         elif frame.HasField("bye"):
@@ -298,6 +299,7 @@ class Fleet:
     """All stubs, and what they saw."""
 
     hub: Hub
+    think: float
     stubs: dict[str, Stub] = field(default_factory=dict)
     seen: list[Sighting] = field(default_factory=list)
     secrets: dict[str, str] = field(default_factory=dict)
@@ -317,7 +319,7 @@ class Fleet:
             self.hub.link, self.hub.fleet_id = info.link_address, info.fleet_id
 
             async def one(name: str) -> None:
-                stub = self.stubs[name] = Stub(name, self.hub, self.note)
+                stub = self.stubs[name] = Stub(name, self.hub, self.note, self.think)
                 request = op.CreateTokenRequest(cluster=name)
                 made = await operator.CreateToken(request, metadata=metadata, timeout=CALL_DEADLINE)
                 self.secrets[name] = made.secret
@@ -415,9 +417,9 @@ async def _limited(works: Iterable[Awaitable[None]]) -> None:
     await asyncio.gather(*(one(work) for work in works))
 
 
-async def serve(context: Path, agents: int) -> None:
+async def serve(context: Path, agents: int, think: float) -> None:
     """Until standard input ends."""
-    fleet, loop = Fleet(Hub.of(context)), asyncio.get_running_loop()
+    fleet, loop = Fleet(Hub.of(context), think), asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         order = json.loads(line)
         match order.pop("do"):
@@ -446,8 +448,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--context", type=Path, required=True, help="the coordinator's context.json")
     parser.add_argument("--agents", type=int, default=300)
+    parser.add_argument("--think", type=float, default=0.25, help="seconds from an offer to the first answer")
     arguments = parser.parse_args()
-    asyncio.run(serve(arguments.context, arguments.agents))
+    asyncio.run(serve(arguments.context, arguments.agents, arguments.think))
     return 0
 
 
