@@ -49,6 +49,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Approve clusters that asked to join, or install the agent into them.",
     ),
     "operator": ("muster_cli.commands.operators", "operator", "Give people a certificate of their own."),
+    "audit": ("muster_cli.commands.audit", "audit", "Show who did what, verify it, sign where it stands."),
     "agent": ("muster_cli.commands.install", "agent", "Print what an agent needs in its cluster."),
     "installer": (
         "muster_cli.commands.install",

@@ -26,6 +26,7 @@ from muster_coordinator.api.audits import AuditApi
 from muster_coordinator.api.credentials import CredentialApi
 from muster_coordinator.api.operator import OperatorApi
 from muster_coordinator.api.watchers import Watchers
+from muster_coordinator.audit.exchange import HeadExchange
 from muster_coordinator.audit.keeper import HeadKeeper
 from muster_coordinator.audit.log import AuditLog
 from muster_coordinator.audit.registry import ACTOR, certified, noted, read_before
@@ -104,11 +105,13 @@ async def serve(settings: Settings) -> None:
             audit.record(action, actor=ACTOR, object=thing, **detail)
         await engine.ask(engine.read_catalog(reading))
 
+    HeadExchange(engine, keeper)
     catalog = Catalog(repository, settings.poll_seconds, changed)
     enrolment = Enrolment(engine, store, authority, clock, audit)
     servicer = LinkServicer(engine, enrolment, clock, BEAT_SECONDS, BACKOFF_SECONDS)
     metrics = Metrics(engine.state, lambda: servicer.streams, clock)
     metrics_of.append(metrics)
+    enrolment.renewing = lambda result: metrics.renewals.labels(result).inc()
     hosts = [
         address.rpartition(":")[0].strip("[]")
         for address in (settings.advertise_link, settings.advertise_edge)
@@ -186,6 +189,7 @@ async def serve(settings: Settings) -> None:
             group.cancel_scope.cancel()
     finally:
         with anyio.CancelScope(shield=True):
+            await engine.aclose()
             await store.close()
             repository.close()
 

@@ -40,6 +40,7 @@ V004 | A bundle names a secret file that is not in the repository. | Correct `sp
 V005 | `muster init` found a fleet there already, and overwrites nothing. | Use another folder.
 V006 | The fleet repository cannot be used at this commit. | Run `muster validate .` in a checkout and mend what it lists.
 V007 | `fleet.yaml` has no such site class. | Use one that is known, or add it to `spec.siteClasses`.
+V008 | A command was told to change nothing. | Name what is to change: `--label`, `--protected-label` or `--value`.
 V009 | A file or folder cannot be read or written. | Check its path and its permissions.
 V020 | A Kubernetes object lacks a field that identifies it. | Give it `apiVersion`, `kind` and `metadata.name`.
 V021 | A file that something refers to does not exist. | Correct the path or add the file.
@@ -68,6 +69,7 @@ V062 | The folder holds the audit log of another writer. | Give every cluster an
 V063 | The audit log cannot be written, and too much waits for it. | Free space on the disk, or mend its permissions.
 V064 | A token issuer's address is no https URL. | Pass the issuer's https URL.
 V065 | An operator cannot be given a certificate under this name or with this role. | Use 1 to 128 letters, digits and ._@+-, and one of viewer, operator, approver, admin.
+V066 | This is no checkpoint of audit logs. | Take it for changed: find out who put it into the registry branch.
 
 G001 | This is no URL of a repository. | Write `https://…`, `ssh://…` or `file://…`.
 G002 | The repository cannot be fetched. | Check the address, the credentials and the network; the last good state stays, and it is tried again.
@@ -91,16 +93,19 @@ T012 | The commit does not descend from one that was accepted before: the branch
 T013 | The commit is not in the repository. | Push it; the agent fetches and tries again.
 T014 | The Git host gave a history with a gap. | Check the Git host; the last good state stays.
 T015 | This cluster had accepted a newer commit before its state was lost or restored. | If that is known, acknowledge it as an operator; nothing new is taken before.
+T016 | No head of the fleet's branch was accepted yet, so no release is taken. | Wait for the agent's next look at Git; if it stays, its log says why the head is refused.
 T020 | The registry has no entry for this cluster. | `muster cluster approve NAME`
 T021 | The registry's entry of this name has another identity. | Find out who holds the name before anything else; then approve the right cluster anew.
 T022 | The bundle does not target this cluster by the cluster's own registry entry. | Compare `spec.targets` with the labels of the entry.
 T023 | The registry entry that the agent sees is not the one that was offered. | It usually settles with the next fetch; if not, compare what both read from the registry branch.
+T024 | The registry says that this cluster is revoked. | Approve it anew, if that was a mistake.
 T030 | The commit's tree is not the one that was offered. | Treat the offer as forged or the programs as of different versions; nothing was applied.
 T040 | A head is not signed. | Sign it: `git commit -S`.
 T041 | A head is signed by a key that the trust document does not name. | Have a named key sign, or have the root keys add this one.
 T042 | A path was changed under a signature whose role does not cover it. | Have somebody sign the head whose role covers the path.
 T043 | The registry was changed by a key that may not do that. | Have a registrar that manages entries sign it.
 T044 | A tag's own name or target is not that of its ref. | Delete the tag and make it anew; find out who moved it.
+T045 | The signature is of a kind that is not supported. | Sign with SSH or OpenPGP.
 T050 | A Git object is not formed as Git writes it, so its signature proves nothing. | Make it again with `git`.
 T051 | This is no public key that can be used. | Give one line of a `.pub` file, or an OpenPGP key as the trust document writes it.
 T052 | An SSH signature does not hold. | Sign again with a current key.
@@ -109,6 +114,8 @@ T054 | An OpenPGP signature does not hold. | Sign again with a current key, or b
 T055 | OpenPGP signatures cannot be verified, because the library is not installed. | Install `muster-fleet[openpgp]`, or sign with an SSH key.
 T056 | There is no key to sign with. | Make one with `ssh-keygen -t ed25519`, and pass `--key FILE`.
 T057 | The checkout has no trust document that holds. | Make one, or have the missing root keys sign the one that waits.
+T058 | There is a key of this fleet already. | Use it: `--key FILE`.
+T059 | This is a key with which a forge signs for everybody. | Leave it out; or pass `--forge`, if it is meant.
 T060 | This is no trust document. | Make it with `muster`, and change nothing in it by hand.
 T061 | A trust document has fewer signatures than its roots ask for. | Have the missing root keys sign.
 T062 | A trust document's version does not follow the one before. | Push every version in between, or make the next one from the newest.
@@ -191,6 +198,7 @@ R014 | The rollout is stopping and offers nothing more. | Wait until it has ende
 R015 | No rollout was of the release that a directive names. | Name a release that was rolled out: `muster get rollouts`.
 R016 | The floor of this cluster did not go back, so there is nothing to acknowledge. | Nothing.
 R017 | The fleet's mode asks for a directive, and none was signed for this release. | Sign one as an operator when you start the rollout.
+R018 | Nobody waits for a release of this bundle, so there is no directive to renew. | `muster rollout owed`
 R020 | A target did not become healthy within the plan's deadline. | `muster rollout explain ROLLOUT CLUSTER` says what was not ready.
 R021 | A target became unhealthy too often while it soaked. | Read its message: `muster describe rollout NAME`.
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from muster_cli.verbs import OUTPUT, Nouns, client
 
+if TYPE_CHECKING:
+    from muster_proto.v1 import operator_pb2 as op
+
 ROLES = ("viewer", "operator", "approver", "admin")
-COLUMNS = ("OPERATOR", "ROLE", "STATE", "UNTIL", "SERIAL")
 
 
 @click.group(cls=Nouns)
@@ -77,21 +80,17 @@ def certificate(
 @click.pass_context
 def listed(ctx: click.Context, style: str) -> None:
     """Every certificate that was issued, and whether it counts."""
-    from muster_cli.output import write_value
+    from muster_cli.output import Answer, Column
 
+    columns: list[Column[op.OperatorEntry]] = [
+        Column("OPERATOR", lambda one: one.name),
+        Column("ROLE", lambda one: one.role),
+        Column("STATE", lambda one: one.state),
+        Column("UNTIL", lambda one: _day(one.expires_unix)),
+        Column("SERIAL", lambda one: one.serial, wide=True),
+    ]
     with client(ctx) as api:
-        found = api.list_operators().operators
-    rows = [(one.name, one.role, one.state, _day(one.expires_unix), one.serial) for one in found]
-    if style in ("table", "wide"):
-        widths = [max(len(row[i]) for row in [COLUMNS, *rows]) + 2 for i in range(len(COLUMNS))]
-        for row in [COLUMNS, *rows]:
-            click.echo("".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-    elif style == "name":
-        for name in dict.fromkeys(row[0] for row in rows):
-            click.echo(f"operator/{name}")
-    else:
-        keys = [column.lower() for column in COLUMNS]
-        write_value([dict(zip(keys, row, strict=True)) for row in rows], style)
+        Answer(columns, "operator", style).show(list(api.list_operators().operators))
 
 
 @operator.command("revoke")

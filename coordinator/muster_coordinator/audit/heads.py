@@ -106,6 +106,14 @@ class AgentHeads:
         row = self._rows.get(writer)
         return row.head if row else None
 
+    def alarm(self, writer: str) -> Alarm | None:
+        """The alarm that is open for this writer."""
+        row = self._rows.get(writer)
+        if row is None or not row.alarmed:
+            return None
+        told = Head(row.told_seq, row.told_hash)
+        return Alarm(writer, "MUSTER-T090" if told.seq < row.seq else "MUSTER-T091", row.head, told)
+
     @property
     def alarms(self) -> list[HeadRow]:
         """The rows whose alarm is open, by writer."""

@@ -23,13 +23,14 @@ HASH_BYTES = 32
 
 
 class HeadKeeper:
-    """Made by :meth:`open`; ``alarmed`` hears of every alarm, ``kept(writer, seq)`` of every head that became durable."""
+    """Made by :meth:`open`; ``alarmed`` and ``settled`` hear of alarms, ``kept(writer, seq)`` of durable heads."""
 
     def __init__(self, store: Store, audit: AuditLog, heads: AgentHeads) -> None:
         self._store, self._audit, self.heads = store, audit, heads
         self._durable = {row.writer: row.seq for row in heads.all if not row.alarmed}
         self._news = anyio.Event()
         self.alarmed: Callable[[Alarm], None] = lambda alarm: None
+        self.settled: Callable[[str], None] = lambda writer: None
         self.kept: Callable[[str, int], None] = lambda writer, seq: None
 
     @classmethod
@@ -37,8 +38,8 @@ class HeadKeeper:
         return cls(store, audit, AgentHeads(await store.audit_heads()))
 
     def told(self, writer: str, seq: int, digest: bytes) -> None:
-        """What an agent's hello or beat says; nothing when it says nothing of its log."""
-        if not seq or len(digest) != HASH_BYTES or seq >= 2**63:
+        """What an agent's hello or beat says, also of a log that has no entry yet; nothing when it says nothing of it."""
+        if len(digest) != HASH_BYTES or seq >= 2**63:
             return
         alarm = self.heads.told(writer, Head(seq, digest.hex()))
         if alarm is not None:
@@ -57,6 +58,7 @@ class HeadKeeper:
         before = self.heads.acknowledge(writer)
         if before is not None:
             await self._commit()
+            self.settled(writer)
         return before
 
     async def run(self) -> None:

@@ -11,7 +11,7 @@ import datetime as dt
 from collections.abc import Callable
 
 import msgspec
-from muster_core.errors import JoinError, LinkError
+from muster_core.errors import JoinError, LinkError, MusterError
 from muster_core.sealing.keys import encode_identity
 from muster_proto.v1 import link_pb2 as wire
 
@@ -44,6 +44,8 @@ class Enrolment:
     ) -> None:
         self._engine, self._store, self._authority, self._clock = engine, store, authority, clock
         self._audit = audit
+        # Hears ``renewed`` or ``refused`` of every renewal.
+        self.renewing: Callable[[str], None] = lambda result: None
         # Identities that were seen twice, by cluster: (identity, unix seconds of the last time).
         self.disputed: dict[str, tuple[bytes, float]] = {}
 
@@ -160,6 +162,15 @@ class Enrolment:
 
     async def renew(self, name: str, identity: bytes, request: wire.RenewRequest) -> wire.RenewResponse:
         """A new certificate for a registered cluster. The counter must rise (a copy of an agent would repeat it)."""
+        try:
+            answer = await self._renew(name, identity, request)
+        except MusterError:
+            self.renewing("refused")
+            raise
+        self.renewing("renewed")
+        return answer
+
+    async def _renew(self, name: str, identity: bytes, request: wire.RenewRequest) -> wire.RenewResponse:
         cluster, now = self._engine.state.clusters[name], self._clock()
         if cluster.entry is None:
             raise JoinError("J030", "this cluster is not in the registry", object=name)

@@ -33,6 +33,8 @@ OUTCOMES: dict[int, Outcome] = {
 class Conversation:
     def __init__(self, state: FleetState, recorder: Recorder, launch: Launch) -> None:
         self._state, self._recorder, self._launch = state, recorder, launch
+        # The head of an agent's audit log (number, hash); gives how much of that log is kept for good.
+        self.heard_head: Callable[[ClusterState, int, bytes], int] = lambda cluster, seq, digest: 0
 
     # --- contact ---------------------------------------------------------------------------------------------------
 
@@ -60,6 +62,7 @@ class Conversation:
                 for item in hello.bundles
                 if item.digest != report_digest(cluster.reports.get(item.bundle))
             )
+            welcome.audit_ack = self.heard_head(cluster, hello.audit_seq, hello.audit_hash)
             effects.sends.append((name, wire.HubFrame(welcome=welcome)))
             heads = self._state.reading.heads
             head = wire.Head(commit=heads.commit, registry_commit=heads.registry)
@@ -109,9 +112,12 @@ class Conversation:
             if name in ledger.debts:
                 self._recorder.touched.add(bundle)
 
-    def seen(self, name: str, now: float) -> None:
+    def seen(self, name: str, now: float, beat: wire.Beat | None = None) -> None:
         """A heartbeat: memory only."""
-        self._state.cluster(name).last_seen = now
+        cluster = self._state.cluster(name)
+        cluster.last_seen = now
+        if beat is not None and beat.audit_hash:
+            self.heard_head(cluster, beat.audit_seq, beat.audit_hash)
 
     # --- what is said ----------------------------------------------------------------------------------------------
 

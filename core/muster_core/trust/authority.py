@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import re2
 
+from muster_core.audit.checkpoint import PATH as CHECKPOINT_PATH
 from muster_core.errors import SecretError, TrustError
 from muster_core.kinds.model import Cluster
 from muster_core.release import registry_digest
@@ -151,14 +152,15 @@ def judge_registry(
 ) -> None:
     """``MUSTER-T043`` for what no registrar among the signers may do to the registry.
 
-    Who manages may do everything below ``clusters/``. Who may only add may add entries that the role's selector
+    Who manages may do everything below ``clusters/``, and add checkpoints of audit logs, which nobody may change or
+    take out again. Who may only add may add entries that the role's selector
     matches, and sealing keys that the entry's own identity signed; never another identity, label, value or site.
     """
     held = roles_of(document, signers, REGISTRY, "fleet", now)
     managing = any(role.scope == "manage" for role in held)
     for change in changes:
         found = ENTRY_PATH.fullmatch(change.path)
-        if found and managing:
+        if managing and (found or (change.how == "added" and CHECKPOINT_PATH.match(change.path))):
             continue
         if not found or not any(
             _may_add(role, change, found[1], before, after, document.fleet) for role in held

@@ -132,8 +132,7 @@ async def hub(
     finally:
         with anyio.CancelScope(shield=True):
             await store.close()
-            engine._send.close()
-            engine._receive.close()
+            await engine.aclose()
 
 
 def opened_log(folder: Path, clock: Callable[[], float]) -> auditing.AuditLog:

@@ -151,8 +151,7 @@ async def hub(tmp_path: Path) -> AsyncIterator[Hub]:
                 await edge.server.stop(0)
             group.cancel_scope.cancel()
     await store.close()
-    engine._send.close()
-    engine._receive.close()
+    await engine.aclose()
 
 
 @dataclass

@@ -537,3 +537,20 @@ def test_a_registrar_that_adds_gives_only_protected_labels_that_its_selector_spe
     spoke = Spoke("new")
     assert added(spoke.entry(protected_labels={"tier": "store", "clearance": "secret"})) == "T043"
     assert added(spoke.entry(labels={"tier": "store"})) == "T043", "a plain label is nobody's word"
+
+
+@pytest.mark.parametrize(("how", "by", "allowed"), [
+    ("added", MANAGER, True), ("changed", MANAGER, False), ("removed", MANAGER, False), ("added", ADDER, False),
+])  # fmt: skip
+def test_a_checkpoint_of_audit_logs_is_added_by_who_manages_and_never_changed_or_taken_out(
+    how: Any, by: Person, allowed: bool
+) -> None:
+    change = Change("audit/20261124T120000Z.json", how)
+    assert may_register(registry(OLD), registry(OLD), by, changes=[change]) is allowed
+
+
+@pytest.mark.parametrize(
+    "path", ["audit/x.json", "audit/20261124T120000Z.json/a", "audit/a/20261124T120000Z.json"]
+)
+def test_no_other_file_beside_checkpoints_is_let_into_the_audit_folder(path: str) -> None:
+    assert not may_register(registry(OLD), registry(OLD), MANAGER, changes=[Change(path, "added")])
