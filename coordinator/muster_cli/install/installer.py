@@ -39,7 +39,7 @@ class _Tried:
 
 
 class Installer:
-    """``every`` is seconds between two looks, ``parallel`` how many clusters join at a time."""
+    """``every`` is seconds between two looks when nothing is told, ``parallel`` how many clusters join at a time."""
 
     def __init__(
         self,
@@ -54,14 +54,19 @@ class Installer:
         self._every, self._limiter = every, anyio.CapacityLimiter(parallel)
         self._tried: dict[str, _Tried] = {}
         self._said: dict[str, str] = {}
+        self._news = anyio.Event()
 
     async def run(self) -> None:
         """Until cancelled."""
         try:
             async with anyio.create_task_group() as group:
+                for source in self._sources:
+                    group.start_soon(source.follow, lambda: self._news.set())
                 while True:
+                    self._news = anyio.Event()
                     await self._round(group)
-                    await anyio.sleep(self._every)
+                    with anyio.move_on_after(self._every):
+                        await self._news.wait()
         finally:
             with anyio.CancelScope(shield=True):
                 for source in self._sources:

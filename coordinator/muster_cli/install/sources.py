@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import base64
 import binascii
+import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 from muster_core.errors import KubernetesError, MusterError
-from muster_core.manifest.objects import ObjectRef
+from muster_core.manifest.objects import Manifest, ObjectRef
+from muster_core.session.backoff import Backoff
 
 from muster_cli.install.kubeconfig import Access, cluster_name, parse
+
+if TYPE_CHECKING:
+    from muster_agent.cluster.kube import KubeCluster
 
 CLUSTER_API = "cluster.x-k8s.io/v1beta1"
 READ_DEADLINE = 30.0
@@ -46,6 +52,9 @@ class Folder:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+
+    async def follow(self, changed: Callable[[], None]) -> None:
+        """A folder is looked at, and tells nothing by itself."""
 
     async def look(self) -> list[Candidate]:
         found = []
@@ -82,26 +91,65 @@ class ClusterApiHub:
     """
 
     def __init__(self, kubeconfig: Path | None) -> None:
-        from muster_agent.cluster.kube import KubeCluster
-
         self._kubeconfig = kubeconfig
         self._api: KubeCluster | None = None
+        self._seen: dict[str, Manifest] | None = None
+        self._error: MusterError | None = None
+
+    async def follow(self, changed: Callable[[], None]) -> None:
+        """Keeps what :meth:`look` tells by one watch, until cancelled; a watch that breaks begins anew."""
+        backoff = Backoff(random.uniform, 0.5, 30.0, 10.0)
+        while True:
+            opened = anyio.current_time()
+            try:
+                await self._watch(changed)
+            except MusterError as error:
+                self._seen, self._error = None, error
+            backoff.connected_for(anyio.current_time() - opened)
+            await anyio.sleep(backoff.next_delay())
+
+    async def _watch(self, changed: Callable[[], None]) -> None:
+        api = await self._connected()
+        seen, version = await self._listed(api)
+        self._seen, self._error = seen, None
+        changed()
+        async for event in api.watch(await api.resource(CLUSTER_API, "Cluster"), "", version):
+            if event.type == "BOOKMARK":
+                continue
+            if event.type == "DELETED":
+                seen.pop(event.object["metadata"]["uid"], None)
+            else:
+                seen[event.object["metadata"]["uid"]] = event.object
+            changed()
 
     async def look(self) -> list[Candidate]:
+        """What the watch has seen; without one, what a list says now."""
+        if self._error is not None:
+            raise self._error
+        seen = self._seen if self._seen is not None else (await self._listed(await self._connected()))[0]
+        return [found for item in seen.values() if (found := self._candidate(item)) is not None]
+
+    async def _connected(self) -> KubeCluster:
         if self._api is None:
             from muster_agent.cluster.kube import KubeCluster
 
             self._api = await KubeCluster.connect(self._kubeconfig)
-        resource = await self._api.resource(CLUSTER_API, "Cluster")
-        found = []
-        async for page in self._api.pages(resource, ""):
-            for item in page.items:
-                metadata = item["metadata"]
-                if metadata.get("deletionTimestamp") or (item.get("spec") or {}).get("paused"):
-                    continue
-                ref = ObjectRef("v1", "Secret", metadata["namespace"], f"{metadata['name']}-kubeconfig")
-                found.append(Candidate(metadata["name"], metadata["uid"], self._opener(ref)))
-        return found
+        return self._api
+
+    async def _listed(self, api: KubeCluster) -> tuple[dict[str, Manifest], str]:
+        found: dict[str, Manifest] = {}
+        version = ""
+        async for page in api.pages(await api.resource(CLUSTER_API, "Cluster"), ""):
+            found |= {item["metadata"]["uid"]: item for item in page.items}
+            version = page.resource_version
+        return found, version
+
+    def _candidate(self, item: Manifest) -> Candidate | None:
+        metadata = item["metadata"]
+        if metadata.get("deletionTimestamp") or (item.get("spec") or {}).get("paused"):
+            return None
+        ref = ObjectRef("v1", "Secret", metadata["namespace"], f"{metadata['name']}-kubeconfig")
+        return Candidate(metadata["name"], metadata["uid"], self._opener(ref))
 
     def _opener(self, ref: ObjectRef) -> Callable[[], Awaitable[Access]]:
         async def read() -> Access:

@@ -576,6 +576,36 @@ async def test_the_unattended_installer_retries_joins_and_forgets(
             group.cancel_scope.cancel()
 
 
+async def test_a_new_cluster_is_noticed_at_once_and_nothing_is_asked_while_nothing_changes(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (
+        open_checkout(stage.repositories.clone) as clone,
+        OperatorClient(load(None), 10.0) as operator,
+    ):
+        desk = Desk(clone, operator, Reached(), 60, Labels())
+        hub_source = ClusterApiHub(stage.kube.kubeconfig)
+        template = Wanted("", "muster-agent:1", "muster-system")
+        installer = Installer(desk, [hub_source], template, Patience(20.0), 600.0, 4)
+        async with stage.access().connect() as api, anyio.create_task_group() as group:
+            await hub_of_clusters(api, {"resting": {"paused": True}})
+            group.start_soon(installer.run)
+            with anyio.fail_after(10):
+                while not stage.kube.requests.verbs["watch"]:
+                    await anyio.sleep(0.05)
+            asked = dict(stage.kube.requests.verbs)
+            for _ in range(3):
+                assert await hub_source.look() == []
+            assert dict(stage.kube.requests.verbs) == asked
+            await hub_of_clusters(api, {"berlin-04": {}})
+            with anyio.fail_after(10):
+                said = ""
+                while "berlin-04" not in said:
+                    said += capsys.readouterr().out
+                    await anyio.sleep(0.05)
+            group.cancel_scope.cancel()
+
+
 def inline(kube: LabKube) -> bytes:
     authority = base64.b64encode(kube.files.ca.read_bytes()).decode()
     return kubeconfig({"token": kube.token}, {"server": kube.url, "certificate-authority-data": authority})
