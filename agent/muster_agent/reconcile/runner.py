@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import anyio
+import anyio.to_thread
 import msgspec
 import structlog
 from anyio.abc import TaskGroup, TaskStatus
@@ -225,7 +226,7 @@ class Reconciler:
                 await self._desired.compare_floor(self._reported_floor)
             finally:
                 self.head = heads
-                self._source.idle()
+                await self._rest()
 
     async def _look_for_deselected(self) -> None:
         for name, bundle in self._bundles.items():
@@ -280,6 +281,8 @@ class Reconciler:
             self._metrics.refusals.labels(error.code).inc()
             log.warning("release not admitted", release=str(offer.release), error=str(error))
             return m.Refused(error.code, _text(error), error.retryable)
+        finally:
+            await self._rest()
         bundle.verdicts = admissible.warnings
         return await self._take(bundle, admissible)
 
@@ -288,7 +291,13 @@ class Reconciler:
             admissible = await self._desired.again(command.admission)
         except MusterError as error:
             return m.Refused(error.code, _text(error), True)
+        finally:
+            await self._rest()
         return await self._take(bundle, admissible)
+
+    async def _rest(self) -> None:
+        """git's readers end with the work that needed them: an idle agent has no children."""
+        await anyio.to_thread.run_sync(self._source.idle)
 
     async def _take(self, bundle: _Bundle, admissible: Admissible) -> m.Event:
         bundle.admissible, bundle.placed = admissible, False
