@@ -6,7 +6,6 @@ error of one bundle is that bundle's; the process stays up. It never decides: th
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -22,12 +21,10 @@ from muster_core.errors import KubernetesError, MusterError
 from muster_core.health import health
 from muster_core.manifest.objects import Manifest, ObjectRef
 from muster_core.policy import Verdict
-from muster_core.release import Release
 from muster_core.session.backoff import Backoff
-from muster_core.trust.merkle import Proof
 from muster_proto.v1 import link_pb2 as wire
 
-from muster_agent.admission import Admissible, Desired, Offered
+from muster_agent.admission import Admissible, Desired
 from muster_agent.cluster.apply import Applier, located
 from muster_agent.cluster.observe import Observer
 from muster_agent.cluster.port import ClusterApi
@@ -35,25 +32,18 @@ from muster_agent.cluster.surroundings import Surroundings, look_around
 from muster_agent.gate import DeniedError
 from muster_agent.obs.metrics import Metrics
 from muster_agent.reconcile import machine as m
+from muster_agent.reconcile.messages import Standing, offered_of, record_of, report_of
 from muster_agent.source.repository import Heads, SourceRepository
 from muster_agent.state.port import StatePort
 from muster_agent.state.records import AppliedObject, AppliedRecord, BundleRecord, OfferRecord
 from muster_agent.trust.floors import COMMIT
-from muster_agent.trust.releases import Credentials
 from muster_agent.witness import Witness
 
 log = structlog.get_logger()
 
 MAX_PROBLEMS = 20
-MAX_VIOLATIONS = 50
+MAX_BUNDLES = 500
 SETTLE = 0.05
-OUTCOMES = {
-    "": wire.OUTCOME_UNSPECIFIED,
-    "applying": wire.OUTCOME_APPLYING,
-    "healthy": wire.OUTCOME_HEALTHY,
-    "failed": wire.OUTCOME_FAILED,
-    "returned": wire.OUTCOME_RETURNED,
-}
 
 
 @dataclass(slots=True)
@@ -173,24 +163,17 @@ class Reconciler:
     async def receive(self, frame: wire.HubFrame) -> None:
         """An offer, a withdrawal, or news of a head."""
         if frame.HasField("offer"):
-            offer, release = frame.offer, frame.offer.release
-            if not release.bundle or not release.commit:
-                log.warning("an offer without a release was ignored", rollout=offer.rollout)
+            record = record_of(frame.offer)
+            if record is None:
+                log.warning("an offer that is none was ignored", rollout=frame.offer.rollout[:80])
                 return
-            if release.bundle not in self._bundles:
-                self._start(BundleRecord(bundle=release.bundle))
-            proof = (offer.proof.index, tuple(offer.proof.path)) if offer.HasField("proof") else None
-            record = OfferRecord(
-                offer.rollout,
-                offer.attempt,
-                Release(release.bundle, release.commit, release.tree_digest),
-                offer.registry_digest,
-                offer.directive,
-                offer.directive_signature,
-                proof,
-                offer.catch_up,
-            )
-            self._tell(release.bundle, m.Offered(record))
+            name = record.release.bundle
+            if name not in self._bundles:
+                if len(self._bundles) >= MAX_BUNDLES:
+                    log.warning("an offer of one bundle too many was ignored", bundle=name, limit=MAX_BUNDLES)
+                    return
+                self._start(BundleRecord(bundle=name))
+            self._tell(name, m.Offered(record))
         elif frame.HasField("withdraw") and frame.withdraw.bundle in self._bundles:
             self._tell(frame.withdraw.bundle, m.Withdrawn(frame.withdraw.rollout, frame.withdraw.attempt))
         elif frame.HasField("floor_acknowledged"):
@@ -269,7 +252,7 @@ class Reconciler:
         try:
             if not await self._desired.ready_for(offer.release):
                 await self._fetch()
-            admissible = await self._desired.admit(_offered(offer), bundle_around)
+            admissible = await self._desired.admit(offered_of(offer), bundle_around)
         except DeniedError as denied:
             bundle.verdicts = denied.verdicts
             self._witness.denied(offer, denied.code, denied.verdicts[0])
@@ -384,46 +367,16 @@ class Reconciler:
     # --- reports -------------------------------------------------------------------------------------------------------
 
     def _report(self, name: str, bundle: _Bundle) -> None:
-        machine = bundle.machine
-        record = machine.record
-        code, message = machine.verdict
-        report = wire.Report(
-            bundle=name,
-            release=_release(record.admission.release if record.admission else None),
-            rollout=record.offer.rollout if record.offer else "",
-            attempt=record.offer.attempt if record.offer else 0,
-            phase=machine.shown_phase(),
-            outcome=OUTCOMES[record.outcome],
-            code=code,
-            message=message,
-            objects=[wire.ObjectState(object=o, health=h, message=text) for o, h, text in machine.problems],
-            object_count=machine.total,
-            ready_count=machine.ready,
-            healed_count=record.healed,
-            last_healed=record.last_healed,
-            violations=[
-                wire.Violation(
-                    policy=v.policy,
-                    rule=v.rule,
-                    object=v.object,
-                    path=v.path,
-                    message=v.message,
-                    action=v.action,
-                    status=v.status,
-                )
-                for v in bundle.verdicts[:MAX_VIOLATIONS]
-            ],
-            last_healthy=_release(record.last_healthy.release if record.last_healthy else None),
-            head_commit=self._desired.branches.get("fleet", ""),
-            registry_digest=bundle.admissible.entry_digest if bundle.admissible else "",
-            trust_version=self._desired.trust_version,
-            regressed=self._desired.regressed,
-        )
+        desired = self._desired
+        standing = Standing(desired.branches.get("fleet", ""), desired.trust_version, desired.regressed)
+        entry = bundle.admissible.entry_digest if bundle.admissible else ""
+        report = report_of(bundle.machine, bundle.verdicts, entry, standing)
         same = report.SerializeToString(deterministic=True)
         if same == bundle.last_report:
             return
         bundle.last_report = same
-        machine.record = msgspec.structs.replace(record, revision=record.revision + 1)
+        record = bundle.machine.record
+        bundle.machine.record = msgspec.structs.replace(record, revision=record.revision + 1)
         report.revision, report.observed_unix_ms = record.revision + 1, int(self._clock() * 1000)
         self._say(f"report/{name}", wire.AgentFrame(report=report))
 
@@ -433,28 +386,6 @@ class Reconciler:
         if bundle:
             bundle.last_report = b""
             self._report(name, bundle)
-
-    def digests(self) -> dict[str, bytes]:
-        """Bundle to its last report, for a hello."""
-        return {
-            name: hashlib.sha256(bundle.last_report).digest()
-            for name, bundle in self._bundles.items()
-            if bundle.last_report
-        }
-
-
-def _release(release: Release | None) -> wire.Release:
-    return (
-        wire.Release(bundle=release.bundle, commit=release.commit, tree_digest=release.tree_digest)
-        if release
-        else wire.Release()
-    )
-
-
-def _offered(offer: OfferRecord) -> Offered:
-    proof = Proof(*offer.proof) if offer.proof else None
-    credentials = Credentials(offer.directive, offer.signature, proof, offer.catch_up)
-    return Offered(offer.release, credentials, offer.registry_digest)
 
 
 def _text(error: MusterError) -> str:
