@@ -170,9 +170,7 @@ def _handlers(hub: Hub) -> tuple[Any, ...]:
     )
 
 
-async def serve(folder: Path, link: str, edge: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    authority = Authority.load_or_make(folder, _now())
+async def serve(authority: Authority, link: str, edge: str) -> None:
     hub, loop = Hub(authority), asyncio.get_running_loop()
     made = authority.server(["127.0.0.1"], _now())
     servers = []
@@ -205,7 +203,9 @@ def main() -> None:
     parser.add_argument("--link", required=True)
     parser.add_argument("--edge", required=True)
     arguments = parser.parse_args()
-    asyncio.run(serve(arguments.ca_dir, arguments.link, arguments.edge))
+    arguments.ca_dir.mkdir(parents=True, exist_ok=True)
+    authority = Authority.load_or_make(arguments.ca_dir, _now())
+    asyncio.run(serve(authority, arguments.link, arguments.edge))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ from typing import Any
 import msgspec
 from e2e.programs import (
     BUNDLE,
-    PLAN,
     Kube,
     Program,
     free_port,
@@ -36,7 +35,7 @@ from muster_core.fleet import read_fleet, read_registry
 from muster_core.kinds.model import Cluster
 from muster_core.manifest.objects import digest
 from muster_core.release import Release
-from muster_core.sealing.keys import encode_identity, encode_sealing
+from muster_core.sealing.keys import encode_identity
 from muster_core.token import JoinToken, Repository
 from muster_core.trust.directive import SIGNATURE_NAMESPACE, Directive, statement
 from muster_core.trust.documents import TrustDocument, encode
@@ -50,6 +49,14 @@ FLEET = """apiVersion: muster.dev/v1alpha1
 kind: Fleet
 metadata: {name: acme}
 spec: {id: %s, mode: %s, defaults: {plan: rings}, policies: {paths: [policies]}}
+"""
+PLAN = """apiVersion: muster.dev/v1alpha1
+kind: RolloutPlan
+metadata: {name: rings}
+spec:
+  deadline: 60s
+  onFailure: {action: rollback, scope: target}
+  waves: [{name: all, rest: true, soak: 1s}]
 """
 ENTRY = """apiVersion: muster.dev/v1alpha1
 kind: Cluster
@@ -400,14 +407,9 @@ def captured(folder: Path, mode: str = "signed-commits", *more: str, **trust: An
         hub.close()
 
 
-def sealing_line(generation: int, key: bytes, signature: bytes) -> str:
-    """The registry's line of a sealing key."""
-    return f", sealingKeys: [{{generation: {generation}, key: '{encode_sealing(key)}', signature: {signature.hex()}}}]"
-
-
 def metric(address: str, name: str) -> float:
     """One unlabelled sample of a program's metrics."""
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:  # noqa: S310 - loopback
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
         text = answer.read().decode()
     found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
     assert found is not None, text

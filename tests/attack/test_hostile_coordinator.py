@@ -1,25 +1,304 @@
-"""A coordinator in the attacker's hands: what it says, and what it does not get."""
+"""A coordinator in the attacker's hands, with the fleet's own CA: what it says, and what it does not get.
+
+Every test looks at the cluster and at the agent's floors, not only at the code that was reported.
+"""
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
-from attack.stage import Captured, captured
-from e2e.programs import shop
+from attack.stage import Captured, bundle, captured
+from e2e.programs import shop, until
+from muster_core.release import Release
+from muster_core.trust.directive import statement
+from muster_proto.v1 import link_pb2 as wire
+
+NUMBERS = itertools.count(2)
+POLICY = """apiVersion: kyverno.io/v1
+kind: ClusterPolicy
+metadata: {name: team}
+spec:
+  validationFailureAction: Enforce
+  rules:
+  - name: team
+    match: {any: [{resources: {kinds: [ConfigMap]}}]}
+    validate: {message: say whose, pattern: {metadata: {labels: {team: "?*"}}}}
+"""
+
+
+def rollout() -> str:
+    return f"shop-{next(NUMBERS):04d}"
+
+
+@pytest.fixture(scope="module")
+def attack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Captured]:
+    """One site for all attacks that are refused: it stays at version one."""
+    with captured(tmp_path_factory.mktemp("attack")) as found:
+        found.takes(found.fleet.offer(found.fleet.anchor, "shop-0001"))
+        yield found
 
 
 @pytest.fixture
-def attack(tmp_path: Path) -> Iterator[Captured]:
-    with captured(tmp_path) as found:
+def alone(tmp_path: Path) -> Iterator[Captured]:
+    """A site of its own, for attacks after which it is not the same."""
+    with captured(tmp_path, "signed-commits", "--poll", "1s") as found:
         found.takes(found.fleet.offer(found.fleet.anchor, "shop-0001"))
         yield found
+
+
+@pytest.fixture(scope="module", params=["directives", "both"])
+def directed(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Captured]:
+    """The same where an operator's directive is asked for; number one was taken."""
+    with captured(tmp_path_factory.mktemp("attack"), request.param) as found:
+        fleet, now = found.fleet, time.time()
+        offer = fleet.offer(fleet.anchor, "shop-0001")
+        found.takes(fleet.directed(offer, fleet.directive(fleet.anchor, 1, now), found.uid))
+        yield found
+
+
+# --- content that nobody approved ----------------------------------------------------------------------------------
 
 
 def test_swapping_the_commit_for_a_draft_gains_nothing(attack: Captured) -> None:
     fleet = attack.fleet
     draft = fleet.commit(shop("draft"), by="")
     fleet.commit(shop("final"))
-    assert attack.refused(fleet.offer(draft, "shop-0002")) == "T040"
+    assert attack.refused(fleet.offer(draft, rollout())) == "T040"
     attack.site.heals("one")
+
+
+def test_swapping_the_commit_and_not_its_digest_gains_nothing(attack: Captured) -> None:
+    fleet = attack.fleet
+    first = fleet.offer(fleet.anchor, rollout())
+    first.release.commit = fleet.commit(shop("swapped"))
+    assert attack.refused(first) == "T030"
+
+
+def test_swapping_the_tree_digest_gains_nothing(attack: Captured) -> None:
+    fleet = attack.fleet
+    offer = fleet.offer(fleet.commit(shop("digest")), rollout())
+    offer.release.tree_digest = "0" * 64
+    assert attack.refused(offer) == "T030"
+
+
+@pytest.mark.parametrize("name", ["main", "refs/muster/main", "HEAD", "--help", "@{0}", ""])
+def test_a_name_in_the_place_of_a_commit_gains_nothing(attack: Captured, name: str) -> None:
+    """A name would be read again each time that it is used."""
+    fleet = attack.fleet
+    offer = fleet.offer(fleet.commit(shop(f"named-{next(NUMBERS)}")), rollout())
+    offer.release.commit = name or offer.release.commit[:12]
+    assert attack.refused(offer) == "T030"
+    assert attack.site.state("floors")["record"]["bundles"] == {"shop": fleet.anchor}
+
+
+def test_a_release_of_an_old_commit_is_judged_by_the_newest_policies(alone: Captured) -> None:
+    fleet = alone.fleet
+    lax = fleet.commit(shop("lax"))
+    alone.sees(fleet.commit({"policies/team.yaml": POLICY}, by="policy"))
+    assert alone.refused(fleet.offer(lax, rollout())).startswith("P")
+    assert alone.site.kube.version() == "one"
+    alone.site.heals("one")
+
+
+# --- back in time --------------------------------------------------------------------------------------------------
+
+
+def test_asking_to_go_back_below_the_floor_gains_nothing(alone: Captured) -> None:
+    fleet = alone.fleet
+    second = fleet.commit(shop("two"))
+    alone.takes(fleet.offer(second, rollout()))
+    assert alone.refused(fleet.offer(fleet.anchor, rollout())) == "T012"
+    back = fleet.offer(fleet.anchor, rollout(), attempt=7, catch_up=True)
+    assert alone.refused(back) == "T012"
+    assert alone.site.state("floors")["record"]["bundles"] == {"shop": second}
+    alone.site.heals("two")
+
+
+def test_acknowledging_a_floor_on_its_own_takes_nobody_back(alone: Captured) -> None:
+    """It may end its own alarm, never lower a floor; the alarm it raised itself is the agent's report."""
+    fleet = alone.fleet
+    second = fleet.commit(shop("two"))
+    alone.takes(fleet.offer(second, rollout()))
+    for commit in (second, fleet.anchor, "0" * 40, ""):
+        alone.hub.send(wire.HubFrame(floor_acknowledged=wire.FloorAcknowledged(commit=commit)))
+    assert alone.refused(fleet.offer(fleet.anchor, rollout())) == "T012"
+    assert alone.site.state("floors")["record"]["bundles"] == {"shop": second}
+
+
+def test_flipping_may_return_on_the_wire_returns_nobody(alone: Captured) -> None:
+    """The field's number is sent as an old program would; the bundle says ``rollback: none``."""
+    fleet = alone.fleet
+    bad = fleet.commit({**shop("two-never"), **bundle(health="2s", rollback="none")})
+    offer = fleet.offer(bad, rollout())
+    alone.hub.offer(wire.Offer.FromString(offer.SerializeToString() + b"\x30\x01"))
+    report = alone.verdict(offer.rollout)
+    assert report.outcome == wire.OUTCOME_FAILED
+    assert report.release.commit == bad
+    assert alone.site.kube.version() == "two-never"
+    alone.site.heals("two-never")
+
+
+def test_the_hubs_deadline_is_not_the_agents_verdict(alone: Captured) -> None:
+    """Neither earlier nor later than the signed bundle says."""
+    fleet = alone.fleet
+    slow = fleet.commit({**shop("two-never"), **bundle(health="4s", rollback="none")})
+    started = time.monotonic()
+    alone.hub.offer(fleet.offer(slow, hasty := rollout(), deadline_seconds=1, soak_seconds=0))
+    assert alone.verdict(hasty).outcome == wire.OUTCOME_FAILED
+    assert time.monotonic() - started >= 4
+    quick = fleet.commit({**shop("three-never"), **bundle(health="1s", rollback="none")})
+    alone.hub.offer(fleet.offer(quick, patient := rollout(), deadline_seconds=86_400, soak_seconds=86_400))
+    assert alone.verdict(patient).outcome == wire.OUTCOME_FAILED
+
+
+def test_offering_a_failed_release_again_and_again_gains_three_tries_a_day(alone: Captured) -> None:
+    fleet = alone.fleet
+    bad = fleet.commit({**shop("two-never"), **bundle(health="1s")})
+    for attempt in (1, 2, 3):
+        alone.hub.offer(fleet.offer(bad, name := rollout(), attempt))
+        assert alone.verdict(name).outcome == wire.OUTCOME_RETURNED
+        until(lambda: alone.site.kube.version() == "one", why=alone.why)
+    assert alone.refused(fleet.offer(bad, rollout(), 3)) == "T081"
+    assert alone.refused(fleet.offer(bad, rollout(), 4)) == "T082"
+    assert alone.refused(fleet.offer(bad, rollout(), 4_000_000_000)) == "T082"
+    alone.site.heals("one")
+
+
+# --- directives -----------------------------------------------------------------------------------------------------
+
+
+def test_an_offer_without_a_directive_is_refused_where_one_is_asked_for(directed: Captured) -> None:
+    fleet = directed.fleet
+    assert directed.refused(fleet.offer(fleet.commit(shop("bare")), rollout())) == "T078"
+
+
+def test_a_directive_by_a_stranger_is_refused(directed: Captured) -> None:
+    fleet = directed.fleet
+    commit = fleet.commit(shop("stranger"))
+    said = fleet.directive(commit, 5, time.time())
+    for who in ("stranger", "releaser", "registrar"):
+        assert (
+            directed.refused(fleet.directed(fleet.offer(commit, rollout()), said, directed.uid, who))
+            == "T071"
+        )
+
+
+def test_a_directive_of_another_fleet_is_refused(directed: Captured) -> None:
+    fleet = directed.fleet
+    commit = fleet.commit(shop("foreign"))
+    said = fleet.directive(commit, 5, time.time(), fleet="f" * 32)
+    assert directed.refused(fleet.directed(fleet.offer(commit, rollout()), said, directed.uid)) == "T073"
+
+
+def test_a_directive_for_another_release_is_refused(directed: Captured) -> None:
+    fleet = directed.fleet
+    named, other = fleet.commit(shop("named")), fleet.commit(shop("other"))
+    said = fleet.directive(named, 5, time.time())
+    assert directed.refused(fleet.directed(fleet.offer(other, rollout()), said, directed.uid)) == "T079"
+
+
+@pytest.mark.parametrize("field", ["plan_digest", "clusters_root", "catch_up_until", "goes_back"])
+def test_changing_a_signed_directive_breaks_it(directed: Captured, field: str) -> None:
+    fleet = directed.fleet
+    commit = fleet.commit(shop(f"changed-{field}"))
+    said = fleet.directive(commit, 5, time.time())
+    offer = fleet.directed(fleet.offer(commit, rollout()), said, directed.uid)
+    changed = {
+        "plan_digest": "0" * 64,
+        "clusters_root": b"\0" * 32,
+        "catch_up_until": said.catch_up_until * 2,
+        "goes_back": True,
+    }
+    offer.directive = statement(msgspec.structs.replace(said, **{field: changed[field]}))
+    assert directed.refused(offer) == "T071"
+
+
+def test_a_directive_for_another_plan_than_the_commits_is_refused(directed: Captured) -> None:
+    fleet = directed.fleet
+    commit = fleet.commit(shop("plan"))
+    said = fleet.directive(commit, 5, time.time(), plan_digest="0" * 64)
+    assert directed.refused(fleet.directed(fleet.offer(commit, rollout()), said, directed.uid)) == "T077"
+
+
+def test_another_clusters_proof_is_refused(directed: Captured) -> None:
+    """The offer was made for somebody else, and came here."""
+    fleet = directed.fleet
+    commit = fleet.commit(shop("proof"))
+    said = fleet.directive(commit, 5, time.time())
+    offer = fleet.offer(commit, rollout())
+    assert directed.refused(fleet.directed(offer, said, "uid-of-another")) == "T074"
+    without = fleet.directed(fleet.offer(commit, rollout()), said, directed.uid)
+    without.ClearField("proof")
+    assert directed.refused(without) == "T074"
+
+
+def test_an_expired_directive_is_refused_whatever_the_hub_says_of_the_time(directed: Captured) -> None:
+    fleet = directed.fleet
+    commit, now = fleet.commit(shop("late")), time.time()
+    said = fleet.directive(
+        commit, 5, now, issued=int(now) - 100, not_after=int(now) - 50, catch_up_until=int(now) - 10
+    )
+    for lie in ({}, {"catch_up": True}, {"deadline_seconds": 1 << 40}, {"soak_seconds": -(1 << 40)}):
+        offer = fleet.directed(fleet.offer(commit, rollout(), **lie), said, directed.uid)
+        assert directed.refused(offer) == "T075"
+
+
+def test_a_directive_that_does_not_hold_yet_waits_for_this_clusters_own_clock(directed: Captured) -> None:
+    fleet = directed.fleet
+    commit, now = fleet.commit(shop("early")), time.time()
+    said = fleet.directive(commit, 5, now, not_before=int(now) + 300)
+    offer = fleet.directed(
+        fleet.offer(commit, early := rollout(), deadline_seconds=1 << 40), said, directed.uid
+    )
+    directed.hub.offer(offer)
+    until(lambda: [r for r in directed.hub.reports(early) if r.code == "T075"], why=directed.why)
+    assert directed.site.kube.version() == "one"
+    directed.hub.send(wire.HubFrame(withdraw=wire.Withdraw(rollout=early, bundle="shop", attempt=1)))
+
+
+def test_replaying_an_old_directive_gains_nothing(tmp_path: Path) -> None:
+    with captured(tmp_path, "directives") as found:
+        fleet, now = found.fleet, time.time()
+        old = fleet.directive(fleet.anchor, 1, now)
+        found.takes(fleet.directed(fleet.offer(fleet.anchor, rollout()), old, found.uid))
+        second = fleet.commit(shop("two"))
+        new = fleet.directive(second, 2, now, previous=old.digest)
+        found.takes(fleet.directed(fleet.offer(second, rollout()), new, found.uid))
+        replayed = fleet.directed(fleet.offer(fleet.anchor, rollout()), old, found.uid)
+        assert found.refused(replayed) == "T012"
+        # Not even where ancestry would not forbid it: an older number for what runs now.
+        again = fleet.directive(second, 1, now)
+        assert found.refused(fleet.directed(fleet.offer(second, rollout()), again, found.uid)) == "T076"
+        found.site.heals("two")
+
+
+def test_replaying_a_directive_that_went_back_gains_nothing(tmp_path: Path) -> None:
+    """What an operator allowed once is not allowed for ever."""
+    with captured(tmp_path, "directives") as found:
+        fleet, now = found.fleet, time.time()
+        first = fleet.directive(fleet.anchor, 1, now)
+        found.takes(fleet.directed(fleet.offer(fleet.anchor, rollout()), first, found.uid))
+        second = fleet.commit(shop("two"))
+        forward = fleet.directive(second, 2, now, previous=first.digest)
+        found.takes(fleet.directed(fleet.offer(second, rollout()), forward, found.uid))
+        back = fleet.directive(
+            fleet.anchor, 3, now, previous=forward.digest, goes_back=True, reason="two is bad"
+        )
+        found.takes(fleet.directed(fleet.offer(fleet.anchor, rollout()), back, found.uid))
+        third = fleet.commit(shop("three"))
+        onward = fleet.directive(third, 4, now, previous=back.digest)
+        found.takes(fleet.directed(fleet.offer(third, rollout()), onward, found.uid))
+        assert found.refused(fleet.directed(fleet.offer(fleet.anchor, rollout()), back, found.uid)) == "T076"
+        found.site.heals("three")
+
+
+def test_a_directive_for_one_bundle_returns_no_other(directed: Captured) -> None:
+    fleet = directed.fleet
+    commit = fleet.commit(shop("return"))
+    said = fleet.directive(commit, 5, time.time(), return_to=Release("db", commit, "0" * 64))
+    assert directed.refused(fleet.directed(fleet.offer(commit, rollout()), said, directed.uid)) == "T072"

@@ -7,6 +7,7 @@ renders and never moves a floor.
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 import msgspec
@@ -24,6 +25,9 @@ from muster_agent.source.repository import BlobTree, SourceRepository
 from muster_agent.state.records import Floors
 from muster_agent.trust.heads import HeadJudge, require_descent
 from muster_agent.trust.keeper import TrustKeeper
+
+
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 class Credentials(NamedTuple):
@@ -65,8 +69,11 @@ class ReleaseJudge:
     ) -> None:
         """Ancestry: of the accepted branch, from the anchor, not below the bundle's floor unless a directive goes back.
 
-        ``T010``, ``T011``, ``T012``, ``T014``.
+        ``T010``, ``T011``, ``T012``, ``T014``; ``T030`` for anything but a full commit id: a name, or a part of an id,
+        may be another commit tomorrow.
         """
+        if not _COMMIT.fullmatch(release.commit):
+            raise TrustError("T030", "the offer does not name a commit by its full id", object=str(release))
         floor = floors.bundles.get(release.bundle, "")
         if floor and self._goes_back(release, credentials):
             floor = ""
