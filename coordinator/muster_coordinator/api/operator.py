@@ -33,6 +33,38 @@ class NotFoundError(MusterError):
     """The named thing is not here."""
 
 
+def _fleet_problems(reading: Reading) -> str:
+    """The first problem of the reading that is no bundle's own, and how many there are; or nothing."""
+    found = [problem for problem in reading.problems if not problem.bundle]
+    return f"{found[0]}" + (f" (and {len(found) - 1} more)" if len(found) > 1 else "") if found else ""
+
+
+def _no_release(reading: Reading, bundle: str) -> MusterError:
+    """Why this bundle has no release: its own problem, a plan that cannot be read, or that there is no such bundle."""
+    own = [problem for problem in reading.problems if problem.bundle == bundle]
+    if not own and bundle not in reading.contents.bundles:
+        return _no_bundle(bundle)
+    what = str(own[0]) if own else "it has no release"
+    if not own or own[0].text.startswith("spec.plan:"):
+        what = _fleet_problems(reading) or what  # a plan that has an error is missing to its bundles
+    return RolloutError("R007", what, object=bundle, hint="Run `muster validate .` and mend what it lists.")
+
+
+def _no_bundle(name: str) -> NotFoundError:
+    return NotFoundError(
+        "L041",
+        "there is no such bundle in the fleet repository",
+        object=name,
+        hint="See them: muster get bundles.",
+    )
+
+
+def _no_cluster(name: str) -> NotFoundError:
+    return NotFoundError(
+        "L040", "there is no such cluster", object=name, hint="See them: muster get clusters."
+    )
+
+
 @dataclass(slots=True)
 class OperatorApi:
     """``addresses`` are those that agents should use: (link, edge)."""
@@ -65,7 +97,7 @@ class OperatorApi:
             ca_pem=self.ca_pem,
             link_address=self.addresses[0],
             edge_address=self.addresses[1],
-            catalog_error=self.catalog.error,
+            catalog_error=self.catalog.error or _fleet_problems(reading),
         )
 
     async def refresh(self) -> op.Info:
@@ -124,18 +156,13 @@ class OperatorApi:
     def get_cluster(self, name: str) -> op.ClusterView:
         state = self.engine.state
         if name not in state.clusters:
-            raise NotFoundError("L040", "there is no such cluster", object=name, hint="muster get clusters")
+            raise _no_cluster(name)
         return views.cluster_view(state, state.clusters[name])
 
     def get_bundle(self, name: str) -> op.BundleView:
         state = self.engine.state
         if name not in views.bundle_names(state.reading):
-            raise NotFoundError(
-                "L041",
-                "there is no such bundle in the fleet repository",
-                object=name,
-                hint="muster get bundles",
-            )
+            raise _no_bundle(name)
         return views.bundle_view(state, name)
 
     def get_rollout(self, name: str) -> op.RolloutView:
@@ -144,7 +171,9 @@ class OperatorApi:
     def _machine(self, name: str) -> RolloutMachine:
         machine = self.engine.state.rollouts.get(name)
         if machine is None:
-            raise NotFoundError("L042", "there is no such rollout", object=name, hint="muster get rollouts")
+            raise NotFoundError(
+                "L042", "there is no such rollout", object=name, hint="See them: muster get rollouts."
+            )
         return machine
 
     async def start_rollout(self, request: op.StartRolloutRequest) -> op.RolloutView:
@@ -155,10 +184,7 @@ class OperatorApi:
             state, bundle = self.engine.state, request.bundle
             digest = state.reading.contents.digests.get(bundle)
             if digest is None:
-                problems = [str(p) for p in state.reading.problems if p.bundle == bundle]
-                raise RolloutError(
-                    "R007", problems[0] if problems else "there is no such bundle", object=bundle
-                )
+                raise _no_release(state.reading, bundle)
             head = state.reading.heads.commit
             if request.commit and not head.startswith(request.commit):
                 raise RolloutError(
@@ -168,7 +194,9 @@ class OperatorApi:
                     hint=f"The newest is {head[:7]}; to go back, revert in Git.",
                 )
             runs = state.rollouts_of(bundle)
-            if runs and runs[-1].started.tree_digest == digest and not request.again and runs[-1].has_ended:
+            if runs and runs[-1].started.tree_digest == digest and not request.again:
+                if not runs[-1].has_ended:  # the push has started it already
+                    return views.rollout_view(runs[-1], now, targets=True)
                 raise RolloutError(
                     "R009",
                     f"{runs[-1].name} was of this very release ({runs[-1].state})",
@@ -216,9 +244,33 @@ class OperatorApi:
         return self.get_rollout(request.rollout)
 
     def explain(self, request: op.ExplainRequest) -> op.Explanation:
-        machine = self._machine(request.rollout)
-        text = explain(machine, request.cluster, self.clock())
-        return op.Explanation(text=text, target=views.target_view(machine, request.cluster))
+        machine, cluster = self._machine(request.rollout), request.cluster
+        if cluster not in machine.targets and cluster not in self.engine.state.clusters:
+            raise _no_cluster(cluster)
+        text = explain(machine, cluster, self.clock())
+        target = machine.targets[cluster]
+        if machine.has_ended and target.state == "owed":
+            text = f"{cluster} was owed at the end. {self._of_a_debt(machine, cluster)}"
+        return op.Explanation(text=text, target=views.target_view(machine, cluster))
+
+    def _of_a_debt(self, machine: RolloutMachine, cluster: str) -> str:
+        """What became of it since its rollout ended."""
+        state, bundle = self.engine.state, machine.started.bundle
+        ledger, known = state.debts.get(bundle), state.clusters.get(cluster)
+        if ledger and (debt := ledger.debts.get(cluster)):
+            what = "It" if debt.origin == machine.name else f"The release of {debt.origin}"
+            match debt.state:
+                case "owed":
+                    return f"{what} is offered when the cluster returns: muster rollout owed."
+                case "failed" | "lost":
+                    return f"{what} was offered since and {debt.state}: {debt.message}".rstrip(": ") + "."
+                case _:
+                    return f"{what} is {debt.state} now."
+        report = known.reports.get(bundle) if known else None
+        if report and report.release.tree_digest == machine.started.tree_digest:
+            return f"It has caught up since: it runs {report.release.commit[:7]}."
+        runs = f" It runs {report.release.commit[:7]}." if report and report.release.commit else ""
+        return f"Nothing of it is owed any more: a later rollout reached it, or it left.{runs}"
 
     # --- watching --------------------------------------------------------------------------------------------------
 

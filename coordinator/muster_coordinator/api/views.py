@@ -108,7 +108,11 @@ def bundle_view(state: FleetState, name: str) -> op.BundleView:
         view.directive_digest = directed.directive.digest
     for cluster in state.clusters.values():
         report = cluster.reports.get(name)
-        if at and cluster.entry and targeted(at.bundle, cluster.entry.all_labels):
+        if at is None:  # it cannot be read: it is where it was
+            matched = report is not None and report.phase != "Deselected"
+        else:
+            matched = cluster.entry is not None and targeted(at.bundle, cluster.entry.all_labels)
+        if matched:
             view.matched += 1
             phase = report.phase if report else "Pending"
             view.ready += phase == "Ready"
