@@ -16,6 +16,7 @@ from typing import Literal, cast
 import git
 from git.exc import GitCommandError
 from muster_core.errors import GitError
+from muster_core.gitwords import reason
 from muster_core.tree import SUBMODULE, TreeFile
 
 from muster_cli.trust.signing import SigningKey, find_key
@@ -303,8 +304,8 @@ class Checkout:
 
 
 def _git_error(what: str, error: GitCommandError, where: str) -> GitError:
-    said = str(error.stderr).strip().removeprefix("stderr: ").strip("'\n ").splitlines()
-    return GitError("G014", f"{what} ({said[-1] if said else error.status})", object=where, retryable=True)
+    said = reason(error.stderr, error.status)
+    return GitError("G014", f"{what} ({said})", object=where, retryable=True)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import anyio.to_thread
 import git
 from git.exc import GitCommandError
 from muster_core.errors import GitError
+from muster_core.gitwords import reason
 from muster_core.tree import SUBMODULE, SYMLINK, TreeFile
 
 DEADLINE = 60
@@ -143,10 +144,9 @@ class FleetRepository:
                     kill_after_timeout=DEADLINE,
                 )
         except GitCommandError as error:
-            lines = str(error.stderr).strip().removeprefix("stderr: ").strip("'\n ").splitlines()
             raise GitError(
                 "G002",
-                f"the fleet repository cannot be fetched ({lines[-1] if lines else error.status})",
+                f"the fleet repository cannot be fetched ({reason(error.stderr, error.status)})",
                 object=self.url,
                 retryable=True,
             ) from error

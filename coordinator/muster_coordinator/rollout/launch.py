@@ -131,7 +131,7 @@ class Launch:
             bundle=bundle,
             commit=release.commit,
             tree_digest=release.tree_digest,
-            plan=resolve(plan, members),
+            plan=resolve(plan, members, bundle),
             by=by,
             reason=reason,
             attempt=1 + max((t.attempt for run in same for t in run.targets.values()), default=0),

@@ -18,8 +18,8 @@ NAMED = 3
 
 
 def utc(at: float) -> str:
-    """How a time is written when the reader gives no clock of their own."""
-    return datetime.fromtimestamp(at, UTC).strftime("%H:%M UTC")
+    """How a time is written when the reader gives no clock of their own; seconds only where there are some."""
+    return datetime.fromtimestamp(at, UTC).strftime("%H:%M:%S UTC" if int(at) % 60 else "%H:%M UTC")
 
 
 def explain(machine: RolloutMachine, cluster: str, now: float, clock: Clock = utc) -> str:

@@ -331,7 +331,7 @@ class RolloutMachine:
 
     def _success(self) -> str:
         owed = self.count("owed")
-        return f"{owed} owed, to be caught up when they return" if owed else ""
+        return f"{owed} owed at its end: muster rollout owed" if owed else ""
 
     def _breach(self, wave: WaveBoard, now: float, out: list[ev.AnyEvent]) -> bool:
         action = self.started.plan.action

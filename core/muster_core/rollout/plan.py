@@ -50,8 +50,8 @@ class ResolvedPlan(msgspec.Struct, frozen=True, kw_only=True):
     catch_up_in_flight: str | int
 
 
-def resolve(plan: RolloutPlan, members: Sequence[Member]) -> ResolvedPlan:
-    """Every member in exactly one wave, the first that selects it.
+def resolve(plan: RolloutPlan, members: Sequence[Member], bundle: str = "") -> ResolvedPlan:
+    """Every member in exactly one wave, the first that selects it. ``bundle`` is whom errors name.
 
     ``MUSTER-R001`` when nobody is targeted, ``MUSTER-R002`` when members match no wave.
     """
@@ -60,7 +60,7 @@ def resolve(plan: RolloutPlan, members: Sequence[Member]) -> ResolvedPlan:
         raise RolloutError(
             "R001",
             "the bundle targets no cluster",
-            object=name,
+            object=bundle or name,
             hint="Check spec.targets against the registry.",
         )
     left = sorted(members)

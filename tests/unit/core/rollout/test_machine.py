@@ -39,7 +39,7 @@ def test_absent_is_owed_and_the_rollout_succeeds_without_it() -> None:
     story.wait(1)
     assert story.state("e2") == "owed"
     assert story.machine.state == "Succeeded"
-    assert story.machine.why == "1 owed, to be caught up when they return"
+    assert story.machine.why == "1 owed at its end: muster rollout owed"
 
 
 def test_back_while_the_rollout_runs_is_offered_normally_in_its_wave() -> None:
