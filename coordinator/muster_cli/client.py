@@ -149,20 +149,55 @@ class OperatorClient:
             yield from self._stub.Watch(request, metadata=self._metadata)
 
 
+# What the transport says when nobody can be reached -> what that means, and what to do.
+_CAUSES = (
+    (
+        "CERTIFICATE_VERIFY_FAILED",
+        "its certificate is of another CA",
+        "This is not the coordinator of the context. Pass the context.json that it wrote: --context FILE.",
+    ),
+    (
+        "ostname Verification",
+        "its certificate does not name this host",
+        "Start it with this address: muster serve --advertise-edge HOST:PORT.",
+    ),
+    ("lookup", "no such host name", "Check the address in the context."),
+    ("resol", "no such host name", "Check the address in the context."),
+    ("refused", "connection refused", "Check that `muster serve` runs there and listens on this port."),
+    ("WRONG_VERSION_NUMBER", "no TLS is spoken there", "Check the address and port in the context."),
+)
+
+
+def _cause(details: str) -> tuple[str, str]:
+    """(the transport's reason in a few words, what to do)."""
+    for sign, cause, hint in _CAUSES:
+        if sign in details:
+            return cause, hint
+    said = details.rpartition("last error: ")[2].strip()[:120] or "no reason given"
+    return said, "Check that `muster serve` runs there and that the context is of this coordinator."
+
+
 def translate(error: grpc.RpcError, address: str) -> MusterError:
     """A status as an error with code and exit code; the coordinator's own code is kept."""
     status, details = error.code(), error.details() or ""
     coded = _CODED.match(details)
     code, message = (coded[1], coded[2]) if coded else ("L011", details or status.name)
     match status:
-        case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.DEADLINE_EXCEEDED:
-            late = status is grpc.StatusCode.DEADLINE_EXCEEDED
+        case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.ABORTED if (
+            coded
+        ):  # it has the trouble, not we with it
+            return UnreachableError(code, message, retryable=True)
+        case grpc.StatusCode.UNAVAILABLE:
+            cause, hint = _cause(details)
+            what = f"the coordinator cannot be reached ({cause})"
+            return UnreachableError("L012", what, object=address, retryable=True, hint=hint)
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
             return UnreachableError(
                 "L012",
-                "the coordinator does not answer in time" if late else "the coordinator cannot be reached",
+                "the coordinator does not answer in time",
                 object=address,
                 retryable=True,
-                hint="Check that `muster serve` runs there and that the context is of this coordinator.",
+                hint="Is this its address? A slow one gets longer with --timeout DURATION.",
             )
         case grpc.StatusCode.NOT_FOUND:
             return NotFoundError(code, message)

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import os
 import sys
+from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import NoReturn
@@ -29,6 +30,9 @@ from muster_cli.errors import DeniedError, InvalidRequestError, NotFoundError, U
 from muster_cli.verbs import shared_options
 
 # command -> (module, attribute, one line for the list)
+# Before anything loads gRPC: its C core would write its own troubles over ours.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "init": ("muster_cli.commands.start", "init", "Make a fleet repository that validates."),
     "validate": (
@@ -117,6 +121,16 @@ class Commands(click.Group):
             ) from error
         return loaded
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if not name.startswith("-") and not ctx.resilient_parsing and self.get_command(ctx, name) is None:
+            close = get_close_matches(name, self.list_commands(ctx), n=2)
+            guess = f" Did you mean {' or '.join(close)}?" if close else ""
+            raise click.UsageError(f"No such command {name!r}.{guess}", ctx)
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(name, text) for name, (_, _, text) in COMMANDS.items()]
         rows += [
@@ -159,6 +173,11 @@ def exit_code(error: MusterError) -> int:
     return 2 if isinstance(error, (InvalidRequestError, ValidationError, SecretError)) else 1
 
 
+def _interrupted() -> NoReturn:
+    click.echo("interrupted", err=True)
+    sys.exit(130)
+
+
 def main() -> NoReturn:
     """Runs a command; every error of ours is one clear message and an exit code."""
     try:
@@ -169,9 +188,13 @@ def main() -> NoReturn:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        sys.exit(130)
+    except click.Abort as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            _interrupted()
+        click.echo("Not done. Pass --yes to skip the question.", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        _interrupted()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

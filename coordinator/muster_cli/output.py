@@ -40,8 +40,8 @@ class Answer(Generic[M]):
         self._kind, self._style, self._identity = kind, style, identity
         self._widths: list[int] = []
 
-    def show(self, items: Sequence[M]) -> None:
-        """The whole list; an empty table says so on standard error."""
+    def show(self, items: Sequence[M], nothing: str = "") -> None:
+        """The whole list; an empty table says so on standard error, in the words of ``nothing`` if given."""
         if self._style in {"json", "yaml"}:
             write_value([plain(item) for item in items], self._style)
         elif self._style == "name":
@@ -49,7 +49,7 @@ class Answer(Generic[M]):
                 click.echo(f"{self._kind}/{getattr(item, self._identity)}")
         else:
             if not items:
-                click.echo(f"no {self._kind}s", err=True)
+                click.echo(nothing or f"no {self._kind}s", err=True)
                 return
             self._rows([self._cells(item) for item in items], head=True)
 
@@ -87,12 +87,21 @@ class Answer(Generic[M]):
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], *, bold: bool = False) -> None:
-    """On a terminal a line is cut to what fits; the last columns are the long ones."""
-    line = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+    """On a terminal what does not fit is cut, but for the last column, which says why: it gets a line of its own."""
+    padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+    line, below = "  ".join(padded).rstrip(), ""
     if sys.stdout.isatty():
         room = shutil.get_terminal_size().columns
-        line = line if len(line) <= room else line[: room - 1] + "…"
+        if len(line) > room and not bold and len(cells) > 1 and cells[-1] not in ("", "-"):
+            line, below = "  ".join(padded[:-1]).rstrip(), f"  {cells[-1]}"
+        line, below = _cut(line, room), _cut(below, room)
     click.echo(click.style(line, bold=True) if bold and coloured() else line)
+    if below:
+        click.echo(below)
+
+
+def _cut(line: str, room: int) -> str:
+    return line if len(line) <= room else line[: room - 1] + "…"
 
 
 def plain(item: Message) -> dict[str, Any]:
@@ -114,6 +123,12 @@ def coloured() -> bool:
     ctx = click.get_current_context(silent=True)
     refused = ctx is not None and ctx.find_root().color is False
     return sys.stdout.isatty() and "NO_COLOR" not in os.environ and not refused
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 bundle``, ``2 bundles``, ``2 policies``."""
+    plural = noun if count == 1 else f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{count} {plural}"
 
 
 def age(unix_ms: int) -> str:

@@ -95,6 +95,21 @@ def client(ctx: click.Context) -> OperatorClient:
     return OperatorClient(load(settings.get("context")), settings.get("timeout", DEFAULT_TIMEOUT))
 
 
+def warn_of_git(operator: OperatorClient) -> None:
+    """What stands in the coordinator's way in Git, on standard error: what it shows may be old or not whole."""
+    info = operator.info()
+    if not info.catalog_error:
+        return
+    head = info.head_commit[:7]
+    if not head:
+        said = "the coordinator has not read the fleet repository yet"
+    elif info.catalog_error.startswith("MUSTER-"):
+        said = f"what you see is as of {head}"
+    else:
+        said = f"the fleet repository is not whole at {head}"
+    click.echo(f"warning: {said}: {info.catalog_error}", err=True)
+
+
 CHECKOUT = click.option(
     "--checkout",
     type=click.Path(file_okay=False, path_type=Path),

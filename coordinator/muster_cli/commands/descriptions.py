@@ -6,7 +6,7 @@ import click
 
 from muster_cli.columns import BUNDLES, CLUSTERS, ROLLOUTS, short
 from muster_cli.output import Answer, ago
-from muster_cli.verbs import VALUES_OUTPUT, Nouns, client
+from muster_cli.verbs import VALUES_OUTPUT, Nouns, client, warn_of_git
 
 # Nothing waits in a rollout that has ended: these say what became of it.
 ENDED_WAVES = {"open": "not passed", "waiting": "not reached"}
@@ -25,6 +25,7 @@ def describe() -> None:
 def describe_cluster(ctx: click.Context, name: str, style: str) -> None:
     """Identity and bundles of cluster NAME."""
     with client(ctx) as operator:
+        warn_of_git(operator)
         view = operator.get_cluster(name)
     if style in {"json", "yaml"}:
         Answer(CLUSTERS, "cluster", style).one(view)
@@ -65,6 +66,7 @@ def describe_cluster(ctx: click.Context, name: str, style: str) -> None:
 def describe_bundle(ctx: click.Context, name: str, style: str) -> None:
     """Which release of bundle NAME is where."""
     with client(ctx) as operator:
+        warn_of_git(operator)
         view = operator.get_bundle(name)
     if style in {"json", "yaml"}:
         Answer(BUNDLES, "bundle", style).one(view)
@@ -90,6 +92,7 @@ def describe_bundle(ctx: click.Context, name: str, style: str) -> None:
 def describe_rollout(ctx: click.Context, name: str, style: str) -> None:
     """Waves and targets of rollout NAME, the worst first."""
     with client(ctx) as operator:
+        warn_of_git(operator)
         view = operator.get_rollout(name)
     if style in {"json", "yaml"}:
         Answer(ROLLOUTS, "rollout", style).one(view)

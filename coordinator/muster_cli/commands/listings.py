@@ -11,7 +11,7 @@ from muster_proto.v1 import operator_pb2 as op
 
 from muster_cli.columns import BUNDLES, CLUSTERS, ROLLOUTS, TOKENS
 from muster_cli.output import Answer, Column
-from muster_cli.verbs import OUTPUT, Nouns, client
+from muster_cli.verbs import OUTPUT, Nouns, Verb, client, warn_of_git
 
 if TYPE_CHECKING:
     from muster_cli.client import OperatorClient
@@ -22,7 +22,26 @@ SELECTOR = click.option(
 WATCH = click.option("-w", "--watch", is_flag=True, help="Stay and print what changes.")
 
 
-@click.group(cls=Nouns)
+class Listing(Verb):
+    """A list takes no name; who gives one is told where it belongs."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            if "extra argument" not in error.message or self.name == "tokens":
+                raise
+            noun = (self.name or "").rstrip("s")
+            text = f"{error.message}. For one in full: muster describe {noun} {given[0]}"
+            raise click.UsageError(text, ctx) from error
+
+
+class Listings(Nouns):
+    command_class = Listing
+
+
+@click.group(cls=Listings)
 def get() -> None:
     """List clusters, bundles, rollouts or tokens; `muster describe` shows one in full."""
 
@@ -40,6 +59,7 @@ def clusters(ctx: click.Context, selector: str, style: str, watch: bool) -> None
     """
     wanted = parse_selector(selector)
     with client(ctx) as operator:
+        warn_of_git(operator)
         if watch:
             request = op.WatchRequest(clusters=True)
             follow(operator, request, "cluster", CLUSTERS, style, lambda item: matches(wanted, item.labels))
@@ -60,6 +80,7 @@ def bundles(ctx: click.Context, selector: str, style: str, watch: bool) -> None:
     """
     wanted = parse_selector(selector)
     with client(ctx) as operator:
+        warn_of_git(operator)
         if watch:
             request = op.WatchRequest(bundles=True)
             follow(operator, request, "bundle", BUNDLES, style, lambda item: matches(wanted, item.labels))
@@ -78,6 +99,7 @@ def rollouts(ctx: click.Context, bundle: str, style: str, watch: bool) -> None:
     One rollout in full: muster describe rollout NAME. Why one cluster waits: muster rollout explain NAME CLUSTER.
     """
     with client(ctx) as operator:
+        warn_of_git(operator)
         if watch:
             request = op.WatchRequest(rollouts=True)
             follow(operator, request, "rollout", ROLLOUTS, style, lambda item: bundle in ("", item.bundle))

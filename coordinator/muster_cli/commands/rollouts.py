@@ -138,14 +138,16 @@ def _direct(
 @VALUES_OUTPUT
 @click.pass_context
 def owed(ctx: click.Context, bundle: str, style: str) -> None:
-    """List who waits for a release, and until when what was signed for them holds."""
+    """List who waits for a release.
+
+    Also why, and until when what was signed for them holds."""
     from muster_cli.columns import OWED
     from muster_cli.output import plain, write_value
 
     with client(ctx) as operator:
         rows = list(operator.list_owed(bundle).owed)
     if style == "table":
-        Answer(OWED, "cluster", style, "cluster").show(rows)
+        Answer(OWED, "cluster", style, "cluster").show(rows, "nobody waits for a release")
     else:
         write_value([plain(row) for row in rows], style)
 
@@ -157,7 +159,7 @@ def watch(ctx: click.Context, name: str) -> None:
     """Print what happens in rollout NAME until it ends. Exit code 1 when it did not succeed."""
     with client(ctx) as operator:
         view = operator.get_rollout(name)
-        last = _progress(view, "")
+        last = _progress(view, ())
         if view.state not in ENDED:
             for event in operator.watch(op.WatchRequest(rollouts=True, name=name)):
                 if event.kind == op.Event.LOG and event.text:
@@ -171,21 +173,22 @@ def watch(ctx: click.Context, name: str) -> None:
     ctx.exit(0 if view.state == "Succeeded" else 1)
 
 
-def _progress(view: op.RolloutView, last: str) -> str:
-    """Says where it is when that changed, and on the way what a pause wants."""
+def _progress(view: op.RolloutView, last: tuple[object, ...]) -> tuple[object, ...]:
+    """Says where it is when state or wave changed, and what a pause wants; each step is a line of the log."""
+    place = (view.state, view.wave_index)
     line = (
         f"{view.name} {view.state} wave {wave(view)} release {short(view.release)}: "
         f"{view.done}/{view.total} done, {view.in_flight} in flight, {view.failed} failed, "
         f"{view.lost} lost, {view.owed} owed"
     )
     line += f": {view.why}" if view.why else ""
-    if line != last:
+    if place != last:
         click.echo(line)
         if view.state == "Paused":
             click.echo(
                 f"Next: muster rollout resume {view.name}, or: muster rollout abort {view.name}", err=True
             )
-    return line
+    return place
 
 
 def _action(verb: str, action: op.ActOnRolloutRequest.Action.ValueType, text: str, *, asks: bool) -> None:
@@ -216,7 +219,9 @@ _action("abort", op.ActOnRolloutRequest.ABORT, "End it for good: nothing of it i
 @VALUES_OUTPUT
 @click.pass_context
 def explain(ctx: click.Context, name: str, cluster: str, style: str) -> None:
-    """Say why CLUSTER is where it is in rollout NAME: the very rule that holds it."""
+    """Say why CLUSTER is where it is.
+
+    That is its place in rollout NAME, and the very rule that holds it."""
     from muster_cli.output import plain, write_value
 
     with client(ctx) as operator:

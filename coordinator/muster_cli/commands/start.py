@@ -14,7 +14,7 @@ from muster_core.errors import MusterError, ValidationError
 
 from muster_cli import skeleton
 from muster_cli.trust.signing import KEY
-from muster_cli.verbs import VALUES_OUTPUT, Verb, client
+from muster_cli.verbs import VALUES_OUTPUT, Verb, client, warn_of_git
 
 TRUST_LIFETIME = 365 * 86_400.0
 
@@ -158,6 +158,7 @@ def version(ctx: click.Context, style: str, only_client: bool) -> None:
         try:
             with client(ctx) as operator:
                 value["coordinator"] = operator.info().version
+                warn_of_git(operator)
         except MusterError as error:
             click.echo(f"coordinator: {error}", err=True)
     if style == "table":

@@ -132,6 +132,13 @@ def test_acting_on_rollouts(muster: Muster, filled: Hub, monkeypatch: pytest.Mon
     assert filled.requests[-1].action == op.ActOnRolloutRequest.ABORT
     count = len(filled.requests)
     monkeypatch.setattr("click.termui.visible_prompt_func", lambda _text: "n")
+    refused = muster("rollout", "abort", "shop-0007")
+    assert (refused.code, refused.err) == (1, "Not done. Pass --yes to skip the question.\n")
+
+    def interrupted(_text: str) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("click.termui.visible_prompt_func", interrupted)
     assert muster("rollout", "abort", "shop-0007").code == 130
     assert len(filled.requests) == count
     assert muster("rollout", "explain", "shop-0007", "b").out == "b is waiting (wave stores).\n"
@@ -150,7 +157,8 @@ def test_acting_on_rollouts(muster: Muster, filled: Hub, monkeypatch: pytest.Mon
         ),
         (grpc.StatusCode.INVALID_ARGUMENT, "MUSTER-V032 no.", 2, "MUSTER-V032 no."),
         (grpc.StatusCode.FAILED_PRECONDITION, "MUSTER-R003 it ended.", 1, "MUSTER-R003 it ended."),
-        (grpc.StatusCode.UNAVAILABLE, "gone", 5, "MUSTER-L012 the coordinator cannot be reached"),
+        (grpc.StatusCode.UNAVAILABLE, "gone", 5, "MUSTER-L012 the coordinator cannot be reached (gone)"),
+        (grpc.StatusCode.ABORTED, "MUSTER-G002 no Git.", 5, "MUSTER-G002 no Git."),
         (grpc.StatusCode.INTERNAL, "boom", 1, "MUSTER-L011 boom."),
     ],
 )
@@ -169,6 +177,7 @@ def test_a_silent_coordinator_is_given_up_on(muster: Muster, hub: Hub) -> None:
     answer = muster("get", "clusters", "--timeout", "200ms")
     assert answer.code == 5
     assert "does not answer in time" in answer.err
+    assert "--timeout" in answer.err
     assert muster("get", "clusters", "--timeout", "soon").code == 2
 
 
@@ -179,7 +188,17 @@ def test_a_coordinator_with_another_ca_is_not_talked_to(muster: Muster, hub: Hub
     shutil.copy(other.ca, tmp_path / "hub" / "ca.crt")
     answer = muster("get", "clusters", "--timeout", "5")
     assert answer.code == 5
+    assert "its certificate is of another CA" in answer.err
+    assert "not the coordinator of the context" in answer.err
     assert hub.requests == []
+
+
+def test_nobody_at_the_address_is_told_as_such(muster: Muster, hub: Hub, tmp_path: Path) -> None:
+    context = tmp_path / "hub" / "context.json"
+    value = json.loads(context.read_text())
+    for address, said in (("127.0.0.1:1", "connection refused"), ("nope.invalid:1", "no such host name")):
+        context.write_text(json.dumps({**value, "edge": address}))
+        assert f"({said}): {address}." in muster("get", "clusters", "--timeout", "10").err
 
 
 def test_a_wrong_credential_is_denied(muster: Muster, hub: Hub, tmp_path: Path) -> None:
