@@ -23,6 +23,7 @@ from muster_agent.admission import Desired
 from muster_agent.audit import AuditLog
 from muster_agent.cluster.kube import KubeCluster
 from muster_agent.identity import join as joining
+from muster_agent.identity.publish import publish
 from muster_agent.link import client
 from muster_agent.link.session import LinkSession, load_outbox
 from muster_agent.obs import http
@@ -70,6 +71,7 @@ async def run(settings: Settings) -> None:
             uid = await _patiently(api.uid)
             version = await _patiently(api.version)
             identity = joining.load_identity(state)
+            await publish(api, settings.namespace, identity)
             writer = f"cluster/{uid}"
             audit = await AuditLog.open(settings.state_dir / "audit", writer, clock)
             witness = Witness(audit, writer)

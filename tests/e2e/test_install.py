@@ -22,11 +22,7 @@ from muster_lab.demo.site import Site
 from muster_lab.podplayer.agents import may_confine
 from realcluster import Etcd, RealCluster, require_real
 
-APP = Path(__file__).parents[2] / "agent" / "muster_agent" / "app.py"
 pytestmark = [
-    pytest.mark.skipif(
-        "await publish(" not in APP.read_text(), reason="the agent does not publish its keys yet"
-    ),
     pytest.mark.timeout(280),
     pytest.mark.xdist_group("demo"),
     pytest.mark.skipif(bool(may_confine()), reason=f"the agent's pod cannot be played: {may_confine()}"),

@@ -131,8 +131,7 @@ class Applier:
             or known.moves != moves
         ):
             return False
-        await self._observer.watch(known.kinds)
-        return True
+        return not await self._observer.watch(known.kinds)
 
     async def apply(
         self,
@@ -155,10 +154,18 @@ class Applier:
         result = ChangeSet()
         kinds = prepared.kinds | kinds_of(applied) | await self._recorded_kinds(bundle)
         known_kinds = {kind for kind in kinds if await self._served(kind)}
-        await self._observer.watch(known_kinds)
+        forbidden = await self._observer.watch(known_kinds)
         moves = self._observer.moves(applyset)
         live = self._live(applyset, desired)
-        todo = plan(digests, applied, live, prune=prune)
+        if forbidden:
+            result.changes += [
+                Change(ref, "failed", forbidden[kind])
+                for ref in desired
+                if (kind := (ref.api_version, ref.kind)) in forbidden
+            ]
+            # What may not be seen is neither applied nor missed: nothing is pruned while it is so.
+            digests = {r: d for r, d in digests.items() if (r.api_version, r.kind) not in forbidden}
+        todo = plan(digests, applied, live, prune=prune and not forbidden)
         if todo.empty and isinstance(applied, dict) and applied.keys() == desired.keys():
             self._settled[bundle] = _Settled(objects, applied, moves, known_kinds)
             return ChangeSet(applied=applied)

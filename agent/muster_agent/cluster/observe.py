@@ -41,6 +41,7 @@ class Seen(NamedTuple):
 @dataclass(slots=True)
 class _Kind:
     listed: anyio.Event = field(default_factory=anyio.Event)
+    answered: anyio.Event = field(default_factory=anyio.Event)  # listed, or told that it may not be
     refs: set[ObjectRef] = field(default_factory=set)
     error: KubernetesError | None = None
     broken_at: float | None = None
@@ -68,8 +69,12 @@ class Observer:
             task_status.started()
             await anyio.sleep_forever()
 
-    async def watch(self, kinds: set[tuple[str, str]]) -> None:
-        """Returns when each of these kinds was listed once and is seen still; raises what is in the way of one of them."""
+    async def watch(self, kinds: set[tuple[str, str]]) -> dict[tuple[str, str], KubernetesError]:
+        """Returns when each of these kinds was listed once and is seen still; raises what is in the way of one of them.
+
+        The kinds that this agent may not see are returned, each with what the server says (K003).
+        """
+        forbidden: dict[tuple[str, str], KubernetesError] = {}
         if self._group is None:
             raise RuntimeError("the observer does not run")
         for kind in kinds - self._kinds.keys():
@@ -78,13 +83,17 @@ class Observer:
         for kind in kinds:
             state = self._kinds[kind]
             with anyio.move_on_after(LIST_WAIT):
-                await state.listed.wait()
+                await state.answered.wait()
+            if state.error and state.error.code == "K003":
+                forbidden[kind] = state.error
+                continue
             if not state.listed.is_set():
                 raise state.error or KubernetesError(
                     "K001", "the kind could not be listed", object=kind[1], retryable=True
                 )
             if state.blind and state.error:
                 raise state.error
+        return forbidden
 
     def members(self, set_id: str) -> dict[ObjectRef, Live]:
         """The live objects of one set."""
@@ -129,6 +138,8 @@ class Observer:
                         await anyio.sleep(backoff.next_delay())
             except KubernetesError as error:
                 state.error = error
+                if error.code == "K003":
+                    state.answered.set()
                 if error.code == "K004":  # without its kind no object is left
                     for ref in list(state.refs):
                         self._gone(ref, state)
@@ -152,6 +163,7 @@ class Observer:
             self._gone(ref, state)
         state.refs, state.error, state.broken_at = found, None, None
         state.listed.set()
+        state.answered.set()
         if state.blind:
             state.blind = False
             self._wake(state)
