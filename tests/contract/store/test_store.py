@@ -6,9 +6,19 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
+import msgspec
 import pytest
 import sqlalchemy as sa
-from muster_coordinator.store.port import Batch, EventRow, JoinRow, ReportRow, SessionRow, TokenRow
+from muster_coordinator.audit.heads import HeadRow
+from muster_coordinator.store.port import (
+    Batch,
+    EventRow,
+    JoinRow,
+    OperatorRow,
+    ReportRow,
+    SessionRow,
+    TokenRow,
+)
 from muster_coordinator.store.sql.store import SqlStore, StoreError
 
 TOKEN = TokenRow("t1", "hash", "berlin-04", created=10, expires=100)
@@ -87,3 +97,31 @@ async def test_a_database_of_another_version_is_refused(store: SqlStore, tmp_pat
         await connection.commit()
     with pytest.raises(StoreError, match="version 99"):
         await SqlStore.open(tmp_path / "muster.db")
+
+
+async def test_heads_of_audit_logs_and_operators_survive_closing_and_the_newest_row_stays(
+    store: SqlStore, tmp_path: Path
+) -> None:
+    alarmed = HeadRow("cluster/5f0c", 9, "a" * 64, 4, "b" * 64)
+    ada = OperatorRow("1f", "ada", "operator", issued=10, expires=100)
+    bob = OperatorRow("2f", "bob", "viewer", issued=5, expires=100)
+    await store.commit(Batch(heads={"cluster/5f0c": HeadRow("cluster/5f0c", 9, "a" * 64)}))
+    await store.commit(Batch(heads={"cluster/5f0c": alarmed}, operators={"1f": ada, "2f": bob}))
+    await store.commit(Batch(operators={"1f": msgspec.structs.replace(ada, revoked=50)}))
+    other = await SqlStore.open(tmp_path / "muster.db")
+    try:
+        assert await other.audit_heads() == [alarmed]
+        assert [(row.name, row.revoked) for row in await other.operators()] == [("bob", 0), ("ada", 50)]
+    finally:
+        await other.close()
+
+
+async def test_a_database_from_before_a_table_was_there_gets_it(store: SqlStore, tmp_path: Path) -> None:
+    async with store._engine.connect() as connection:
+        await connection.exec_driver_sql("DROP TABLE audit_heads")
+        await connection.commit()
+    other = await SqlStore.open(tmp_path / "muster.db")
+    try:
+        assert await other.audit_heads() == []
+    finally:
+        await other.close()
