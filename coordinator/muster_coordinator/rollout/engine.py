@@ -37,7 +37,9 @@ log = structlog.get_logger()
 MAX_BATCH = 500
 QUEUE = 20_000
 LONGEST_SLEEP = 3600.0
-ACK_PAUSE = 0.05
+ACK_PAUSE = 0.1
+BUSY = 16
+GATHER = 0.01
 MANY_LINES = 8
 
 
@@ -56,7 +58,7 @@ class Engine:
         self._launch = Launch(self.state, self._recorder)
         self.agents = Conversation(self.state, self._recorder, self._launch)
         self._acks: dict[str, int] = {}
-        self._acked_at = 0.0
+        self._acked_at = -math.inf
         self._send, self._receive = anyio.create_memory_object_stream[Work](QUEUE)
 
     # --- start -------------------------------------------------------------------------------------------------
@@ -133,6 +135,10 @@ class Engine:
             if effects.batch:
                 await self._store.commit(effects.batch)
             await self._perform(effects)
+            if len(works) > BUSY:
+                await anyio.sleep(
+                    GATHER
+                )  # many talk at once: a transaction costs as much for one frame as for many
             works = await self._next_batch()
 
     async def aclose(self) -> None:
@@ -161,7 +167,9 @@ class Engine:
 
     async def _next_batch(self) -> list[Work]:
         wake = self._recorder.wakes.next()
-        delay = max(0.0, wake - self._clock()) if wake is not None else math.inf
+        delay = max(0.0, wake - self._clock()) if wake is not None else LONGEST_SLEEP
+        if self._acks:
+            delay = min(delay, max(0.0, self._ack_due()))
         works: list[Work] = []
         try:
             works.append(self._receive.receive_nowait())
@@ -182,7 +190,7 @@ class Engine:
         for name, frame in effects.heads:
             self._deliver(name, frame)
         self._acks.update(effects.acks)
-        if effects.replies or not self._waiting or anyio.current_time() - self._acked_at > ACK_PAUSE:
+        if effects.replies or self._ack_due() <= 0:
             self._acknowledge()
         await anyio.lowlevel.checkpoint()  # every session writes its first frame now
         _log(effects.lines)
@@ -190,13 +198,14 @@ class Engine:
         for reply in effects.replies:
             reply()
 
-    @property
-    def _waiting(self) -> int:
-        """How much work there is already."""
-        return self._receive.statistics().current_buffer_used
+    def _ack_due(self) -> float:
+        """Seconds until acknowledgements may go out again."""
+        return self._acked_at + ACK_PAUSE - anyio.current_time()
 
     def _acknowledge(self) -> None:
-        """While more is coming in, one acknowledgement is for several batches: each frame costs more than its content."""
+        """The first at once, then one for all of a pause: a frame costs more than what it carries."""
+        if not self._acks:
+            return
         self._acked_at = anyio.current_time()
         for name, seq in self._acks.items():
             self._deliver(name, wire.HubFrame(ack=seq))
