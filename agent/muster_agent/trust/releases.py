@@ -26,7 +26,6 @@ from muster_agent.state.records import Floors
 from muster_agent.trust.heads import HeadJudge, require_descent
 from muster_agent.trust.keeper import TrustKeeper
 
-
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
