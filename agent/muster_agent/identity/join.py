@@ -163,6 +163,7 @@ async def join(
         cluster=enrolment.cluster,
         identity=fingerprint(identity_key(identity).public),
         sealing=fingerprint(sealing_key(identity).public),
+        **({} if known_before else {"approve_with": f"muster cluster approve {enrolment.cluster}"}),
     )
     request = None
     while True:
@@ -170,6 +171,7 @@ async def join(
             enrolment = counted(state, enrolment)
         if known_before or request is None:
             request = join_request(identity, enrolment)
+        await state.durable()  # keys and counter, before anybody hears of them
         try:
             response = await call(enrolment, request)
         except MusterError as error:
@@ -180,6 +182,7 @@ async def join(
             continue
         if response.state == wire.JoinResponse.APPROVED:
             enrolment = renewed(state, enrolment, response.certificate_pem, response.ca_pem)
+            await state.durable()
             log.info("joined", cluster=enrolment.cluster)
             return enrolment
         await anyio.sleep(max(1, min(60, response.retry_after_seconds)))

@@ -6,6 +6,7 @@ Owns every use of gRPC in the agent: channels, one reader a stream, deadlines, a
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
@@ -46,7 +47,10 @@ async def _guarded(call: Awaitable[T]) -> T:
 
 
 def _translated(error: grpc.RpcError) -> LinkError | JoinError:
-    code, details = error.code(), error.details() or ""
+    return _coded_error(error.code(), error.details() or "")
+
+
+def _coded_error(code: grpc.StatusCode, details: str) -> LinkError | JoinError:
     coded = _CODED.match(details)
     number, message = (coded[1], coded[2]) if coded else ("L020", details or code.name)
     if code == grpc.StatusCode.PERMISSION_DENIED:
@@ -93,8 +97,13 @@ class Stream:
         try:
             async with self._writing:  # two writes at once end the call
                 await _guarded(self._call.write(frame))
+        except asyncio.InvalidStateError as error:  # the server ended it: it has said why
+            raise await self._why_ended() from error
         except (grpc.RpcError, grpc.aio.UsageError, anyio.ClosedResourceError) as error:
             raise _ended(error) from error
+
+    async def _why_ended(self) -> LinkError | JoinError:
+        return _coded_error(await self._call.code(), await self._call.details() or "")
 
     async def receive(self) -> wire.HubFrame:
         """The next frame; only one task may call this. :class:`LinkError` at the end of the stream."""

@@ -70,7 +70,7 @@ class LinkSession:
         self.received: Callable[[int], None] = lambda size: None
 
     def say(self, key: str, frame: wire.AgentFrame) -> None:
-        """Queues a frame durably; a newer one of the same key replaces it."""
+        """Queues a frame; a newer one of the same key replaces it. It is on disk before it is sent."""
         seq = self._outbox.put(key, frame.SerializeToString())
         if frame.HasField("report"):
             self._told[key] = wire.BundleDigest(
@@ -106,6 +106,8 @@ class LinkSession:
             await anyio.sleep(self._backoff.next_delay())
 
     async def _tell(self, stream: Stream, frame: wire.AgentFrame) -> None:
+        """Nothing is said that is not on disk: a word that was given is kept over a crash."""
+        await self._state.durable()
         await stream.send(frame)
         self.sent(frame.ByteSize())
 
@@ -208,6 +210,7 @@ class LinkSession:
             csr = x509.request(self._identity.tls_key, self._enrolment.cluster)
             self._witness.renewal(self._enrolment)
             try:
+                await self._state.durable()
                 await self._witness.flush()
                 answer = await stream.renew(wire.RenewRequest(csr_der=csr, counter=self._enrolment.renewals))
             except MusterError as error:

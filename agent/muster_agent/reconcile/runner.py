@@ -34,6 +34,7 @@ from muster_agent.obs.metrics import Metrics
 from muster_agent.reconcile import machine as m
 from muster_agent.reconcile.messages import Standing, offered_of, record_of, report_of
 from muster_agent.source.repository import Heads, SourceRepository
+from muster_agent.state.files import StateError
 from muster_agent.state.port import StatePort
 from muster_agent.state.records import AppliedObject, AppliedRecord, BundleRecord, OfferRecord
 from muster_agent.trust.floors import COMMIT
@@ -296,6 +297,7 @@ class Reconciler:
             )
         admissible = bundle.admissible
         try:
+            await self._state.durable()  # floors and admission are on disk before the first object
             with self._metrics.reconcile_seconds.time():
                 problems: list[Change] = []
                 if not bundle.placed:
@@ -311,7 +313,7 @@ class Reconciler:
                 result = await self._applier.apply(
                     name, bundle.objects, bundle.applied, prune=admissible.prune and not problems, note=note
                 )
-        except KubernetesError as error:
+        except (KubernetesError, StateError) as error:
             self._metrics.reconciles.labels(name, "error").inc()
             return [*bundle.machine.handle(m.AppliedAll(error.code, _text(error), ()), self._clock())]
         if result.changes or (

@@ -1,6 +1,7 @@
-"""Records as files of one folder: written beside, synced, renamed, the folder synced.
+"""Records as files of one folder: written beside, synced, renamed, the folder synced once for all of them.
 
-Owns the atomicity. A lock file keeps a second agent out of the folder.
+Owns the atomicity, and the writing away from the loop: what is put together becomes durable together. A lock file keeps a
+second agent out of the folder.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, unquote
 
+import anyio
+import anyio.to_thread
 import msgspec
 from muster_core.errors import MusterError
 
@@ -40,18 +43,30 @@ class FileState:
         except OSError as error:
             os.close(self._lock)
             raise StateError("K021", "another agent uses this state folder", object=str(folder)) from error
+        self._pending: dict[str, bytes | None] = {}
+        self._writing = anyio.Lock()
 
     def close(self) -> None:
-        os.close(self._lock)
+        """What was put and is not on disk yet is written now."""
+        try:
+            self._write_all(self._pending)
+        finally:
+            os.close(self._lock)
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{quote(name, safe='')}.json"
 
     def get(self, name: str, kind: type[R]) -> R | None:
         path = self._path(name)
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
+        data: bytes | None
+        if name in self._pending:
+            data = self._pending[name]
+        else:
+            try:
+                data = path.read_bytes()
+            except FileNotFoundError:
+                data = None
+        if data is None:
             return None
         try:
             envelope = msgspec.json.decode(data, type=_Envelope)
@@ -72,18 +87,39 @@ class FileState:
 
     def put(self, name: str, record: msgspec.Struct) -> None:
         envelope = _Envelope(VERSION, type(record).__name__, msgspec.Raw(msgspec.json.encode(record)))
-        path = self._path(name)
-        beside = path.with_suffix(".new")
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        try:
-            data = msgspec.json.encode(envelope)
-            while data:
-                data = data[os.write(descriptor, data) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(beside, path)
-        self._sync_folder()
+        self._pending[name] = msgspec.json.encode(envelope)
+
+    def remove(self, name: str) -> None:
+        self._pending[name] = None
+
+    async def durable(self) -> None:
+        async with self._writing:
+            if not self._pending:
+                return
+            taken = dict(self._pending)
+            try:
+                await anyio.to_thread.run_sync(self._write_all, taken)
+            except OSError as error:
+                raise StateError(
+                    "K022",
+                    f"the state cannot be written ({error.strerror})",
+                    object=str(self._folder),
+                    retryable=True,
+                    hint="Make room, or mend the volume. Nothing is acted on before it is written.",
+                ) from error
+            for name, data in taken.items():  # what was put again meanwhile stays to be written
+                if self._pending.get(name, data) is data:
+                    self._pending.pop(name, None)
+
+    def _write_all(self, records: dict[str, bytes | None]) -> None:
+        for name, data in list(records.items()):
+            path = self._path(name)
+            if data is None:
+                path.unlink(missing_ok=True)
+            else:
+                _write(path, data)
+        if records:
+            self._sync_folder()
 
     def _sync_folder(self) -> None:
         descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -93,9 +129,19 @@ class FileState:
             os.close(descriptor)
 
     def names(self, prefix: str) -> list[str]:
-        found = (unquote(path.name.removesuffix(".json")) for path in self._folder.glob("*.json"))
+        found = {unquote(path.name.removesuffix(".json")) for path in self._folder.glob("*.json")}
+        for name, data in self._pending.items():
+            (found.discard if data is None else found.add)(name)
         return sorted(name for name in found if name.startswith(prefix))
 
-    def remove(self, name: str) -> None:
-        self._path(name).unlink(missing_ok=True)
-        self._sync_folder()
+
+def _write(path: Path, data: bytes) -> None:
+    beside = path.with_suffix(".new")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        while data:
+            data = data[os.write(descriptor, data) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.replace(beside, path)

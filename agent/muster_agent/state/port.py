@@ -1,8 +1,8 @@
 """Named, versioned records, each replaced as a whole.
 
-Owns the protocol: ``put`` returns when the record is on disk (fsynced); a reader after a crash sees the old or the new one,
-never a mixture.
-"""
+Owns the protocol: ``put`` and ``remove`` hold at once for whoever asks here, and are on disk (fsynced) when
+``durable`` returns. Whoever is about to act on a record (send, apply) waits for that first; a reader after a crash
+sees an old record or a new one, never a mixture, and nothing that was acted on is missing."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ class StatePort(Protocol):
         ...
 
     def put(self, name: str, record: msgspec.Struct) -> None: ...
+
+    async def durable(self) -> None:
+        """Everything put so far is on disk; ``MUSTER-K022`` (retryable) when it cannot be written."""
+        ...
 
     def names(self, prefix: str) -> list[str]: ...
 

@@ -80,6 +80,7 @@ class FloorKeeper:
     async def raise_branch(self, name: str, commit: str) -> None:
         """On disk when this returns; mirrored as soon as the API server takes it, and before any bundle's floor."""
         self._put(msgspec.structs.replace(self.floors, branches={**self.floors.branches, name: commit}))
+        await self._state.durable()
         try:
             await self.mirror()
         except KubernetesError as error:
@@ -93,6 +94,7 @@ class FloorKeeper:
                 self.floors, bundles={**self.floors.bundles, bundle: commit}, directives=directives
             )
         )
+        await self._state.durable()
         await self.mirror()
 
     def regressed(self, commit: str) -> None:

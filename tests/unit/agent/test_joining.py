@@ -54,6 +54,7 @@ async def agent_of(
     agent = Agent(folder / name, who)
     agent.open(at, first_certificate(at, who, issued, life))
     agents.append(agent)
+    await agent.state.durable()
     return agent
 
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from muster_agent.state.files import FileState, StateError
 from muster_agent.state.records import Floors
 
 OLD, NEW = Floors({"fleet": "a" * 40}), Floors({"fleet": "b" * 40})
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
 
 
 class Crash(BaseException):
@@ -46,23 +53,46 @@ def test_a_record_comes_back_as_it_was_put(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", ["open", "write", "fsync", "replace"])
-def test_a_crash_before_the_rename_leaves_the_old_record(
+async def test_a_crash_before_the_rename_leaves_the_old_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     state = FileState(tmp_path)
     state.put("floors", OLD)
+    await state.durable()
     with monkeypatch.context() as patched:
         patched.setattr(os, step, partial(os.write) if step == "write" else crash)
+        state.put("floors", NEW)
         with pytest.raises(Crash):
-            state.put("floors", NEW)
-    assert state.get("floors", Floors) == OLD
-    assert state.names("") == ["floors"]
-    state.put("floors", NEW)
-    assert state.get("floors", Floors) == NEW
+            await state.durable()
+    assert on_disk(tmp_path) == OLD
+    await state.durable()
+    assert on_disk(tmp_path) == NEW
     state.close()
 
 
-def test_the_file_is_synced_before_it_gets_its_name_and_the_folder_after(
+def on_disk(folder: Path) -> Floors | None:
+    """What another process would read after a kill."""
+    data = json.loads((folder / "floors.json").read_text())
+    return msgspec.convert(data["record"], Floors)
+
+
+async def test_what_was_put_is_read_at_once_and_on_disk_after_the_barrier(tmp_path: Path) -> None:
+    state = FileState(tmp_path)
+    state.put("floors", OLD)
+    assert state.get("floors", Floors) == OLD
+    assert state.names("") == ["floors"]
+    assert not (tmp_path / "floors.json").exists()
+    await state.durable()
+    assert on_disk(tmp_path) == OLD
+    state.remove("floors")
+    assert state.get("floors", Floors) is None
+    assert state.names("") == []
+    await state.durable()
+    assert not (tmp_path / "floors.json").exists()
+    state.close()
+
+
+async def test_records_that_are_put_together_are_synced_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state, steps = FileState(tmp_path), list[str]()
@@ -79,7 +109,49 @@ def test_the_file_is_synced_before_it_gets_its_name_and_the_folder_after(
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(os, "replace", renamed)
     state.put("floors", OLD)
-    assert steps == ["file", "rename", "folder"]
+    state.put("other", NEW)
+    state.put("floors", NEW)
+    await state.durable()
+    assert steps == ["file", "rename", "file", "rename", "folder"]
+    assert on_disk(tmp_path) == NEW
+    await state.durable()
+    assert len(steps) == 5, "nothing new, nothing written"
+    state.close()
+
+
+async def test_what_is_put_while_it_is_written_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, replace = FileState(tmp_path), os.replace
+
+    def renamed(source: Path, target: Path) -> None:
+        replace(source, target)
+        state.put("floors", NEW)
+
+    state.put("floors", OLD)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", renamed)
+        await state.durable()
+    assert state.get("floors", Floors) == NEW
+    state.close()
+    assert on_disk(tmp_path) == NEW, "closing writes what waits"
+
+
+async def test_a_full_disk_is_told_and_nothing_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = FileState(tmp_path)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    state.put("floors", OLD)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(StateError, match=r"MUSTER-K022 .*No space left"):
+            await state.durable()
+    await state.durable()
+    assert on_disk(tmp_path) == OLD
     state.close()
 
 
@@ -103,8 +175,11 @@ def test_what_cannot_be_read_is_an_error_and_not_a_fresh_start(tmp_path: Path) -
 
 
 def test_records_are_the_owners_alone(tmp_path: Path) -> None:
+    FileState(tmp_path / "state").close()
     state = FileState(tmp_path / "state")
     state.put("floors", OLD)
+    state.close()
+    state = FileState(tmp_path / "state")
     assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
     assert stat.S_IMODE((tmp_path / "state" / "floors.json").stat().st_mode) == 0o600
     state.close()
