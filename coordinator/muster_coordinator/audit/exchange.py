@@ -12,7 +12,7 @@ from muster_proto.v1 import link_pb2 as wire
 
 from muster_coordinator.audit.heads import Alarm
 from muster_coordinator.audit.keeper import HeadKeeper
-from muster_coordinator.rollout.effects import Effects
+from muster_coordinator.rollout.effects import Effects, Work
 from muster_coordinator.rollout.engine import Engine
 from muster_coordinator.rollout.fleetstate import ClusterState
 
@@ -42,10 +42,15 @@ class HeadExchange:
             cluster.alarm = alarm.message
         return self._keeper.acknowledged(writer)
 
-    def _kept(self, writer: str, seq: int) -> None:
-        cluster = self._engine.state.clusters.get(self._names.get(writer, ""))
-        if cluster and cluster.send:
-            cluster.send(wire.HubFrame(beat=wire.Beat(audit_ack=seq)))
+    def _kept(self, kept: dict[str, int]) -> None:
+        """Through the engine's turn, so that none overtakes the welcome of its session and is lost."""
+
+        def work(effects: Effects, now: float) -> None:
+            for writer, seq in kept.items():
+                if name := self._names.get(writer):
+                    effects.sends.append((name, wire.HubFrame(beat=wire.Beat(audit_ack=seq))))
+
+        self._submit(work, "an acknowledgement waits for the next hello")
 
     def _alarmed(self, alarm: Alarm) -> None:
         name = self._names.get(alarm.writer, "")
@@ -55,10 +60,13 @@ class HeadExchange:
             if name in self._engine.state.clusters:
                 effects.clusters.add(name)
 
+        self._submit(work, "an alarm is in the audit log, and watchers are not told of it")
+
+    def _submit(self, work: Work, otherwise: str) -> None:
         try:
             self._engine.submit_nowait(work)
         except anyio.WouldBlock:
-            log.warning("an alarm is in the audit log, and watchers were too busy to be told", cluster=name)
+            log.warning("the engine's queue is full", so=otherwise)
 
     def _settled(self, writer: str) -> None:
         cluster = self._engine.state.clusters.get(self._names.get(writer, ""))

@@ -23,7 +23,7 @@ HASH_BYTES = 32
 
 
 class HeadKeeper:
-    """Made by :meth:`open`; ``alarmed`` and ``settled`` hear of alarms, ``kept(writer, seq)`` of durable heads."""
+    """Made by :meth:`open`; ``alarmed`` and ``settled`` hear of alarms, ``kept`` of numbers by writer that became durable."""
 
     def __init__(self, store: Store, audit: AuditLog, heads: AgentHeads) -> None:
         self._store, self._audit, self.heads = store, audit, heads
@@ -31,7 +31,7 @@ class HeadKeeper:
         self._news = anyio.Event()
         self.alarmed: Callable[[Alarm], None] = lambda alarm: None
         self.settled: Callable[[str], None] = lambda writer: None
-        self.kept: Callable[[str, int], None] = lambda writer, seq: None
+        self.kept: Callable[[dict[str, int]], None] = lambda kept: None
 
     @classmethod
     async def open(cls, store: Store, audit: AuditLog) -> HeadKeeper:
@@ -78,7 +78,10 @@ class HeadKeeper:
         except BaseException:
             self.heads.again(changed)
             raise
+        kept = dict[str, int]()
         for row in changed.values():
-            if not row.alarmed:
+            if self.heads.alarm(row.writer) is None:  # also none that came while it was written
                 self._durable[row.writer] = row.seq
-                self.kept(row.writer, row.seq)
+                kept[row.writer] = row.seq
+        if kept:
+            self.kept(kept)

@@ -152,6 +152,16 @@ async def test_an_alarm_is_written_into_the_coordinators_own_log(place: Place) -
     )  # fmt: skip
 
 
+async def test_an_alarm_that_comes_while_a_head_is_written_stops_its_acknowledgement(place: Place) -> None:
+    place.keeper.told(WRITER, 7, b"a" * 32)
+    await until(lambda: not place.keeper.heads._changed)  # it is on its way to the disk
+    place.keeper.told(WRITER, 6, b"b" * 32)
+    place.gate.open.set()
+    await until(lambda: not place.keeper.heads._changed)
+    await place.keeper._commit()
+    assert place.keeper.acknowledged(WRITER) == 0
+
+
 @pytest.mark.parametrize("said", [(3, b""), (3, b"short"), (2**63, b"a" * 32)])
 async def test_what_is_no_head_is_not_kept(place: Place, said: tuple[int, bytes]) -> None:
     place.keeper.told(WRITER, *said)
