@@ -9,10 +9,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 from muster_core.durations import parse_duration
-from muster_core.errors import MusterError
+from muster_core.errors import JoinError, MusterError
 
 from muster_agent.settings import Settings
 
+# Before anything loads gRPC: its C core would write its own troubles among our logs.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+HOW_TO_GET_ONE = "Make one: muster token create --cluster NAME > FILE."
 DESCRIPTION = """\
 The Muster agent of one Kubernetes cluster. It dials out to the coordinator and to Git, and nothing dials in.
 
@@ -42,7 +46,6 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser(
         "run",
         help="run the agent until it is told to stop",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     run.add_argument("--cluster", help="this cluster's name, as the token has it")
     run.add_argument("--token-file", type=Path, help="a file with the join token (first start only)")
@@ -60,7 +63,9 @@ def parser() -> argparse.ArgumentParser:
         help="keys, floors and what was admitted; must survive restarts",
     )
     run.add_argument(
-        "--namespace", default="muster-system", help="where the agent keeps one ConfigMap a bundle"
+        "--namespace",
+        default="muster-system",
+        help="where the agent keeps one ConfigMap a bundle (default: %(default)s)",
     )
     run.add_argument(
         "--git-ca-file", type=Path, help="CA certificate of the Git host, if it is a private one"
@@ -69,17 +74,23 @@ def parser() -> argparse.ArgumentParser:
         "--metrics",
         default="127.0.0.1:0",
         metavar="HOST:PORT",
-        help="/metrics, /healthz, /readyz; port 0 takes any free one",
+        help="/metrics, /healthz, /readyz; port 0 takes any free one (default: %(default)s)",
     )
     run.add_argument(
         "--poll",
         type=_seconds,
         default="5m",
         metavar="DURATION",
-        help="how often Git is asked when nobody says that something is new",
+        help="how often Git is asked when nobody says that something is new (default: %(default)s)",
     )
     run.add_argument("--kustomize", help="path of the kustomize binary; absent: the one on PATH, if any")
-    run.add_argument("--log-format", choices=["json", "text"], default="json")
+    run.add_argument(
+        "--log-format",
+        choices=["auto", "json", "text"],
+        default="auto",
+        help="auto is text at a terminal, json elsewhere (default: %(default)s)",
+    )
+    run.add_argument("--debug", action="store_true", help="log also what only developers ask for")
     return root
 
 
@@ -90,7 +101,11 @@ def main() -> None:
         try:
             token = arguments.token_file.read_text().strip()
         except OSError as error:
-            sys.stderr.write(f"the token file cannot be read: {error}\n")
+            where = str(arguments.token_file)
+            told = JoinError(
+                "J001", f"the token file cannot be read ({error.strerror})", object=where, hint=HOW_TO_GET_ONE
+            )
+            sys.stderr.write(f"{told}\n")
             sys.exit(2)
     host, _, port = arguments.metrics.rpartition(":")
     if not host or not port.isdigit():
@@ -99,7 +114,7 @@ def main() -> None:
     from muster_agent.app import main as start
     from muster_agent.obs.logging import configure
 
-    configure(arguments.log_format)
+    configure(arguments.log_format, debug=arguments.debug)
     sys.exit(
         start(
             Settings(
@@ -113,7 +128,6 @@ def main() -> None:
                 int(port),
                 arguments.poll,
                 arguments.kustomize,
-                arguments.log_format,
             )
         )
     )

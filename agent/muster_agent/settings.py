@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,4 +20,3 @@ class Settings:
     metrics_port: int
     poll_seconds: float
     kustomize: str | None
-    log_format: Literal["json", "text"]

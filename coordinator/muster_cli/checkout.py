@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import git
 from git.exc import GitCommandError
-from muster_core.errors import GitError
+from muster_core.errors import GitError, ValidationError
 from muster_core.gitwords import reason
 from muster_core.tree import SUBMODULE, TreeFile
 
@@ -29,6 +29,9 @@ DEADLINE = 60
 # What git says when somebody else pushed in between.
 RACES = ("non-fast-forward", "fetch first", "cannot lock ref", "incorrect old value", "failed to update ref")
 
+
+if TYPE_CHECKING:
+    from muster_core.kinds.model import Fleet
 
 # Who signs a commit or tag: a key, git by its own configuration, or nobody (mode open).
 Signer = SigningKey | Literal["git", "nobody"]
@@ -97,6 +100,19 @@ class Checkout:
         except ValueError as error:
             raise GitError(
                 "G016", "the checkout has no commit yet", object=str(self.root), hint="git commit"
+            ) from error
+
+    def fleet(self, commit: str = "") -> Fleet:
+        """fleet.yaml at a commit (default: what is checked out); ``MUSTER-V006`` names the folder that has none."""
+        from muster_core.fleet import read_settings
+
+        try:
+            return read_settings(self.tree(commit or self.head()))
+        except ValidationError as error:
+            missing = "no fleet.yaml" in error.message
+            hint = "Run it in your clone of the fleet repository, or pass --checkout DIR."
+            raise ValidationError(
+                error.code, error.message, object=str(self.root), hint=hint if missing else error.hint
             ) from error
 
     def published_head(self) -> str:
@@ -317,7 +333,7 @@ def open_checkout(path: Path) -> Iterator[Checkout]:
         raise GitError(
             "G015",
             "this is no checkout of a fleet repository",
-            object=str(path),
+            object=str(path.resolve()),
             hint="Run it inside a clone of the fleet repository, or pass --checkout PATH.",
         ) from error
     repo.git.update_environment(LC_ALL="C", GIT_NO_REPLACE_OBJECTS="1")

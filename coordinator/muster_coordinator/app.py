@@ -11,10 +11,12 @@ import secrets
 import signal
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import anyio
 import structlog
+from muster_core.addresses import is_wildcard
 from muster_core.errors import MusterError
 
 from muster_coordinator.access.calls import Calls
@@ -35,12 +37,12 @@ from muster_coordinator.catalog.repository import FleetRepository
 from muster_coordinator.enrol.enrolment import Enrolment
 from muster_coordinator.enrol.x509 import Authority, write_private
 from muster_coordinator.link.agents import LinkServicer
-from muster_coordinator.link.listeners import edge_servicers, link_servicers, listen
+from muster_coordinator.link.listeners import Listener, edge_servicers, link_servicers, listen, taken
 from muster_coordinator.link.operators import OperatorServicer
 from muster_coordinator.obs import http
 from muster_coordinator.obs.metrics import Metrics
 from muster_coordinator.rollout.engine import Effects, Engine
-from muster_coordinator.settings import Oidc, Settings
+from muster_coordinator.settings import Address, Oidc, Settings
 from muster_coordinator.store.sql.store import SqlStore
 
 log = structlog.get_logger()
@@ -118,6 +120,10 @@ async def serve(settings: Settings) -> None:
         if address
     ]
     certificate = authority.server([*hosts, settings.link.host, settings.edge.host], dt.datetime.now(dt.UTC))
+    listeners: list[Listener] = []
+    stack = ExitStack()
+    # From here on: who stops it while it starts gets a whole start and a whole end.
+    signals = stack.enter_context(anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT))
     try:
         async with anyio.create_task_group() as group:
             group.start_soon(audit.run)
@@ -138,7 +144,7 @@ async def serve(settings: Settings) -> None:
             )
             operators = OperatorServicer(
                 api,
-                CredentialApi(books, audit, authority.pem, lambda: api.addresses[0]),
+                CredentialApi(books, audit, authority.pem, lambda: _from_here(api.addresses[0])),
                 AuditApi(audit, keeper, writer),
             )
             link = await listen(
@@ -148,23 +154,28 @@ async def serve(settings: Settings) -> None:
                 *link_servicers(servicer, operators),
                 calls=calls,
             )
-            link_address = settings.advertise_link or f"{settings.link.host}:{link.port}"
+            listeners.append(link)
+            link_address = settings.advertise_link or str(Address(settings.link.host, link.port))
             edge = await listen(
                 str(settings.edge), certificate, None, *edge_servicers(enrolment, operators), calls=calls
             )
-            edge_address = settings.advertise_edge or f"{settings.edge.host}:{edge.port}"
+            listeners.append(edge)
+            edge_address = settings.advertise_edge or str(Address(settings.edge.host, edge.port))
             api.addresses = (link_address, edge_address)
             late.append(api)
-            port = await group.start(
-                http.serve,
-                settings.metrics.host,
-                settings.metrics.port,
-                metrics.registry,
-                lambda: _unready(catalog),
-            )
+            try:
+                port = await group.start(
+                    http.serve,
+                    settings.metrics.host,
+                    settings.metrics.port,
+                    metrics.registry,
+                    lambda: _unready(catalog),
+                )
+            except OSError as error:
+                raise taken(str(settings.metrics)) from error
             context = {
                 "name": settings.name,
-                "edge": edge_address,
+                "edge": _from_here(edge_address),
                 "ca_pem_file": str((data / "ca.crt").resolve()),
                 "token_file": str((data / "admin-token").resolve()),
             }
@@ -174,24 +185,48 @@ async def serve(settings: Settings) -> None:
                 "event": "ready",
                 "edge": edge_address,
                 "link": link_address,
-                "metrics": f"{settings.metrics.host}:{port}",
-                "context": str(data / "context.json"),
+                "metrics": str(Address(settings.metrics.host, port)),
+                "context": str((data / "context.json").resolve()),
             }
-            sys.stdout.write(json.dumps(ready) + "\n")
+            sys.stdout.write(_told(ready) + "\n")
             sys.stdout.flush()
+            for flag, address in (("--advertise-link", link_address), ("--advertise-edge", edge_address)):
+                if is_wildcard(address):
+                    log.warning(
+                        "no cluster can reach this address: name one that they can, or no token is made",
+                        address=address,
+                        flag=f"{flag} HOST:PORT",
+                    )
             log.info("coordinator is ready", edge=edge_address, link=link_address)
-            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-                async for number in signals:
-                    log.info("stopping", signal=signal.Signals(number).name)
-                    break
+            async for number in signals:
+                log.info("stopping", signal=signal.Signals(number).name)
+                break
             await edge.server.stop(STOP_GRACE)
             await link.server.stop(STOP_GRACE)
             group.cancel_scope.cancel()
     finally:
         with anyio.CancelScope(shield=True):
+            for listener in listeners:  # also those of a start that came to nothing
+                await listener.server.stop(None)
             await engine.aclose()
             await store.close()
             repository.close()
+            stack.close()
+
+
+def _from_here(address: str) -> str:
+    """How programs on this machine reach a listener of ours."""
+    return str(Address("127.0.0.1", Address.parse(address).port)) if is_wildcard(address) else address
+
+
+def _told(ready: dict[str, str]) -> str:
+    """One JSON line for programs; words for a person at a terminal."""
+    if not sys.stdout.isatty():
+        return json.dumps(ready)
+    return (
+        f"The coordinator is ready: edge {ready['edge']}, link {ready['link']}, metrics {ready['metrics']}.\n"
+        f"Next, in your checkout: export MUSTER_CONTEXT={ready['context']}"
+    )
 
 
 def _unready(catalog: Catalog) -> str:
@@ -203,6 +238,8 @@ def main(settings: Settings) -> int:
     """The process's exit code; an error of ours is one line."""
     try:
         anyio.run(serve, settings)
+    except KeyboardInterrupt:  # before it was ready to be stopped
+        return 130
     except MusterError as error:
         errors: tuple[Exception, ...] = (error,)
     except ExceptionGroup as group:

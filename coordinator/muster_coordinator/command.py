@@ -153,7 +153,14 @@ class RoleType(click.ParamType[tuple[str, Role]]):
     help="A claim that must have exactly this text, such as a tenant's id (repeatable).",
 )
 @click.option("--name", default="default", show_default=True, help="The context's name.")
-@click.option("--log-format", type=click.Choice(["json", "text"]), default="json", show_default=True)
+@click.option(
+    "--log-format",
+    type=click.Choice(["auto", "json", "text"]),
+    default="auto",
+    show_default=True,
+    help="auto is text at a terminal, json elsewhere.",
+)
+@click.option("--debug", is_flag=True, help="Log also what only developers ask for.")
 def serve(
     data_dir: Path,
     repository: str,
@@ -174,7 +181,8 @@ def serve(
     oidc_name_claim: str,
     oidc_required: tuple[tuple[str, str], ...],
     name: str,
-    log_format: Literal["json", "text"],
+    log_format: Literal["auto", "json", "text"],
+    debug: bool,
 ) -> int:
     """Run a coordinator.
 
@@ -200,7 +208,7 @@ def serve(
     from muster_coordinator.app import main
     from muster_coordinator.obs.logging import configure
 
-    configure(log_format)
+    configure(log_format, debug=debug)
     settings = Settings(
         data_dir,
         repository,

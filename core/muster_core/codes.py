@@ -172,6 +172,7 @@ K013 | The bundle has an object twice. | Remove one of them.
 K014 | An object of this name belongs to somebody else, and is left alone. | Rename yours, or delete the other by hand.
 K020 | A record of the agent's state cannot be read. | Restore it, or remove it: the agent then starts from its anchor and says so.
 K021 | Another agent uses this state folder. | Give each agent a folder of its own.
+K022 | The state folder cannot be written (a full disk, say); nothing new is acted on meanwhile. | Make room, or mend the volume; the agent goes on by itself.
 K030 | The audit log cannot be written. | Free space on the disk, or mend its permissions.
 K050 | The kubeconfig cannot be read. | Pass `--kubeconfig FILE`.
 K051 | This is no kubeconfig. | Pass one that `kubectl` can use.
@@ -236,18 +237,19 @@ J004 | The token was used before. | Make a new one; if you did not use it, someb
 J005 | The token has expired. | Make a new one: `muster token create`.
 J006 | The token is for another cluster. | Make one for this cluster.
 J007 | The join is not signed by the identity key that it names. | Do not approve it: it was changed on its way, or forged.
-J008 | A token is for one cluster, and none was named. | Name it: `muster token create --cluster NAME`.
+J008 | A token is for one cluster, and what was given is no name of one. | `muster token create --cluster NAME`, NAME in lower-case letters, digits and '-'.
 J011 | The checkout is of another fleet than the coordinator's. | Use a checkout of this fleet, or the context of the other coordinator.
 J012 | Nobody asked to join under this name. | Start the cluster's agent with a token first.
-J013 | The registry has this name with another identity. | If the cluster was rebuilt, remove its entry from the registry first.
+J013 | The registry has this name with another identity. | If the cluster was rebuilt: `muster cluster remove NAME` first.
 J014 | This cluster is registered under another name already. | Use that name, or remove that entry first.
 J015 | The sealing key of a join is not signed by its identity key. | Do not approve: somebody between you and the agent may have changed it.
+J016 | No cluster can reach an address that a token would carry. | `muster serve --advertise-link HOST:PORT --advertise-edge HOST:PORT`.
 J020 | The CA of the coordinator cannot be used. | Give a CA certificate with its own elliptic-curve key.
 J021 | This is no certificate request that proves its key. | Start the agent anew; if it stays, something on the way changes what it sends.
 J022 | A certificate lives between 10 seconds and 7 days. | Ask for a time within that.
 J030 | The cluster is not in the registry. | `muster cluster approve NAME`
-J031 | The registry has this name with another identity. | If the cluster was rebuilt, remove its entry from the registry and approve it anew.
-J032 | A renewal was seen twice: there may be two agents with one identity. | Find the other one; then remove the registry entry and approve the right one anew.
+J031 | The registry has this name with another identity. | If the cluster was rebuilt: `muster cluster remove NAME`, then `muster cluster approve NAME`.
+J032 | A renewal was seen twice: there may be two agents with one identity. | Find the other one; then `muster cluster remove NAME`, and approve the right one anew.
 J040 | The agent has not joined yet and has no token. | Make one, and pass `--token-file FILE`.
 J041 | The token is for another cluster than the agent was told. | Make one for this cluster.
 J042 | The state folder belongs to another cluster. | Give this cluster a folder of its own.

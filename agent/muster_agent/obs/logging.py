@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Literal
 
 import structlog
 
+Style = Literal["auto", "json", "text"]
 
-def configure(style: Literal["json", "text"]) -> None:
+
+def configure(style: Style, *, debug: bool = False) -> None:
+    """``auto`` is text where standard error is a terminal. What only developers ask for is left out unless ``debug``."""
+    people = style == "text" or (style == "auto" and sys.stderr.isatty())
     renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
-        if style == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        if people
+        else structlog.processors.JSONRenderer()
     )
     structlog.configure(
         processors=[
@@ -22,6 +27,7 @@ def configure(style: Literal["json", "text"]) -> None:
             structlog.processors.format_exc_info,
             renderer,
         ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if debug else logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )

@@ -78,7 +78,6 @@ def approve(
 
     Compare the fingerprints with those in the agent's log before you say yes.
     """
-    from muster_core.fleet import read_settings
     from muster_core.sealing.keys import fingerprint
     from muster_core.substitute import typed
 
@@ -87,7 +86,7 @@ def approve(
     plain, kept = _pairs(labels, "--label"), _pairs(protected, "--protected-label")
     own = {key: typed(text) for key, text in _pairs(values, "--value").items()}
     with open_checkout(checkout) as clone, client(ctx) as operator:
-        fleet = read_settings(clone.tree(clone.head()))
+        fleet = clone.fleet()
         clone.sign_as(fleet.spec.mode, key)
         known = sorted({"connected", *fleet.spec.site_classes})
         if site_class not in known:
@@ -158,7 +157,7 @@ def _checked(tree: CommitTree, name: str, join: op.Join, entry: bytes) -> bytes:
             "J013",
             "the registry has this name with another identity",
             object=name,
-            hint=f"If the cluster was rebuilt, remove clusters/{name}.yaml from the registry first.",
+            hint=f"If the cluster was rebuilt: muster cluster remove {name}, then approve it.",
         )
     for other, known in clusters.items():
         if other != name and (known.spec.uid == join.uid or known.spec.identity_key == identity):

@@ -28,12 +28,12 @@ def _change(
 ) -> tuple[str, Cluster]:
     """One signed commit on the registry branch; ``J012`` where there is no such entry. Returns it and the entry
     before."""
-    from muster_core.fleet import read_registry, read_settings
+    from muster_core.fleet import read_registry
     from muster_core.manifest.dump import dump_yaml
 
     from muster_cli.trust.registry import accepted_registry
 
-    clone.sign_as(read_settings(clone.tree(clone.head())).spec.mode, key)
+    clone.sign_as(clone.fleet().spec.mode, key)
     accepted_registry(clone)
     found: list[Cluster] = []
 

@@ -70,7 +70,7 @@ def seal(
     Nobody else can open the file, not even you: keep the values at their source.
     """
     import msgspec
-    from muster_core.fleet import in_service, read_registry, read_settings
+    from muster_core.fleet import in_service, read_registry
     from muster_core.manifest.dump import dump_yaml
     from muster_core.sealing.envelope import seal as seal_file
     from muster_core.select import matches, parse_selector
@@ -81,7 +81,7 @@ def seal(
     data = _entries(literals, paths)
     selector = parse_selector(selector_text)
     with open_checkout(checkout) as clone:
-        fleet = read_settings(clone.tree(clone.head()))
+        fleet = clone.fleet()
         commit, registered = accepted_registry(clone)
         _, problems = read_registry(clone.tree(commit))
         clusters = in_service(registered)

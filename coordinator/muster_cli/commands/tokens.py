@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 from muster_core.durations import format_duration, parse_duration
+from muster_core.names import RULE, is_name
 
 from muster_cli.verbs import CHECKOUT, VALUES_OUTPUT, Nouns, client
 
@@ -60,6 +61,10 @@ def create(
     from muster_cli.install.minting import Reached, mint, source_of
     from muster_cli.output import write_value
 
+    if not is_name(cluster):
+        raise click.BadParameter(
+            f"{cluster!r} is no name of a cluster. Write {RULE}.", param_hint="--cluster"
+        )
     seconds = int(parse_duration(ttl))
     with open_checkout(checkout) as clone, client(ctx) as operator:
         source = source_of(clone, operator, Reached(edge_address, link_address, repository_url))
@@ -69,5 +74,8 @@ def create(
         return
     click.echo(text)
     click.echo(f"It works once, for {cluster}, for {format_duration(seconds)}. Next:", err=True)
-    click.echo(f"  muster-agent run --cluster {cluster} --token-file FILE --state-dir DIR", err=True)
+    click.echo(
+        f"  muster-agent run --cluster {cluster} --token-file FILE --kubeconfig FILE --state-dir DIR",
+        err=True,
+    )
     click.echo(f"  muster cluster approve {cluster}", err=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from muster_core.addresses import is_wildcard
 from muster_core.errors import JoinError
-from muster_core.fleet import read_settings
 from muster_core.token import JoinToken, Repository
 
 from muster_cli.checkout import REGISTRY_BRANCH
@@ -47,14 +47,25 @@ class Source:
 
 
 def source_of(clone: Checkout, operator: OperatorClient, reached: Reached) -> Source:
-    """Reads the checkout; ``MUSTER-J011`` when the coordinator serves another fleet."""
+    """Reads the checkout; ``MUSTER-J011`` when the coordinator serves another fleet, ``J016`` when no cluster could
+    reach the addresses."""
+    fleet = clone.fleet()
     anchor = clone.published_head()
-    fleet = read_settings(clone.tree(anchor))
     info = operator.info()
     if info.fleet_id and info.fleet_id != fleet.spec.id:
         raise JoinError(
             "J011", "your checkout is of another fleet than the coordinator's", object=info.fleet_name
         )
+    edge = reached.edge or info.edge_address or operator.context.edge
+    link = reached.link or info.link_address
+    for address, flag in ((edge, "edge"), (link, "link")):
+        if is_wildcard(address):
+            raise JoinError(
+                "J016",
+                f"no cluster can reach the coordinator's {flag} listener at this address",
+                object=address,
+                hint=f"Start it with `muster serve --advertise-{flag} HOST:PORT`, or pass --{flag}-address HOST:PORT.",
+            )
     # A token without a trust document that holds could only be one of mode open.
     trust_digest = "" if fleet.spec.mode == "open" else read_chain(clone.tree(anchor)).require().digest
     return Source(
@@ -64,8 +75,8 @@ def source_of(clone: Checkout, operator: OperatorClient, reached: Reached) -> So
         clone.fetch(REGISTRY_BRANCH),
         clone.branch(),
         reached.repository_url or clone.url,
-        reached.edge or info.edge_address or operator.context.edge,
-        reached.link or info.link_address,
+        edge,
+        link,
     )
 
 

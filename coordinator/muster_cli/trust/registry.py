@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from muster_core.errors import TrustError
-from muster_core.fleet import read_registry, read_settings
+from muster_core.fleet import read_registry
 from muster_core.kinds.model import Cluster
 from muster_core.trust.authority import Change, judge_registry, signer_of
 from muster_core.trust.documents import TrustDocument
@@ -34,7 +34,7 @@ def accepted_registry(clone: Checkout) -> tuple[str, dict[str, Cluster]]:
     """
     head = clone.fetch(REGISTRY_BRANCH)
     tree = clone.tree(clone.head())
-    if not head or read_settings(tree).spec.mode == "open":
+    if not head or clone.fleet().spec.mode == "open":
         return head, read_registry(clone.tree(head))[0]
     document, floor = read_chain(tree).require(), clone.ref(FLOOR)
     if floor and not clone.descends(head, floor):

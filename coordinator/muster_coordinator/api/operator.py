@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 
 from muster_core.errors import JoinError, LinkError, MusterError, RolloutError
+from muster_core.names import RULE, is_name
 from muster_core.release import Release
 from muster_core.rollout import events as ev
 from muster_core.rollout.explain import explain
@@ -105,8 +106,13 @@ class OperatorApi:
         return self.info()
 
     async def create_token(self, request: op.CreateTokenRequest) -> op.CreateTokenResponse:
-        if not request.cluster:
-            raise JoinError("J008", "a token is for one cluster; name it")
+        if not is_name(request.cluster):
+            raise JoinError(
+                "J008",
+                "a token is for one cluster; this is no name of one",
+                object=request.cluster,
+                hint=f"Write {RULE}.",
+            )
         row, secret = await tokens.create(
             self.store, request.cluster, request.ttl_seconds or 3600, int(self.clock()), self.random
         )

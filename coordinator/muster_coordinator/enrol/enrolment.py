@@ -22,6 +22,7 @@ from muster_coordinator.rollout.engine import Effects, Engine
 from muster_coordinator.store.port import JoinRow, Store
 
 RETRY_SECONDS = 1
+_REBUILT = "If the cluster was rebuilt: muster cluster remove {0}, then muster cluster approve {0}."
 
 
 def unread_registry() -> LinkError:
@@ -93,7 +94,7 @@ class Enrolment:
                     "J032",
                     "this renewal was seen before: there may be two agents with one identity",
                     object=row.cluster,
-                    hint="Find the other one; then remove the registry entry and approve the right one anew.",
+                    hint=f"Find the other one; then: muster cluster remove {row.cluster}, and approve the right one anew.",
                 )
                 cluster.alarm = str(error)
                 self._audit.record(
@@ -142,7 +143,12 @@ class Enrolment:
         if cluster is None or cluster.entry is None:
             raise JoinError("J030", "this cluster is not in the registry", object=name)
         if cluster.entry.spec.identity_key != encode_identity(identity) or cluster.entry.spec.uid != uid:
-            raise JoinError("J031", "the registry has this name with another identity", object=name)
+            raise JoinError(
+                "J031",
+                "the registry has this name with another identity",
+                object=name,
+                hint=_REBUILT.format(name),
+            )
 
     def _certificate(self, row: JoinRow, now: float) -> bytes | None:
         cluster = self._engine.state.clusters.get(row.cluster)
@@ -154,7 +160,7 @@ class Enrolment:
                 "J031",
                 "the registry has this name with another identity",
                 object=row.cluster,
-                hint="If the cluster was rebuilt, remove its entry from the registry and approve it anew.",
+                hint=_REBUILT.format(row.cluster),
             )
         return self._authority.client(
             row.csr, row.cluster, row.uid, row.identity, dt.datetime.fromtimestamp(now, dt.UTC)

@@ -58,9 +58,20 @@ async def listen(
     try:
         port = server.add_secure_port(address, credentials)
     except RuntimeError as error:
-        raise LinkError("L002", "this address cannot be listened on", object=address) from error
+        await server.stop(None)
+        raise taken(address) from error
     await server.start()
     return Listener(server, port)
+
+
+def taken(address: str) -> LinkError:
+    """The error for an address that cannot be listened on, whichever listener it is for."""
+    return LinkError(
+        "L002",
+        "this address cannot be listened on",
+        object=address,
+        hint="Does another coordinator run here? Pass --link, --edge or --metrics HOST:PORT.",
+    )
 
 
 Servicer = tuple[Callable[[Any, grpc.aio.Server], None], object]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from muster_core.kinds.model import Cluster, FleetSecret
@@ -64,6 +65,46 @@ def test_no_token_without_a_checkout_that_is_pushed(
     assert not any(type(request).__name__ == "CreateTokenRequest" for request in hub.requests)
 
 
+def test_no_token_with_an_address_that_no_cluster_can_reach(
+    muster: Muster, hub: Hub, repositories: Repositories
+) -> None:
+    def create(*flags: str) -> Any:
+        return muster("token", "create", "--cluster", "a", "--checkout", repositories.clone, *flags)
+
+    for hub.info.edge_address, hub.info.link_address, flag in (
+        ("0.0.0.0:7444", "hub:2", "edge"),
+        ("hub:1", "[::]:7443", "link"),
+    ):
+        answer = create()
+        assert answer.code == 4
+        assert "MUSTER-J016" in answer.err
+        assert f"muster serve --advertise-{flag} HOST:PORT" in answer.err
+        assert not any(type(request).__name__ == "CreateTokenRequest" for request in hub.requests)
+        assert create(f"--{flag}-address", "seen:1").code == 0
+        hub.requests.clear()
+
+
+@pytest.mark.parametrize("name", ["", "Berlin", "a.b", "../up", "a" * 64, "-a", "a b"])
+def test_a_token_for_what_is_no_name_is_not_made(
+    muster: Muster, hub: Hub, repositories: Repositories, name: str
+) -> None:
+    answer = muster("token", "create", f"--cluster={name}", "--checkout", repositories.clone)
+    assert answer.code == 2
+    assert "no name of a cluster" in answer.err
+    assert hub.requests == []
+
+
+def test_a_folder_that_is_no_fleet_is_named(muster: Muster, hub: Hub, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    git(tmp_path, "init", "-q", "-b", "main", str(other))
+    git(other, "commit", "-q", "--allow-empty", "-m", "nothing")
+    for command in (("token", "create", "--cluster", "a"), ("cluster", "approve", "a")):
+        answer = muster(*command, "--checkout", other)
+        assert answer.code == 2
+        assert f"MUSTER-V006 there is no fleet.yaml: {other}." in answer.err
+        assert "--checkout DIR" in answer.err
+
+
 def test_no_token_for_another_fleet(muster: Muster, hub: Hub, repositories: Repositories) -> None:
     hub.info.fleet_id = "f" * 32
     answer = muster("token", "create", "--cluster", "a", "--checkout", repositories.clone)
@@ -102,7 +143,7 @@ def test_a_question_is_asked_and_no_means_nothing_is_written(
     hub.joins = [member.join(repositories.fleet_id)]
     monkeypatch.setattr("click.termui.visible_prompt_func", lambda _text: "n")
     answer = muster("cluster", "approve", "berlin-04", "--checkout", repositories.clone)
-    assert answer.code == 130
+    assert answer.code == 1
     assert git(repositories.origin, "branch", "--list", "muster/registry") == ""
 
 

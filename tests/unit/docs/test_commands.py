@@ -153,7 +153,8 @@ class Shell:
 
     def serve(self, block: Block) -> str:
         """Starts the block and waits until it says that it is ready; a test's servers take any free port."""
-        text = block.text.replace("muster serve ", f"muster serve {ANY_PORTS} ")
+        text = re.sub(r" --(link|edge|metrics) \S+", "", block.text)
+        text = text.replace("muster serve ", f"muster serve {ANY_PORTS} ")
         log = self.folder / f"server-{len(self.servers)}.log"
         with log.open("wb") as out:
             process = subprocess.Popen(
