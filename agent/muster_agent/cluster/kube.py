@@ -8,6 +8,7 @@ saves 30 MB. Every request has a deadline, and the environment's proxies play no
 from __future__ import annotations
 
 import asyncio
+import binascii
 import importlib.util
 import json
 import sys
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
+import anyio
+import yaml
 from muster_core.apply.applyset import MANAGER
 from muster_core.errors import KubernetesError
 from muster_core.manifest.objects import Manifest, ObjectRef
@@ -36,6 +39,8 @@ LONGEST_SLOW_DOWN = (
 )
 LONGEST_QUIET = 600.0
 UNNAMED_SLOW_DOWN = 1.0
+
+_WAYS_IN = "Pass --kubeconfig FILE, or run as a pod with a service account."
 
 
 def _without_models() -> None:
@@ -77,13 +82,17 @@ class KubeCluster:
 
     @classmethod
     async def connect(cls, kubeconfig: Path | None) -> KubeCluster:
-        """From a kubeconfig, or from the pod's service account. ``MUSTER-K011`` when there is neither."""
+        """From a kubeconfig, or from the pod's service account. ``MUSTER-K011`` when there is neither, or it is none."""
         _without_models()
         from kubernetes_asyncio.client.configuration import Configuration
         from kubernetes_asyncio.config.config_exception import ConfigException
 
         configuration = Configuration()
         configuration.connection_pool_maxsize = 16
+        if kubeconfig and not await anyio.Path(kubeconfig).is_file():
+            raise KubernetesError(
+                "K011", "there is no such kubeconfig", object=str(kubeconfig), hint=_WAYS_IN
+            )
         try:
             if kubeconfig:
                 from kubernetes_asyncio.config.kube_config import load_kube_config
@@ -95,14 +104,19 @@ class KubeCluster:
                 from kubernetes_asyncio.config.incluster_config import load_incluster_config
 
                 load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+            return cls(configuration)
         except (ConfigException, OSError) as error:
             raise KubernetesError(
                 "K011",
                 f"no way into the cluster ({error})",
                 object=str(kubeconfig or "service account"),
-                hint="Pass --kubeconfig FILE, or run as a pod with a service account.",
+                hint=_WAYS_IN,
             ) from error
-        return cls(configuration)
+        except (yaml.YAMLError, binascii.Error, KeyError, TypeError, AttributeError, ValueError) as error:
+            said = " ".join(str(error).split())[:200]
+            raise KubernetesError(
+                "K011", f"this is no kubeconfig ({said})", object=str(kubeconfig), hint=_WAYS_IN
+            ) from error
 
     async def aclose(self) -> None:
         await self._session.close()
