@@ -158,8 +158,9 @@ class LinkServicer(link_pb2_grpc.LinkServicer):
                 if self._entry(peer) is None:
                     continue
                 session.heard = loop.time()
-                if frame.WhichOneof("body") in {"beat", None}:
-                    agents.seen(peer.name, self._clock())
+                body = frame.WhichOneof("body")
+                if body in {"beat", None}:
+                    agents.seen(peer.name, self._clock(), frame.beat if body else None)
                 else:
                     await self._engine.submit(agents.said(peer.name, frame))
         except (grpc.RpcError, grpc.aio.AioRpcError, grpc.aio.UsageError):

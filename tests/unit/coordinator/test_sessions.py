@@ -16,6 +16,7 @@ from muster_agent.state.records import Enrolment, Identity
 from muster_coordinator.catalog.catalog import Reading
 from muster_coordinator.catalog.repository import Heads
 from muster_coordinator.enrol import tokens
+from muster_coordinator.rollout.fleetstate import ClusterState
 from muster_core.fleet import read_fleet
 from muster_core.tree import MemoryTree
 from muster_proto.v1 import link_pb2 as wire
@@ -217,3 +218,23 @@ async def test_a_stream_that_does_not_read_is_ended(at: Hub, who: Identity) -> N
             send(wire.HubFrame(withdraw=wire.Withdraw(rollout="shop-0001", why="x" * 200)))
         await until(lambda: at.servicer.streams == 0)
         assert not at.engine.state.cluster("berlin-04").online
+
+
+async def test_a_beat_carries_the_head_of_the_agent_s_log(at: Hub, who: Identity) -> None:
+    heard: list[tuple[str, int, bytes]] = []
+
+    def hears(cluster: ClusterState, seq: int, digest: bytes) -> int:
+        heard.append((cluster.name, seq, digest))
+        return 0
+
+    at.engine.agents.heard_head = hears
+    await at.register(entry(who))
+    async with line(at, who) as stub:
+        call = stub.Session()
+        await call.write(HELLO)
+        assert (await call.read()).HasField("welcome")
+        heard.clear()
+        await call.write(wire.AgentFrame(beat=wire.Beat()))
+        await call.write(wire.AgentFrame(beat=wire.Beat(audit_seq=7, audit_hash=b"h" * 32)))
+        await until(lambda: bool(heard))
+        assert heard == [("berlin-04", 7, b"h" * 32)]
