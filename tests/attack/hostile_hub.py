@@ -64,13 +64,13 @@ class Hub:
     async def session(self, frames: AsyncIterator[wire.AgentFrame], context: Any) -> None:
         say("session")
         reading = asyncio.create_task(self._read(frames, context))
+        getting: asyncio.Task[Any] | None = None
         try:
             await context.write(self.welcome)
             while not reading.done():
                 getting = asyncio.create_task(self.outgoing.get())
                 await asyncio.wait({getting, reading}, return_when=asyncio.FIRST_COMPLETED)
                 if not getting.done():
-                    getting.cancel()
                     break
                 item = getting.result()
                 if isinstance(item, bytes):
@@ -79,6 +79,8 @@ class Hub:
                     await item(context)
         finally:
             reading.cancel()
+            if getting is not None:
+                getting.cancel()  # else it would take what is meant for the next session
             say("ended")
 
     async def _read(self, frames: AsyncIterator[wire.AgentFrame], context: Any) -> None:

@@ -33,6 +33,7 @@ from e2e.programs import Stage as Programs
 from muster_cli.checkout import open_checkout
 from muster_core.fleet import read_fleet, read_registry
 from muster_core.kinds.model import Cluster
+from muster_core.manifest.dump import dump_yaml
 from muster_core.manifest.objects import digest
 from muster_core.release import Release
 from muster_core.sealing.keys import encode_identity
@@ -41,6 +42,7 @@ from muster_core.trust.directive import SIGNATURE_NAMESPACE, Directive, statemen
 from muster_core.trust.documents import TrustDocument, encode
 from muster_core.trust.merkle import ClusterTree
 from muster_proto.v1 import link_pb2 as wire
+from muster_proto.v1 import operator_pb2 as op
 from unit.agent.stage import Origin
 from unit.core.trust.keys import Person, document, role, signed
 
@@ -81,6 +83,7 @@ class Fleet:
     """The repository of a signed fleet, and the people who may sign for it (and one who may not)."""
 
     def __init__(self, folder: Path, mode: str = "signed-commits", **more: Any) -> None:
+        folder.mkdir(exist_ok=True)
         self.folder, self.mode = folder, mode
         self.people = {name: Person(name) for name in NAMES}
         for person in self.people.values():
@@ -139,6 +142,15 @@ class Fleet:
     def register(self, name: str, uid: str, identity: bytes, more: str = "", *, by: str = "registrar") -> str:
         text = ENTRY.format(name=name, uid=uid, identity=encode_identity(identity), more=more)
         return self.commit({f"clusters/{name}.yaml": text}, by=by, branch="muster/registry")
+
+    def put_entry(self, entry: Cluster, *, by: str) -> str:
+        """A whole entry, as ``muster cluster approve`` would write it."""
+        text = dump_yaml(msgspec.to_builtins(entry))
+        return self.commit({f"clusters/{entry.metadata.name}.yaml": text}, by=by, branch="muster/registry")
+
+    def branches(self) -> list[str]:
+        """Of the origin, as they are now."""
+        return self._origin.git("branch", "--format=%(refname:short)", inside="origin.git").split()
 
     def release(self, commit: str, name: str = "shop") -> Release:
         with open_checkout(self.folder / "work") as clone:
@@ -235,11 +247,19 @@ class HostileHub:
         self.process.stdin.write(json.dumps({"do": do, **fields}) + "\n")
         self.process.stdin.flush()
 
+    def tell_operators(self, method: str, answer: Any) -> None:
+        """What operators hear when they ask for this."""
+        self.tell("operator", method=method, answer=base64.b64encode(answer.SerializeToString()).decode())
+
     def send(self, frame: wire.HubFrame) -> None:
         self.tell("send", frame=base64.b64encode(frame.SerializeToString()).decode())
 
     def offer(self, offer: wire.Offer) -> None:
         self.send(wire.HubFrame(offer=offer))
+
+    def flood(self, offer: wire.Offer, *, vary: str, count: int) -> None:
+        """So many offers like this one, each of another ``rollout`` or ``bundle``."""
+        self.tell("flood", offer=base64.b64encode(offer.SerializeToString()).decode(), vary=vary, count=count)
 
     def greet(self, **welcome: Any) -> None:
         """How the next sessions begin."""
@@ -287,6 +307,7 @@ class Site:
     name: str
     kube: Kube
     agent: Program = field(init=False)
+    port: int = field(default_factory=free_port)
 
     def agent_of(self, token: str, *more: str, state: str = "state") -> Program:
         file = self.folder / f"{state}.token"
@@ -295,7 +316,7 @@ class Site:
             [
                 sys.executable, "-m", "muster_agent", "run", "--cluster", self.name, "--token-file", str(file),
                 "--kubeconfig", str(self.kube.kubeconfig), "--state-dir", str(self.folder / state),
-                "--poll", "60s", *more,
+                "--poll", "60s", "--metrics", f"127.0.0.1:{self.port}", *more,
             ],
             self.folder / f"{state}.log",
         )  # fmt: skip
@@ -320,6 +341,14 @@ class Site:
         found = re.search(r"VmRSS:\s+(\d+) kB", text)
         assert found is not None
         return int(found[1]) << 10
+
+    def metric(self, name: str) -> float:
+        """One unlabelled sample of the agent's metrics."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
+            text = answer.read().decode()
+        found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
+        assert found is not None, text
+        return float(found[1])
 
     def alive(self) -> bool:
         return self.agent.process is not None and self.agent.process.poll() is None
@@ -407,13 +436,87 @@ def captured(folder: Path, mode: str = "signed-commits", *more: str, **trust: An
         hub.close()
 
 
-def metric(address: str, name: str) -> float:
-    """One unlabelled sample of a program's metrics."""
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
-        text = answer.read().decode()
-    found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
-    assert found is not None, text
-    return float(found[1])
+@dataclass
+class Served:
+    """A fleet with an honest coordinator; sites join it with tokens of the operator."""
+
+    fleet: Fleet
+    programs: Programs
+    sites: list[Site] = field(default_factory=list)
+
+    def why(self) -> str:
+        return self.programs.logs() + "\n".join(f"--- {s.name}\n{s.agent.said()}" for s in self.sites)
+
+    def site(self, name: str = SITE) -> Site:
+        """Not joined, and no agent runs yet; several may have one name, as copies of a cluster do."""
+        home = self.fleet.folder / f"place-{len(self.sites)}"
+        home.mkdir()
+        self.sites.append(site(self.fleet, home, name))
+        return self.sites[-1]
+
+    def token(self, name: str = SITE) -> str:
+        request = op.CreateTokenRequest(cluster=name, ttl_seconds=3600)
+        return self.token_of(self.programs.call("CreateToken", request).secret, name)
+
+    def token_of(self, secret: str, name: str) -> str:
+        hub = self.programs
+        ca = (hub.data / "ca.crt").read_bytes()
+        return self.fleet.token(secret, ca=ca, link=hub.link, edge=hub.edge, name=name).encode()
+
+    def asked(self, name: str = SITE) -> Any:
+        """The join that the operator is shown."""
+
+        def look() -> Any:
+            joins = self.programs.call("ListJoins", op.ListJoinsRequest()).joins
+            return next((join for join in joins if join.cluster == name), None)
+
+        return until(look, why=self.why)
+
+    def joined(self, *flags: str, name: str = SITE) -> Site:
+        """A site in contact."""
+        place = self.site(name)
+        place.agent_of(self.token(name), "--poll", "1s", *flags).start()
+        join = self.asked(name)
+        self.fleet.register(name, join.uid, join.identity_key)
+        self.programs.refresh()
+        until(lambda: self.programs.cluster(name).state == "Online", why=self.why)
+        return place
+
+    def rolls_out(self, version: str, place: Site) -> str:
+        commit = self.fleet.commit(shop(version))
+        self.programs.refresh()
+        until(lambda: place.kube.version() == version, 40, self.why)
+        return commit
+
+    def muster(self, *args: str, answer: str = "") -> subprocess.CompletedProcess[str]:
+        """The installed command as the operator runs it."""
+        return subprocess.run(
+            [sys.executable, "-m", "muster_cli.main", "--context", str(self.programs.data / "context.json"), *args],
+            check=False, capture_output=True, text=True, timeout=60, input=answer, cwd=self.fleet.checkout,
+            env={**os.environ, "GRPC_VERBOSITY": "NONE", "XDG_CONFIG_HOME": str(self.fleet.folder)},
+        )  # fmt: skip
 
 
-__all__ = ["Programs", "captured", "site"]
+@contextmanager
+def served(folder: Path, *flags: str, mode: str = "signed-commits", **trust: Any) -> Iterator[Served]:
+    fleet = Fleet(folder, mode, **trust)
+    data, link, edge = folder / "hub", free_port(), free_port()
+    hub = Program(
+        [
+            sys.executable, "-c", "from muster_coordinator.command import serve; serve()",
+            f"--data-dir={data}", f"--repository={fleet.url}", f"--link=127.0.0.1:{link}",
+            f"--edge=127.0.0.1:{edge}", "--metrics=127.0.0.1:0", "--poll=60", *flags,
+        ],
+        folder / "hub.log",
+    )  # fmt: skip
+    found = Served(fleet, Programs(folder, hub, data, link=f"127.0.0.1:{link}", edge=f"127.0.0.1:{edge}"))
+    try:
+        found.programs.start_hub()
+        yield found
+    finally:
+        for place in found.sites:
+            place.close()
+        hub.kill()
+
+
+__all__ = ["Programs", "captured", "served", "site"]

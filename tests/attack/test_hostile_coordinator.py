@@ -6,17 +6,24 @@ Every test looks at the cluster and at the agent's floors, not only at the code 
 from __future__ import annotations
 
 import itertools
+import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
-from attack.stage import Captured, bundle, captured
-from e2e.programs import shop, until
+from attack.stage import FLEET_ID, SITE, Captured, Fleet, HostileHub, bundle, captured
+from e2e.programs import code_in, shop, until
 from muster_core.release import Release
+from muster_core.sealing.keys import SealingKey
 from muster_core.trust.directive import statement
 from muster_proto.v1 import link_pb2 as wire
+from muster_proto.v1 import operator_pb2 as op
+from unit.core.trust.keys import Spoke
 
 NUMBERS = itertools.count(2)
 POLICY = """apiVersion: kyverno.io/v1
@@ -302,3 +309,69 @@ def test_a_directive_for_one_bundle_returns_no_other(directed: Captured) -> None
     commit = fleet.commit(shop("return"))
     said = fleet.directive(commit, 5, time.time(), return_to=Release("db", commit, "0" * 64))
     assert directed.refused(fleet.directed(fleet.offer(commit, rollout()), said, directed.uid)) == "T072"
+
+
+# --- what operators are shown --------------------------------------------------------------------------------------
+
+
+def muster(hub: HostileHub, fleet: Fleet, *args: str) -> subprocess.CompletedProcess[str]:
+    """The operator's command, whose context leads to the attacker."""
+    context = hub.ca / "context.json"
+    (hub.ca / "token").write_text("anything")
+    context.write_text(json.dumps({"ca_pem_file": "ca.crt", "edge": hub.edge, "token_file": "token"}))
+    return subprocess.run(
+        [sys.executable, "-m", "muster_cli.main", "--context", str(context), *args],
+        check=False, capture_output=True, text=True, timeout=60, cwd=fleet.checkout,
+        env={**os.environ, "GRPC_VERBOSITY": "NONE", "XDG_CONFIG_HOME": str(fleet.folder)},
+    )  # fmt: skip
+
+
+def test_another_sealing_key_under_a_clusters_name_is_not_approved(tmp_path: Path) -> None:
+    """The attacker shows the cluster's identity, and a sealing key of its own."""
+    fleet, victim, thief = Fleet(tmp_path), Spoke(SITE), Spoke("thief")
+    hub = HostileHub(tmp_path, tmp_path / "ca")
+    try:
+        for signature in (
+            b"",
+            bytes(64),
+            bytes.fromhex(victim.sealing(1, fleet=FLEET_ID, by=thief).signature),
+        ):
+            shown = op.Join(
+                cluster=SITE, uid=victim.uid, identity_key=victim.identity.public, state="Pending",
+                sealing_key=SealingKey.generate().public, sealing_generation=1, sealing_signature=signature,
+            )  # fmt: skip
+            hub.tell_operators("ListJoins", op.JoinList(joins=[shown]))
+            said = muster(
+                hub, fleet, "cluster", "approve", SITE, "--yes", "--key", str(fleet.key("registrar"))
+            )
+            assert code_in(said.stderr) == "MUSTER-J015", said
+            assert said.returncode != 0
+            assert fleet.branches() == ["main"]
+    finally:
+        hub.close()
+
+
+@pytest.mark.parametrize(
+    ("by", "code"), [("", "MUSTER-T040"), ("stranger", "MUSTER-T041"), ("releaser", "MUSTER-T043")]
+)
+def test_another_sealing_key_in_the_registry_is_not_sealed_to(tmp_path: Path, by: str, code: str) -> None:
+    """The attacker can push, and is no registrar; the key is even signed by the identity that it puts there."""
+    fleet, victim, thief = Fleet(tmp_path), Spoke(SITE), Spoke(SITE)
+    sealed = ("secret", "seal", "--name", "db", "--namespace", "shop", "--from-literal", "a=b", "-l", "tier=store",
+              "--out", "-", "--checkout", str(fleet.checkout))  # fmt: skip
+    good = victim.entry(sealing_keys=[victim.sealing(1, fleet=FLEET_ID)], protected_labels={"tier": "store"})
+    fleet.put_entry(good, by="registrar")
+    hub = HostileHub(tmp_path, tmp_path / "ca")
+    try:
+        said = muster(hub, fleet, *sealed)
+        assert said.returncode == 0, said.stderr
+        assert good.spec.uid in said.stdout
+        evil = thief.entry(
+            sealing_keys=[thief.sealing(1, fleet=FLEET_ID)], protected_labels={"tier": "store"}
+        )
+        fleet.put_entry(evil, by=by)
+        said = muster(hub, fleet, *sealed)
+        assert code_in(said.stderr) == code, said
+        assert "recipients" not in said.stdout
+    finally:
+        hub.close()
