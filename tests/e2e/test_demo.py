@@ -84,3 +84,30 @@ def test_an_interrupt_leaves_no_process_and_no_file() -> None:
     assert demo.returncode == 130
     assert not any(path.exists() for path in made)
     assert not any(processes_naming(str(path)) for path in made)
+
+
+def test_what_a_kept_demo_tells_to_try_works_as_it_is_printed(folder: Path, tmp_path: Path) -> None:
+    demo = start(folder, "--keep")
+    assert demo.stdout is not None
+    try:
+        said: list[str] = []
+        for line in demo.stdout:
+            said.append(line)
+            if line.startswith("Ctrl-C ends everything"):
+                break
+        text = "".join(said)
+        assert "The fleet stays" in text, text
+        lines = [line for line in text.split("The fleet stays")[1].splitlines() if line.startswith("  ")]
+        script = "\n".join(["set -euo pipefail", *lines])
+        bare = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "GIT_CONFIG_NOSYSTEM": "1"}
+        tried = subprocess.run(
+            ["bash", "-c", script], capture_output=True, text=True, timeout=120, env=bare, cwd=tmp_path
+        )
+        assert tried.returncode == 0, tried.stdout + tried.stderr
+        assert "edge-2 was owed at the end. It has caught up since" in tried.stdout
+        assert "shop-0005 Succeeded" in tried.stdout
+        (shown,) = (line for line in lines if "git commit" in line)
+        assert "git push" in shown
+    finally:
+        demo.send_signal(signal.SIGINT)
+        demo.communicate(timeout=60)

@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 import anyio.to_thread
@@ -35,6 +35,21 @@ from muster_lab.demo.site import Site
 READY_DEADLINE = 30.0
 CALL_DEADLINE = 20.0
 CUT_CLUSTER = "edge-2"
+
+
+class CloneSetting(NamedTuple):
+    """A setting of the checkout and the variable of the demo's environment that says the same."""
+
+    name: str
+    variable: str
+
+
+_CLONE_SETTINGS = (
+    CloneSetting("http.sslCAInfo", "GIT_SSL_CAINFO"),
+    CloneSetting("gpg.ssh.program", "GIT_CONFIG_VALUE_0"),
+    CloneSetting("user.name", "GIT_AUTHOR_NAME"),
+    CloneSetting("user.email", "GIT_AUTHOR_EMAIL"),
+)
 
 
 class Operator:
@@ -248,6 +263,9 @@ async def _first_commit(folder: Path, environment: Mapping[str, str], url: str) 
     await run([*git, "add", "--all"], environment)
     await run([*git, "commit", "--quiet", "-m", "A fleet"], environment)
     await run([*git, "remote", "add", "origin", url], environment)
+    for setting in _CLONE_SETTINGS:  # so that a person's own git works there, without the demo's environment
+        value = environment[setting.variable]
+        await run([*git, "config", setting.name, value], environment)
     await run([*git, "push", "--quiet", "-u", "origin", "main"], environment)
     return checkout
 

@@ -6,6 +6,7 @@ Owns the terminal and the exit code. It never decides whether a fact holds.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -22,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from muster_lab.demo.fleet import Fleet, open_fleet
-from muster_lab.demo.processes import DemoError
+from muster_lab.demo.processes import DemoError, program
 from muster_lab.demo.story import Story, summary
 
 COLOURS = {"Ready": "green", "Applying": "yellow", "Pending": "dim", "Degraded": "red", "Blocked": "red"}
@@ -123,16 +124,28 @@ def _table(clusters: op.ClusterList) -> Table:
 
 
 def _try_this(console: Console, fleet: Fleet) -> None:
+    """Lines to copy, each whole."""
+
+    def line(text: str) -> None:
+        console.print(f"  {text}", markup=False, soft_wrap=True)
+
     console.print("\nThe fleet stays. Try, in another terminal:")
-    console.print(f"  export MUSTER_CONTEXT={fleet.context}", markup=False)
+    programs = Path(program("muster")).parent
+    if shutil.which("muster") != str(programs / "muster"):
+        line(f"export PATH={shlex.quote(str(programs))}:$PATH")
+    line(f"export MUSTER_CONTEXT={shlex.quote(str(fleet.context))}")
     for command in (
         "muster get clusters -o wide",
         "muster get rollouts",
         "muster describe bundle shop",
         "muster rollout explain shop-0004 edge-2",
     ):
-        console.print(f"  {command}", markup=False)
-    console.print(f"  the checkout is {fleet.checkout}; commit and push there to roll out.", markup=False)
+        line(command)
+    console.print("Roll something out: whatever is pushed there starts within seconds.")
+    line(f"cd {shlex.quote(str(fleet.checkout))}")
+    line("sed -i.bak 's/greeting: welcome/greeting: good morning/' bundles/shop/manifests/config.yaml")
+    line("git commit -am 'Another greeting' && git push")
+    line("muster rollout start shop -w")
     console.print("Ctrl-C ends everything.")
     sys.stdout.flush()
 

@@ -1,7 +1,7 @@
 """Signs commits for a git that has no ``ssh-keygen``: git's ``gpg.ssh.program`` in the demo.
 
 Owns the one call that git makes (``-Y sign -n git -f KEY FILE``, the signature goes to ``FILE.sig``). Keys without
-a passphrase only. Contract: git-config(1), gpg.ssh.program, and ssh-keygen(1). """
+a passphrase only. Contract: git-config(1), gpg.ssh.program, and ssh-keygen(1)."""
 
 from __future__ import annotations
 

@@ -175,6 +175,7 @@ class Story:
     async def broken_version(self) -> None:
         self.say("4. Version 2, whose image never becomes ready.")
         commit = await self.fleet.commit("shop: version 2", shop.files("2.0", image=shop.NEVER_IMAGE))
+        self.say("   the canary has 10 s to become healthy (health.deadline of the bundle): waiting for that")
         rollout = await self._ended(commit, "RolledBack")
         states = {target.cluster: target.state for target in rollout.targets}
         if states["canary-1"] != "returned" or any(
@@ -193,8 +194,12 @@ class Story:
             state = (await self.fleet.operator.get_cluster("edge-2")).state
             return state == "Offline" or state
 
+        self.say("   waiting until it counts as Offline: three times its contact interval without a word")
         await self._until("edge-2 is Offline", offline)
         commit = await self.fleet.commit("shop: version 3", shop.files("3.0"))
+        self.say(
+            "   the wave edge gives it 8 s to answer (offline.after of the plan), then its change is owed"
+        )
         rollout = await self._ended(commit, "Succeeded")
         states = {target.cluster: target.state for target in rollout.targets}
         if states["edge-2"] != "owed" or any(s != "done" for n, s in states.items() if n != "edge-2"):
