@@ -56,8 +56,8 @@ CALL_DEADLINE = 60.0
 CONNECT_DEADLINE = 20.0
 # The agent's own channel options; the pool is what keeps a thousand channels of one process apart.
 OPTIONS = [
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_time_ms", 240_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.enable_retries", 0),

@@ -28,8 +28,8 @@ CALL_DEADLINE = 20.0
 CONNECT_DEADLINE = 20.0
 _CODED = re.compile(r"^MUSTER-([A-Z]\d+) (.*)$", re.DOTALL)
 OPTIONS = [
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_time_ms", 240_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", 4 << 20),

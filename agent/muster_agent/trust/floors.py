@@ -87,7 +87,13 @@ class FloorKeeper:
             log.warning("the floor is not mirrored yet", error=str(error))
 
     async def raise_bundle(self, bundle: str, commit: str, place: SequencePlace | None) -> None:
-        """On disk and mirrored when this returns; raises what keeps it from being so."""
+        """On disk and mirrored when this returns; raises what keeps it from being so.
+
+        A directive may take a bundle back to an older commit; its floor stays where it was.
+        """
+        floor = self.floors.bundles.get(bundle, "")
+        if floor and not await self._source.descends(commit, floor):
+            commit = floor
         directives = {**self.floors.directives, bundle: place} if place else self.floors.directives
         self._put(
             msgspec.structs.replace(

@@ -152,6 +152,13 @@ def _checked(tree: CommitTree, name: str, join: op.Join, entry: bytes) -> bytes:
     clusters, _ = read_registry(tree)
     identity = encode_identity(join.identity_key)
     old = clusters.get(name)
+    if old and old.spec.revoked:
+        raise JoinError(
+            "J016",
+            "this cluster was revoked",
+            object=name,
+            hint=f"If it may come back after all: muster cluster remove {name} first, and change its keys.",
+        )
     if old and (old.spec.uid != join.uid or old.spec.identity_key != identity):
         raise JoinError(
             "J013",

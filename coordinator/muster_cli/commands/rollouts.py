@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 from muster_core.durations import parse_duration
+from muster_core.errors import RolloutError
 from muster_proto.v1 import operator_pb2 as op
 
 from muster_cli.columns import ROLLOUTS, short, wave
@@ -106,11 +107,17 @@ def _direct(
     with open_checkout(checkout) as clone:
         mine, ground = require_key(key, clone.setting), survey(clone)
         bundle = request.bundle
+        if request.commit and (older := clone.resolve(request.commit)) != ground.commit:
+            if not clone.descends(ground.commit, older):
+                raise RolloutError(
+                    "R008", "the commit is not on the branch that is checked out", object=older[:12]
+                )
+            ground = survey_at(clone, ground.clusters, older, None)
         release = release_at(ground, bundle)
         back = None
         if wish.return_to:
-            older = survey_at(clone, ground.clusters, clone.resolve(wish.return_to), None)
-            back = release_at(older, bundle)
+            before = survey_at(clone, ground.clusters, clone.resolve(wish.return_to), None)
+            back = release_at(before, bundle)
         view = operator.get_bundle(bundle)
         signed = direct(
             ground,

@@ -17,6 +17,7 @@ from muster_core.rollout import events as ev
 from muster_core.rollout.explain import explain
 from muster_core.rollout.machine import RolloutMachine
 from muster_core.select import matches, parse_selector
+from muster_core.trust.directive import decode
 from muster_proto.v1 import operator_pb2 as op
 
 from muster_coordinator.access.calls import CALLER
@@ -25,6 +26,7 @@ from muster_coordinator.api.watchers import Watchers
 from muster_coordinator.catalog.catalog import Catalog, Reading
 from muster_coordinator.enrol import tokens
 from muster_coordinator.rollout.engine import NEEDS_DIRECTIVE, Effects, Engine
+from muster_coordinator.rollout.launch import Start
 from muster_coordinator.store.port import Store
 
 CAPABILITY = 1
@@ -192,12 +194,21 @@ class OperatorApi:
             if digest is None:
                 raise _no_release(state.reading, bundle)
             head = state.reading.heads.commit
+            back = _goes_back(request)
+            if back is not None:
+                self.engine.keep_directive(
+                    back, request.directive, request.directive_signature, request.cluster_uids, effects, now
+                )
+                machine = self.engine.start(
+                    Start(back, request.plan, by, request.reason, goes_back=True), effects, now
+                )
+                return views.rollout_view(machine, now, targets=True)
             if request.commit and not head.startswith(request.commit):
                 raise RolloutError(
                     "R008",
                     "only the newest commit of the tracked branch can be rolled out in this mode",
                     object=request.commit,
-                    hint=f"The newest is {head[:7]}; to go back, revert in Git.",
+                    hint=f"The newest is {head[:7]}; to go back, revert in Git, or sign it: rollout start --go-back.",
                 )
             runs = state.rollouts_of(bundle)
             if runs and runs[-1].started.tree_digest == digest and not request.again:
@@ -227,7 +238,7 @@ class OperatorApi:
                     object=str(release),
                     hint="Sign one: muster rollout start BUNDLE --key FILE.",
                 )
-            machine = self.engine.start(release, request.plan, by, request.reason, effects, now)
+            machine = self.engine.start(Start(release, request.plan, by, request.reason), effects, now)
             return views.rollout_view(machine, now, targets=True)
 
         result: op.RolloutView = await self.engine.ask(work)
@@ -381,3 +392,11 @@ class OperatorApi:
                     yield await watcher.next()
         finally:
             self.watchers.remove(watcher)
+
+
+def _goes_back(request: op.StartRolloutRequest) -> Release | None:
+    """The release that an operator's directive goes back to; whether it may is for the agents to judge."""
+    if not request.directive:
+        return None
+    directive = decode(request.directive)
+    return directive.release if directive.goes_back and directive.release.bundle == request.bundle else None

@@ -26,7 +26,7 @@ from muster_coordinator.rollout import directives
 from muster_coordinator.rollout.conversation import Conversation
 from muster_coordinator.rollout.effects import Effects, Work
 from muster_coordinator.rollout.fleetstate import FleetState
-from muster_coordinator.rollout.launch import NEEDS_DIRECTIVE, Launch
+from muster_coordinator.rollout.launch import NEEDS_DIRECTIVE, Launch, Start
 from muster_coordinator.rollout.record import CATCHUP_STREAM, Recorder
 from muster_coordinator.store.port import EventRow, Store
 
@@ -224,11 +224,9 @@ class Engine:
 
         return work
 
-    def start(
-        self, release: Release, plan_name: str, by: str, reason: str, effects: Effects, now: float
-    ) -> RolloutMachine:
+    def start(self, start: Start, effects: Effects, now: float) -> RolloutMachine:
         """Starts a rollout over the clusters that are targeted now; ``MUSTER-R0xx`` says why not."""
-        return self._launch.start(release, plan_name, by, reason, effects, now)
+        return self._launch.start(start, effects, now)
 
     def act(
         self, rollout: str, given: ev.Pause | ev.Resume | ev.Abort

@@ -6,6 +6,8 @@ catching up. How a rollout goes on is its machine's.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from muster_core.durations import resolve_count
 from muster_core.errors import MusterError, RolloutError
 from muster_core.kinds.model import Cluster
@@ -23,6 +25,20 @@ from muster_coordinator.rollout.record import Recorder, succeeded
 
 NEEDS_DIRECTIVE = frozenset({"directives", "both"})
 REMOVED_RETRY = 300
+
+
+class Start(NamedTuple):
+    """What is to be rolled out, by which plan (empty: the bundle's), and who says so.
+
+    ``goes_back``: an operator's directive takes the fleet to an older release; the branch's newest one is then not started
+    by itself until it changes.
+    """
+
+    release: Release
+    plan: str
+    by: str
+    reason: str
+    goes_back: bool = False
 
 
 class Launch:
@@ -91,7 +107,8 @@ class Launch:
         state, contents = self._state, self._state.reading.contents
         for bundle, digest in contents.digests.items():
             runs = state.rollouts_of(bundle)
-            if runs and (not runs[-1].has_ended or runs[-1].started.tree_digest == digest):
+            forward = next((run for run in reversed(runs) if not run.started.goes_back), None)
+            if (runs and not runs[-1].has_ended) or (forward and forward.started.tree_digest == digest):
                 continue
             if contents.problems_of(bundle):
                 continue
@@ -100,16 +117,15 @@ class Launch:
                 continue
             release = Release(bundle, state.reading.heads.commit, digest)
             try:
-                self.start(release, "", "muster", "new commit", effects, now)
+                self.start(Start(release, "", "muster", "new commit"), effects, now)
                 state.bundle_errors.pop(bundle, None)
             except MusterError as error:
                 state.bundle_errors[bundle] = str(error)
 
-    def start(
-        self, release: Release, plan_name: str, by: str, reason: str, effects: Effects, now: float
-    ) -> RolloutMachine:
+    def start(self, start: Start, effects: Effects, now: float) -> RolloutMachine:
         """Starts a rollout over the clusters that are targeted now; ``MUSTER-R0xx`` says why not."""
-        state, contents, bundle = self._state, self._state.reading.contents, release.bundle
+        release, state, contents = start.release, self._state, self._state.reading.contents
+        bundle = release.bundle
         active = state.active_of(bundle)
         if active:
             raise RolloutError(
@@ -118,9 +134,9 @@ class Launch:
                 object=bundle,
                 hint=f"The newest commit starts when it has ended. To end it: muster rollout abort {active.name}.",
             )
-        plan = contents.plans.get(plan_name or contents.plan_of(bundle))
+        named = start.plan or contents.plan_of(bundle) or "(none named)"
+        plan = contents.plans.get(named)
         if plan is None:
-            named = plan_name or contents.plan_of(bundle) or "(none named)"
             raise RolloutError("R006", f"there is no plan {named}", object=bundle)
         members = self._members(bundle)
         runs = state.rollouts_of(bundle)
@@ -132,8 +148,9 @@ class Launch:
             commit=release.commit,
             tree_digest=release.tree_digest,
             plan=resolve(plan, members, bundle),
-            by=by,
-            reason=reason,
+            by=start.by,
+            reason=start.reason,
+            goes_back=start.goes_back,
             attempt=1 + max((t.attempt for run in same for t in run.targets.values()), default=0),
         )
         machine = RolloutMachine(started)

@@ -28,6 +28,7 @@ class Started(Event, frozen=True, kw_only=True, tag="started"):
     by: str
     reason: str = ""
     attempt: int = 1  # higher than any earlier attempt with this very release
+    goes_back: bool = False  # by an operator's directive, to a release that is not the branch's newest
 
 
 class WaveOpened(Event, frozen=True, kw_only=True, tag="wave-opened"):
