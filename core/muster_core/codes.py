@@ -243,8 +243,8 @@ J012 | Nobody asked to join under this name. | Start the cluster's agent with a 
 J013 | The registry has this name with another identity. | If the cluster was rebuilt: `muster cluster remove NAME` first.
 J014 | This cluster is registered under another name already. | Use that name, or remove that entry first.
 J015 | The sealing key of a join is not signed by its identity key. | Do not approve: somebody between you and the agent may have changed it.
-J016 | The registry says that this cluster was revoked. | To let it come back: `muster cluster remove NAME`, then join it anew with new keys.
 J016 | No cluster can reach an address that a token would carry. | `muster serve --advertise-link HOST:PORT --advertise-edge HOST:PORT`.
+J010 | The registry says that this cluster was revoked. | To let it come back: `muster cluster remove NAME`, then join it anew with new keys.
 J020 | The CA of the coordinator cannot be used. | Give a CA certificate with its own elliptic-curve key.
 J021 | This is no certificate request that proves its key. | Start the agent anew; if it stays, something on the way changes what it sends.
 J022 | A certificate lives between 10 seconds and 7 days. | Ask for a time within that.

@@ -154,7 +154,7 @@ def _checked(tree: CommitTree, name: str, join: op.Join, entry: bytes) -> bytes:
     old = clusters.get(name)
     if old and old.spec.revoked:
         raise JoinError(
-            "J016",
+            "J010",
             "this cluster was revoked",
             object=name,
             hint=f"If it may come back after all: muster cluster remove {name} first, and change its keys.",
