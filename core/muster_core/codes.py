@@ -238,13 +238,13 @@ J005 | The token has expired. | Make a new one: `muster token create`.
 J006 | The token is for another cluster. | Make one for this cluster.
 J007 | The join is not signed by the identity key that it names. | Do not approve it: it was changed on its way, or forged.
 J008 | A token is for one cluster, and what was given is no name of one. | `muster token create --cluster NAME`, NAME in lower-case letters, digits and '-'.
+J010 | The registry says that this cluster was revoked. | To let it come back: `muster cluster remove NAME`, then join it anew with new keys.
 J011 | The checkout is of another fleet than the coordinator's. | Use a checkout of this fleet, or the context of the other coordinator.
 J012 | Nobody asked to join under this name. | Start the cluster's agent with a token first.
 J013 | The registry has this name with another identity. | If the cluster was rebuilt: `muster cluster remove NAME` first.
 J014 | This cluster is registered under another name already. | Use that name, or remove that entry first.
 J015 | The sealing key of a join is not signed by its identity key. | Do not approve: somebody between you and the agent may have changed it.
 J016 | No cluster can reach an address that a token would carry. | `muster serve --advertise-link HOST:PORT --advertise-edge HOST:PORT`.
-J010 | The registry says that this cluster was revoked. | To let it come back: `muster cluster remove NAME`, then join it anew with new keys.
 J020 | The CA of the coordinator cannot be used. | Give a CA certificate with its own elliptic-curve key.
 J021 | This is no certificate request that proves its key. | Start the agent anew; if it stays, something on the way changes what it sends.
 J022 | A certificate lives between 10 seconds and 7 days. | Ask for a time within that.
