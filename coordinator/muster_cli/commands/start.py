@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from collections.abc import Container, Mapping
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,9 @@ TRUST_LIFETIME = 365 * 86_400.0
 if TYPE_CHECKING:
     from muster_core.fleet import FleetContents, Problem
     from muster_core.kinds.model import Cluster
+    from muster_core.tree import Tree
+
+    from muster_cli.preview import Judgement
 
 
 @click.command(cls=Verb)
@@ -77,45 +81,63 @@ def init(path: Path, name: str | None, mode: str, key: Path | None) -> None:
 @VALUES_OUTPUT
 @click.pass_context
 def validate(ctx: click.Context, path: Path, style: str) -> None:
-    """Check a fleet repository: every file, every reference, every manifest, every policy.
+    """Check a fleet repository.
 
-    Exit code 1 when something is wrong. Bundles that match no cluster are named where the clone knows the
-    registry branch (git fetch first).
+    That is every file, every reference, every manifest, and what the fleet's policies say of each object. Exit code 1
+    when something is wrong; a policy that only warns is told. Bundles that match no cluster are named, and objects
+    judged with the clusters' values, where the clone knows the registry branch (git fetch first).
     """
     from muster_core.fleet import read_fleet, unmatched
     from muster_core.manifest.check import manifest_problems
 
     from muster_cli.folder import FolderTree
-    from muster_cli.output import write_value
+    from muster_cli.output import counted, write_value
 
     tree = FolderTree(path)
     contents = read_fleet(tree)
     clusters, registry_problems = _registry(path)
-    problems = [*contents.problems, *_policies(contents), *registry_problems, *unmatched(contents, clusters)]
-    problems += manifest_problems(tree, contents, clusters)
+    problems = [*contents.problems, *registry_problems, *unmatched(contents, clusters)]
+    unsound = manifest_problems(tree, contents, clusters)
+    problems += unsound
+    judged = _policies(tree, contents, clusters, {problem.bundle for problem in unsound})
+    problems += judged.denied
     problems.sort(key=lambda problem: (problem.file, problem.line))
     if style == "table":
         for problem in problems:
             click.echo(str(problem))
     else:
         write_value([problem._asdict() for problem in problems], style)
-    what = f"{len(contents.bundles)} bundles, {len(contents.plans)} plans, {len(contents.secrets)} secrets, "
-    what += f"{len(contents.policy_documents)} policies: {len(problems) or 'no'} problems"
-    click.echo(what, err=True)
+    for warning in judged.warned:
+        click.echo(f"warning: {warning}", err=True)
+    for line in judged.unjudged:
+        click.echo(f"note: {line}", err=True)
+    parts = (
+        counted(len(contents.bundles), "bundle"),
+        counted(len(contents.plans), "plan"),
+        counted(len(contents.secrets), "secret"),
+        counted(len(contents.policy_documents), "policy"),
+    )
+    found = counted(len(problems), "problem") if problems else "no problems"
+    click.echo(f"{', '.join(parts)}: {found}", err=True)
     ctx.exit(1 if problems else 0)
 
 
-def _policies(contents: FleetContents) -> list[Problem]:
+def _policies(
+    tree: Tree, contents: FleetContents, clusters: Mapping[str, Cluster], unsound: Container[str]
+) -> Judgement:
+    """What the policies say, or why they cannot be used."""
     from muster_core.fleet import Problem, compile_fleet_policies
 
+    from muster_cli.preview import Judgement, judge
+
     try:
-        compile_fleet_policies(contents)
+        policies = compile_fleet_policies(contents)
     except MusterError as error:
         found = re.match(r"(?P<file>[^:\s]+):(?P<line>\d+): (?P<text>.*)", error.message, re.DOTALL)
         if found:
-            return [Problem(found["file"], int(found["line"]), found["text"])]
-        return [Problem(error.object or "policies", 1, error.message)]
-    return []
+            return Judgement([Problem(found["file"], int(found["line"]), found["text"])])
+        return Judgement([Problem(error.object or "policies", 1, error.message)])
+    return judge(tree, contents, policies, clusters, unsound)
 
 
 def _registry(path: Path) -> tuple[dict[str, Cluster], list[Problem]]:

@@ -66,7 +66,7 @@ def test_init_makes_a_repository_that_validates(tmp_path: Path, muster: Muster) 
     assert (tmp_path / "My Fleet" / ".git").is_dir()
     checked = muster("validate", tmp_path / "My Fleet")
     assert (checked.code, checked.out) == (0, ""), checked
-    assert "1 bundles, 1 plans" in checked.err
+    assert "1 bundle, 1 plan," in checked.err
     again = muster("init", tmp_path / "My Fleet")
     assert again.code == 2
     assert "MUSTER-V005" in again.err
