@@ -1,7 +1,7 @@
 """Secrets, opened as late as can be.
 
-Owns turning a FleetSecret into a Kubernetes Secret, and that every opening is witnessed. Plaintext is masked until the
-object is built; it is never logged and never written to disk.
+Owns turning a FleetSecret into a Kubernetes Secret, and that every opening is witnessed. Plaintext is masked until
+the object is built; it is never logged and never written to disk.
 """
 
 from __future__ import annotations

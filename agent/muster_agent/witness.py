@@ -1,7 +1,8 @@
 """What the agent does, as entries of its audit log.
 
-Owns which doing becomes which entry, and that the same thing said again (a refusal that is tried every minute) is written
-once. It never decides anything, and never sees a secret's content: a file's id and numbers are all that it is given.
+Owns which doing becomes which entry, and that the same thing said again (a refusal that is tried every minute) is
+written once. It never decides anything, and never sees a secret's content: a file's id and numbers are all that it
+is given.
 """
 
 from __future__ import annotations
