@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -235,6 +235,13 @@ class Checkout:
             config.set_value("gpg", "format", "ssh")
             config.set_value("user", "signingkey", str(key.resolve()))
             config.set_value("commit", "gpgsign", "true")
+
+    def know_signers(self, lines: Sequence[str]) -> None:
+        """Lets ``git log --show-signature`` in this clone tell who signed: lines of an allowed signers file."""
+        path = Path(self.repo.git_dir) / "muster-allowed-signers"
+        path.write_text("".join(f"{line}\n" for line in lines))
+        with self.repo.config_writer() as config:
+            config.set_value("gpg.ssh", "allowedSignersFile", str(path.resolve()))
 
     def sign_as(self, mode: str, key: Path | None) -> None:
         """Who signs from here on: nobody in mode ``open``, else the key, else git by its own configuration."""

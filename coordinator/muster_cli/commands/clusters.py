@@ -74,7 +74,9 @@ def approve(
     key: Path | None,
     checkout: Path,
 ) -> None:
-    """Approve the pending join of NAME: write its registry entry from your checkout and push it.
+    """Approve the pending join of NAME.
+
+    Writes its registry entry from your checkout and pushes it.
 
     Compare the fingerprints with those in the agent's log before you say yes.
     """
@@ -116,7 +118,9 @@ def approve(
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_context
 def acknowledge(ctx: click.Context, name: str, yes: bool) -> None:
-    """Say that you know why NAME's floor went back (a restored backup, a lost state folder).
+    """Say that you know why NAME's floor went back.
+
+    Such as a restored backup, or a lost state folder.
 
     Until then it keeps and heals what it has, and takes nothing new.
     """

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from muster_cli.columns import BUNDLES, CLUSTERS, ROLLOUTS, short
+from muster_cli.errors import NotFoundError
 from muster_cli.output import Answer, ago
 from muster_cli.verbs import VALUES_OUTPUT, Nouns, client, warn_of_git
+
+if TYPE_CHECKING:
+    from muster_proto.v1 import link_pb2 as wire
+
+    from muster_cli.client import OperatorClient
 
 # Nothing waits in a rollout that has ended: these say what became of it.
 ENDED_WAVES = {"open": "not passed", "waiting": "not reached"}
@@ -27,6 +35,7 @@ def describe_cluster(ctx: click.Context, name: str, style: str) -> None:
     with client(ctx) as operator:
         warn_of_git(operator)
         view = operator.get_cluster(name)
+        refused = {report.bundle: _refused(operator, report) for report in view.bundles}
     if style in {"json", "yaml"}:
         Answer(CLUSTERS, "cluster", style).one(view)
         return
@@ -46,8 +55,10 @@ def describe_cluster(ctx: click.Context, name: str, style: str) -> None:
     for report in view.bundles:
         ready = f"{report.ready_count}/{report.object_count} objects ready"
         click.echo(f"\n{report.bundle}: {report.phase} {short(report.release)} ({ready})")
+        if refused[report.bundle]:
+            click.echo(f"  refused: {refused[report.bundle]}; what runs here is the release above")
         if report.message:
-            click.echo(f"  {report.code} {report.message}".rstrip())
+            click.echo(f"  {coded(report.code)} {report.message}".rstrip())
         if report.healed_count:
             times = "once" if report.healed_count == 1 else f"{report.healed_count} times"
             click.echo(f"  healed {times}, last {report.last_healed}")
@@ -120,7 +131,23 @@ def describe_rollout(ctx: click.Context, name: str, style: str) -> None:
             (t for t in view.targets if t.wave == item.name), key=lambda t: (rank(t.state), t.cluster)
         ):
             state = targets.get(target.state, target.state)
-            click.echo(f"  {target.cluster}: {state} {target.code} {target.message}".rstrip())
+            click.echo(f"  {target.cluster}: {state} {coded(target.code)} {target.message}".rstrip())
+
+
+def _refused(operator: OperatorClient, report: wire.Report) -> str:
+    """The release that a blocked bundle was offered, and by which rollout."""
+    if report.phase != "Blocked" or not report.rollout:
+        return ""
+    try:
+        offered = operator.get_rollout(report.rollout).release
+    except NotFoundError:  # an older one, which the coordinator has forgotten
+        return f"the release of {report.rollout}"
+    return f"{short(offered)} of {report.rollout}" if offered.commit != report.release.commit else ""
+
+
+def coded(code: str) -> str:
+    """``MUSTER-P001``, however it was reported."""
+    return f"MUSTER-{code.removeprefix('MUSTER-')}" if code else ""
 
 
 def rank(state: str) -> int:

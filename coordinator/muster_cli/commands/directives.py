@@ -34,7 +34,9 @@ def directive() -> None:
 @CHECKOUT
 @click.pass_context
 def renew(ctx: click.Context, bundle: str, valid: str, yes: bool, key: Path | None, checkout: Path) -> None:
-    """Sign anew for everybody who still waits for a release of BUNDLE, all at once.
+    """Sign anew for everybody who waits for BUNDLE.
+
+    All at once, for the release that each still waits for.
 
     Who waits comes from the coordinator; who they are, and the plan, from your checkout and the registry.
     """

@@ -141,7 +141,9 @@ def manifest(
     token_ttl: str,
     checkout: Path,
 ) -> None:
-    """Print the agent's objects for one cluster as YAML, with a fresh join token inside.
+    """Print the agent's objects for one cluster as YAML.
+
+    A fresh join token is among them.
 
     Apply it within the token's life: muster agent manifest --cluster NAME | kubectl apply --server-side -f -
     Then approve: muster cluster approve NAME. The output holds a secret; keep it out of files that stay.
@@ -206,7 +208,9 @@ def install(
     checkout: Path,
     style: str,
 ) -> None:
-    """Install the agent into clusters that you can reach, and let them join.
+    """Install the agent into clusters, and let them join.
+
+    Clusters that you can reach, by your kubeconfig.
 
     Applies the agent with a fresh token, reads UID and public keys from the cluster's own API, and approves the
     join only if it has exactly these. Run it again after a break: it goes on; run it twice: nothing changes.

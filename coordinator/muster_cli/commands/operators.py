@@ -41,7 +41,9 @@ def operator() -> None:
 def certificate(
     ctx: click.Context, name: str, role: str, days: int, out: Path | None, link_address: str | None
 ) -> None:
-    """Make a key here, have its certificate signed, and write a context file that uses both.
+    """Make a certificate for NAME, and its context file.
+
+    The key is made here; the coordinator signs its certificate.
 
     Hand the three files to NAME, or run it on NAME's machine: muster --context FILE get clusters.
     """
@@ -98,7 +100,10 @@ def listed(ctx: click.Context, style: str) -> None:
 @click.option("--reason", default="", help="For the audit log.")
 @click.pass_context
 def revoke(ctx: click.Context, name: str, reason: str) -> None:
-    """Every certificate of NAME counts no more, on open connections too."""
+    """End every certificate of NAME.
+
+    None of them counts any more, on open connections too.
+    """
     with client(ctx) as api:
         revoked = api.revoke_operator(name, reason).operators
     click.echo(f"operator/{name} revoked ({len(revoked)})")

@@ -123,8 +123,9 @@ def label(
 @CHECKOUT
 @click.pass_context
 def revoke(ctx: click.Context, name: str, yes: bool, key: Path | None, checkout: Path) -> None:
-    """Shut cluster NAME out: its line is cut at once, its certificate is not renewed, nothing is sealed to it any
-    more.
+    """Shut cluster NAME out for good.
+
+    Its line is cut at once, its certificate is not renewed, nothing is sealed to it any more.
 
     Its entry stays, so that neither the name nor its keys can come back. What runs there goes on: nobody can reach
     it from here. The secrets that it can open are listed: seal them anew, and change the credentials in them at
@@ -164,7 +165,9 @@ def _readable_by(clone: Checkout, entry: Cluster) -> list[str]:
 @CHECKOUT
 @click.pass_context
 def remove(ctx: click.Context, name: str, yes: bool, key: Path | None, checkout: Path) -> None:
-    """Forget cluster NAME: its entry leaves the registry, and with it the fleet.
+    """Forget cluster NAME.
+
+    Its entry leaves the registry, and with it the fleet.
 
     Nothing is deleted in the cluster. It may join again with a new token. To shut it out for good: muster cluster
     revoke."""

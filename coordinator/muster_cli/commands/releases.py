@@ -32,8 +32,9 @@ def release() -> None:
 @KEY
 @CHECKOUT
 def sign(yes: bool, key: Path | None, checkout: Path) -> None:
-    """Show what changed since the last approved tree, then sign the commit that is checked out with a tag and push
-    it.
+    """Approve what is checked out, with a signed tag.
+
+    Shows what changed since the last approved tree, then signs the commit that is checked out and pushes the tag.
 
     A signed head needs no tag: git commit -S does the same. This is for heads that a forge made by merging.
     """

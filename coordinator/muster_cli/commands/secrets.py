@@ -65,7 +65,7 @@ def seal(
     out: Path | None,
     checkout: Path,
 ) -> None:
-    """Seal a secret to every cluster in the registry that SELECTOR matches now.
+    """Seal a secret to the clusters that SELECTOR matches now.
 
     Nobody else can open the file, not even you: keep the values at their source.
     """

@@ -44,7 +44,10 @@ def init(path: Path, name: str | None, mode: str, key: Path | None) -> None:
     It has a trust document with one root: your key, or a new one. Git is set up in it to sign commits with that key.
     """
     from muster_cli.checkout import create_repository, open_checkout
+    from muster_cli.folder import FolderTree
+    from muster_cli.trust.chain import read_chain
     from muster_cli.trust.founding import found, key_for
+    from muster_cli.trust.roles import allowed_signers
 
     if (path / "fleet.yaml").exists():
         raise ValidationError("V005", "there is a fleet already", object=str(path / "fleet.yaml"))
@@ -61,6 +64,7 @@ def init(path: Path, name: str | None, mode: str, key: Path | None) -> None:
             mine, is_new = key_for(fleet, key, clone.setting)
             click.echo(str(found(path, fleet_id, mine, TRUST_LIFETIME)))
             clone.sign_commits_with(mine.path)
+            clone.know_signers(allowed_signers(read_chain(FolderTree(path)).require()))
         lines += [f"Made the key {mine.path}. Keep it safe, and a copy of it elsewhere."] if is_new else []
         lines.append(f"Commits here are signed with {mine.fingerprint}, the one root: muster trust show")
     for relative, text in skeleton.files(fleet, fleet_id, mode).items():
@@ -161,10 +165,15 @@ def _registry(path: Path) -> tuple[dict[str, Cluster], list[Problem]]:
 @click.command(cls=Verb)
 @click.argument("kind")
 def schema(kind: str) -> None:
-    """Print the JSON Schema of KIND: Fleet, Bundle, RolloutPlan, Cluster or FleetSecret."""
+    """Print the JSON Schema of KIND.
+
+    KIND is Fleet, Bundle, RolloutPlan, Cluster or FleetSecret, in any case.
+    """
+    from muster_core.kinds.model import KINDS
     from muster_core.kinds.schema import schema as schema_of
 
-    click.echo(json.dumps(schema_of(kind), indent=2))
+    named = {name.lower(): name for name in KINDS}.get(kind.lower(), kind)
+    click.echo(json.dumps(schema_of(named), indent=2))
 
 
 @click.command(cls=Verb)
@@ -172,7 +181,7 @@ def schema(kind: str) -> None:
 @click.option("--client", "only_client", is_flag=True, help="Do not ask a coordinator.")
 @click.pass_context
 def version(ctx: click.Context, style: str, only_client: bool) -> None:
-    """Print the versions of this program and, where one is reachable, of its coordinator."""
+    """Print the versions of this program and its coordinator."""
     from muster_cli.output import write_value
 
     value = {"client": installed_version("muster-fleet")}

@@ -38,7 +38,9 @@ def trust() -> None:
 )
 @CHECKOUT
 def init(key: Path | None, expires: str, checkout: Path) -> None:
-    """Make trust/1.json: one root key, and every role in its hand.
+    """Make trust/1.json.
+
+    It has one root key, and every role in its hand.
 
     A start without ceremony, and no more than that: whoever has this one key decides everything. Share the roles
     out with add-key and remove-key, and the root with rotate-root, before the fleet matters. Without a key of
@@ -48,13 +50,16 @@ def init(key: Path | None, expires: str, checkout: Path) -> None:
 
     from muster_cli.checkout import open_checkout
     from muster_cli.folder import FolderTree
+    from muster_cli.trust.chain import read_chain
     from muster_cli.trust.founding import found, key_for
+    from muster_cli.trust.roles import allowed_signers
 
     with open_checkout(checkout) as clone:
         fleet = read_settings(FolderTree(clone.root))
         mine, is_new = key_for(fleet.metadata.name, key, clone.setting)
         path = found(clone.root, fleet.spec.id, mine, parse_duration(expires))
         clone.sign_commits_with(mine.path)
+        clone.know_signers(allowed_signers(read_chain(FolderTree(clone.root)).require()))
     click.echo(str(path))
     if is_new:
         click.echo(f"Made the key {mine.path}. Keep it safe, and a copy of it elsewhere.", err=True)
@@ -68,7 +73,10 @@ def init(key: Path | None, expires: str, checkout: Path) -> None:
 @CHECKOUT
 @VALUES_OUTPUT
 def show(checkout: Path, style: str) -> None:
-    """Show who may do what by the newest document that holds, and what waits for signatures."""
+    """Show who may do what, and what waits for signatures.
+
+    By the newest document that holds.
+    """
     from muster_cli.output import write_value
 
     chain, _ = _chain(checkout)
@@ -136,6 +144,7 @@ def _amend(
     from muster_cli.checkout import open_checkout
     from muster_cli.trust.chain import Chain, amended, write
     from muster_cli.trust.founding import sign_document
+    from muster_cli.trust.roles import allowed_signers
     from muster_cli.trust.signing import find_key
 
     chain, root = _chain(checkout)
@@ -158,6 +167,8 @@ def _amend(
     if after.pending is not None:
         _say_missing(Chain(after.holding, after.pending))
     else:
+        with open_checkout(checkout) as clone:
+            clone.know_signers(allowed_signers(after.require()))
         click.echo("It holds. Next: git add trust && git commit, and push it.", err=True)
 
 
@@ -199,7 +210,9 @@ def add_key(
     key: Path | None,
     checkout: Path,
 ) -> None:
-    """Give the key of file PUBLIC a role, in the next version of the trust document.
+    """Give the key of file PUBLIC a role.
+
+    It has it from the next version of the trust document on.
 
     PUBLIC is an OpenSSH public key, or an OpenPGP certificate in armour. A key with bounds of its own (--path,
     --bundle, --clusters, --scope) gets a role entry of its own; one without joins the role's keys.

@@ -164,3 +164,15 @@ def test_version_works_with_and_without_a_coordinator(muster: Muster) -> None:
 
 def test_version_asks_the_coordinator(muster: Muster, hub: Hub) -> None:
     assert json.loads(muster("version", "-o", "json").out)["coordinator"] == "9.9.9"
+
+
+def test_git_tells_who_signed_in_a_new_fleet(tmp_path: Path, muster: Muster) -> None:
+    fleet = tmp_path / "fleet"
+    assert muster("init", fleet).code == 0
+    git(fleet, "add", ".")
+    git(fleet, "commit", "-qm", "A fleet")
+    assert git(fleet, "log", "-1", "--format=%G? %GS") == "G release+policy+registrar"
+
+
+def test_kinds_are_known_in_any_case(muster: Muster) -> None:
+    assert json.loads(muster("schema", "rolloutplan").out)["title"] == "RolloutPlan"

@@ -22,7 +22,7 @@ def filled(hub: Hub) -> Hub:
     hub.clusters = [
         op.ClusterView(name="berlin-04", state="Online", labels={"tier": "store"}, uid="u1", bundles=[
             wire.Report(bundle="shop", release=RELEASE, phase="Ready"),
-            wire.Report(bundle="other", phase="Blocked", code="P001", message="denied by require-team"),
+            wire.Report(bundle="other", phase="Blocked", code="P001", message="denied by require-team", rollout="shop-0007"),
         ]),
         op.ClusterView(name="edge-1", state="Offline", owed=["shop-0007"]),
     ]  # fmt: skip
@@ -82,10 +82,11 @@ def test_selectors_are_checked_here_and_applied_there(muster: Muster, filled: Hu
 
 def test_describe_shows_the_worst_first(muster: Muster, filled: Hub) -> None:
     rollout = muster("describe", "rollout", "shop-0007").out
-    assert rollout.index("b: failed K001 broken") < rollout.index("a: done")
+    assert rollout.index("b: failed MUSTER-K001 broken") < rollout.index("a: done")
     assert "wave stores" in rollout
     cluster = muster("describe", "cluster", "berlin-04").out
-    assert "P001 denied by require-team" in cluster
+    assert "  MUSTER-P001 denied by require-team" in cluster
+    assert "  refused: 3f2c9d1 of shop-0007" in cluster
     bundle = muster("describe", "bundle", "shop").out
     assert bundle.index("edge-1: Pending") < bundle.index("berlin-04: Ready")
 
