@@ -41,3 +41,12 @@ def test_logs_are_json_to_a_pipe_and_hold_nothing_for_developers() -> None:
     assert "said" in line
     assert not line.startswith("{")
     assert len(run("-c", LOGS.format(style="json", debug=True)).stderr.splitlines()) == 2
+
+
+def test_an_exception_is_logged_whole_in_both_styles() -> None:
+    code = LOGS + "try:\n    1 / 0\nexcept ZeroDivisionError:\n    log.exception('broke')\n"
+    for style in ("text", "json"):
+        done = run("-W", "error", "-c", code.format(style=style, debug=False))
+        assert done.returncode == 0, done.stderr
+        assert "ZeroDivisionError" in done.stderr
+    assert json.loads(done.stderr.splitlines()[-1])["exception"].startswith("Traceback")
