@@ -26,7 +26,7 @@ from muster_agent.state.records import Floors
 from muster_agent.trust.heads import HeadJudge, require_descent
 from muster_agent.trust.keeper import TrustKeeper
 
-_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+COMMIT_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 class Credentials(NamedTuple):
@@ -71,7 +71,7 @@ class ReleaseJudge:
         ``T010``, ``T011``, ``T012``, ``T014``; ``T030`` for anything but a full commit id: a name, or a part of an id,
         may be another commit tomorrow.
         """
-        if not _COMMIT.fullmatch(release.commit):
+        if not COMMIT_ID.fullmatch(release.commit):
             raise TrustError("T030", "the offer does not name a commit by its full id", object=str(release))
         floor = floors.bundles.get(release.bundle, "")
         if floor and self._goes_back(release, credentials):
