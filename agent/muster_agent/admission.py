@@ -30,7 +30,7 @@ from muster_agent.state.records import Admission, Enrolment
 from muster_agent.trust.floors import FloorKeeper
 from muster_agent.trust.heads import HeadJudge
 from muster_agent.trust.keeper import TrustKeeper
-from muster_agent.trust.releases import Content, Credentials, ReleaseJudge
+from muster_agent.trust.releases import COMMIT_ID, Content, Credentials, ReleaseJudge
 from muster_agent.unseal import unseal
 from muster_agent.witness import Witness
 
@@ -88,6 +88,7 @@ class Desired:
         self.policies: PolicySet | None = None
         self.policy_commit = ""
         self.problem: MusterError | None = None
+        self._started_with, self._was_greeted = "", False
         self._read: OrderedDict[str, tuple[BlobTree, FleetContents]] = OrderedDict()
 
     @property
@@ -109,6 +110,7 @@ class Desired:
         What cannot be read of an accepted commit is kept in ``problem``; healing does without it.
         """
         await self._floors.load()
+        self._started_with = self.branches.get("fleet", "")
         for branch, take in (("fleet", self._take_policies), ("registry", self._take_entry)):
             commit = self.branches.get(branch, "")
             try:
@@ -123,9 +125,31 @@ class Desired:
         if not reported or reported == own:
             return
         if not own or (await self._source.has(reported) and await self._source.descends(reported, own)):
-            if not self.regressed:
-                self._witness.regressed(own, reported)
-            self._floors.regressed(reported)
+            self._regressed(own, reported)
+
+    async def greeted(self, reported: str) -> None:
+        """A Welcome, with the newest floor that the coordinator had from this cluster; ours must not be older.
+
+        The first one is held against what this process started with: a restored folder has caught up with Git before
+        anybody can say that it was old. A floor that is not here was of a history that was lost.
+        """
+        current = self.branches.get("fleet", "")
+        own = current if self._was_greeted else self._started_with or self._anchor("fleet")
+        self._was_greeted = True
+        if reported and reported != own and await self._is_behind(own, reported):
+            self._regressed(own, reported)
+
+    async def _is_behind(self, own: str, reported: str) -> bool:
+        if not COMMIT_ID.fullmatch(reported):
+            return False
+        if not await self._source.has(reported):
+            return bool(self._started_with)  # who has just joined may not know what was before the anchor
+        return not await self._source.descends(own, reported)
+
+    def _regressed(self, own: str, reported: str) -> None:
+        if not self.regressed:
+            self._witness.regressed(own, reported)
+        self._floors.regressed(reported)
 
     def acknowledge_floor(self, commit: str) -> None:
         if commit and commit == self.regressed:
