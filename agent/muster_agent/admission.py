@@ -25,8 +25,9 @@ from muster_core.trust.directive import SequencePlace
 from muster_agent.cluster.surroundings import Surroundings
 from muster_agent.gate import gate
 from muster_agent.render.renderer import Renderer
+from muster_agent.sealed import choose
 from muster_agent.source.repository import BlobTree, Heads, SourceRepository
-from muster_agent.state.records import Admission, Enrolment
+from muster_agent.state.records import Admission, Enrolment, SecretPlace
 from muster_agent.trust.floors import FloorKeeper
 from muster_agent.trust.heads import HeadJudge
 from muster_agent.trust.keeper import TrustKeeper
@@ -60,6 +61,8 @@ class Admissible:
     health_deadline: float
     may_return: bool
     entry_digest: str
+    secrets: Mapping[str, SecretPlace]
+    kept_secrets: tuple[str, ...] = ()
     warnings: tuple[Verdict, ...] = ()
 
 
@@ -299,7 +302,7 @@ class Desired:
         admissible.warnings = gate(self.policies, shown, await look(shown), self._judged)
         await self._source.pin(f"admitted/{release.bundle}", release.commit)
         await self._source.pin(f"admitted-entry/{release.bundle}", self.registry_commit)
-        await self._floors.raise_bundle(release.bundle, release.commit, approved.place)
+        await self._floors.raise_bundle(release.bundle, release.commit, approved.place, admissible.secrets)
         return admissible
 
     def _own_entry(self, offered: str) -> Cluster:
@@ -346,16 +349,22 @@ class Desired:
                 "V006", "the commit has no valid fleet.yaml", object=admission.release.commit
             )
         objects = await self._renderer.render(tree, at, values)
-        secrets = contents.secrets_of(bundle)
+        chosen = await choose(
+            contents.secrets_of(bundle),
+            admission.release.commit,
+            await self._head_contents(),
+            self._floors.floors.secrets,
+            self._contents_at,
+        )
         objects += unseal(
-            secrets,
+            chosen.secrets,
             fleet_id=fleet.spec.id,
             uid=self._enrolment.uid,
             keys=self._sealing,
             release=admission.release,
             witness=self._witness,
         )
-        if secrets:  # every opening is on disk before anything of it is applied
+        if chosen.secrets:  # every opening is on disk before anything of it is applied
             await self._witness.flush()
         plan = contents.plans.get(contents.plan_of(bundle))
         return Admissible(
@@ -368,7 +377,17 @@ class Desired:
             and plan is not None
             and plan.spec.on_failure.action == "rollback",
             entry_digest=registry_digest(entry),
+            secrets=chosen.places,
+            kept_secrets=chosen.kept,
         )
+
+    async def _contents_at(self, commit: str) -> FleetContents:
+        return (await self._contents(commit))[1]
+
+    async def _head_contents(self) -> FleetContents | None:
+        """The newest accepted head, if it is here: healing goes on without it."""
+        head = self.branches.get("fleet", "")
+        return await self._contents_at(head) if head and await self._source.has(head) else None
 
     async def targets_me(self, bundle: str) -> bool | None:
         """Whether the newest accepted commit's bundle targets this cluster; None when that is not known."""

@@ -150,6 +150,8 @@ S016 | A recipient line is not written as one. | Restore the file from Git, or s
 S017 | The registry has problems, so it is not known for whom to seal. | Mend the registry branch first.
 S018 | A registry entry has no sealing key. | Approve the cluster anew.
 S019 | The sealing key in the registry is not signed by the cluster's identity key. | Do not seal to it: somebody may have put their own key there.
+S030 | The version of a secret that was applied here cannot be found in the history any more. | Seal the secret anew; the live one stays meanwhile.
+S031 | The file to seal holds another secret than the one that is named. | Write another file: `--out PATH`.
 
 P001 | A policy forbids an object, or could not be judged; the whole bundle is blocked and nothing was applied. | Change the object, or the policy.
 P010 | A policy is malformed, or stands twice. | Mend it at the line that is named.

@@ -43,6 +43,13 @@ class Standing(NamedTuple):
     regressed: str
 
 
+class Admitted(NamedTuple):
+    """What of an admission is reported: the registry entry's digest, and secrets that were kept from going back."""
+
+    entry_digest: str = ""
+    kept_secrets: tuple[str, ...] = ()
+
+
 def record_of(offer: wire.Offer) -> OfferRecord | None:
     """The offer as a record; None when it is none: names and sizes are bounded before anything is kept of it."""
     release = offer.release
@@ -78,7 +85,7 @@ def offered_of(offer: OfferRecord) -> Offered:
 
 
 def report_of(
-    machine: BundleMachine, verdicts: Sequence[Verdict], entry_digest: str, standing: Standing
+    machine: BundleMachine, verdicts: Sequence[Verdict], admitted: Admitted, standing: Standing
 ) -> wire.Report:
     """The bundle's last state; revision and time are whoever sends it to add."""
     record = machine.record
@@ -111,7 +118,8 @@ def report_of(
         ],
         last_healthy=_release(record.last_healthy.release if record.last_healthy else None),
         head_commit=standing.head_commit,
-        registry_digest=entry_digest,
+        registry_digest=admitted.entry_digest,
+        kept_secrets=admitted.kept_secrets,
         trust_version=standing.trust_version,
         regressed=standing.regressed,
     )

@@ -32,7 +32,7 @@ from muster_agent.cluster.surroundings import Surroundings, look_around
 from muster_agent.gate import DeniedError
 from muster_agent.obs.metrics import Metrics
 from muster_agent.reconcile import machine as m
-from muster_agent.reconcile.messages import Standing, offered_of, record_of, report_of
+from muster_agent.reconcile.messages import Admitted, Standing, offered_of, record_of, report_of
 from muster_agent.source.repository import Heads, SourceRepository
 from muster_agent.state.files import StateError
 from muster_agent.state.port import StatePort
@@ -371,8 +371,9 @@ class Reconciler:
     def _report(self, name: str, bundle: _Bundle) -> None:
         desired = self._desired
         standing = Standing(desired.branches.get("fleet", ""), desired.trust_version, desired.regressed)
-        entry = bundle.admissible.entry_digest if bundle.admissible else ""
-        report = report_of(bundle.machine, bundle.verdicts, entry, standing)
+        known = bundle.admissible
+        admitted = Admitted(known.entry_digest, known.kept_secrets) if known else Admitted()
+        report = report_of(bundle.machine, bundle.verdicts, admitted, standing)
         same = report.SerializeToString(deterministic=True)
         if same == bundle.last_report:
             return

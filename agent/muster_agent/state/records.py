@@ -32,7 +32,8 @@ class Repository(msgspec.Struct, frozen=True):
 
 
 class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
-    """What the join fixed. ``certificate`` is PEM, empty while the join waits; ``renewals`` rises before it is sent."""
+    """What the join fixed. ``certificate`` is PEM, empty while the join waits; ``renewals`` rises before it is
+    sent."""
 
     cluster: str
     uid: str
@@ -49,7 +50,8 @@ class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrustRecord(msgspec.Struct, frozen=True):
-    """The text of the trust document that holds, and the newest time that a valid signature has shown (unix seconds)."""
+    """The text of the trust document that holds, and the newest time that a valid signature has shown (unix
+    seconds)."""
 
     document: str = ""
     latest: float = 0.0
@@ -61,17 +63,27 @@ class HeadsRecord(msgspec.Struct, frozen=True):
     commits: tuple[str, ...] = ()
 
 
+class SecretPlace(msgspec.Struct, frozen=True):
+    """The newest version of a secret file that was applied here, and the commit that has it."""
+
+    key_generation: int
+    revision: int
+    commit: str
+
+
 class Floors(msgspec.Struct, frozen=True):
     """The newest commit accepted, per branch and per bundle. On disk before anything of it is applied.
 
-    ``directives`` is the newest directive taken per bundle. ``regressed`` is a commit that the coordinator had from this
-    cluster and that the floor was behind of: nothing new is taken until an operator has acknowledged it.
+    ``directives`` is the newest directive taken per bundle, ``secrets`` the newest version per file id.
+    ``regressed`` is a commit that the coordinator had from this cluster and that the floor was behind of: nothing
+    new is taken until an operator has acknowledged it.
     """
 
     branches: dict[str, str] = {}
     bundles: dict[str, str] = {}
     directives: dict[str, SequencePlace] = {}
     regressed: str = ""
+    secrets: dict[str, SecretPlace] = {}
 
 
 class Admission(msgspec.Struct, frozen=True):
@@ -83,7 +95,8 @@ class Admission(msgspec.Struct, frozen=True):
 
 
 class OfferRecord(msgspec.Struct, frozen=True):
-    """An offer as it came, so that it can be judged again after a restart. ``proof`` is (leaf index, sibling hashes)."""
+    """An offer as it came, so that it can be judged again after a restart. ``proof`` is (leaf index, sibling
+    hashes)."""
 
     rollout: str
     attempt: int

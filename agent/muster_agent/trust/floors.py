@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Mapping
 
 import msgspec
 import structlog
@@ -20,7 +21,7 @@ from muster_core.trust.directive import SequencePlace
 from muster_agent.cluster.port import ClusterApi
 from muster_agent.source.repository import SourceRepository
 from muster_agent.state.port import StatePort
-from muster_agent.state.records import Floors
+from muster_agent.state.records import Floors, SecretPlace
 
 log = structlog.get_logger()
 
@@ -51,7 +52,11 @@ class FloorKeeper:
         for name, place in mirror.directives.items():
             if place.sequence > directives.get(name, SequencePlace()).sequence:
                 directives[name] = place
-        self.floors = Floors(branches, bundles, directives, own.regressed or mirror.regressed)
+        secrets = dict(own.secrets)
+        for file_id, found in mirror.secrets.items():
+            if file_id not in secrets or _version(found) > _version(secrets[file_id]):
+                secrets[file_id] = found
+        self.floors = Floors(branches, bundles, directives, own.regressed or mirror.regressed, secrets)
         self._mirrored = mirror
         if self.floors != own:
             log.warning("the floors of the state folder were behind and are mended", branches=branches)
@@ -86,7 +91,13 @@ class FloorKeeper:
         except KubernetesError as error:
             log.warning("the floor is not mirrored yet", error=str(error))
 
-    async def raise_bundle(self, bundle: str, commit: str, place: SequencePlace | None) -> None:
+    async def raise_bundle(
+        self,
+        bundle: str,
+        commit: str,
+        place: SequencePlace | None,
+        secrets: Mapping[str, SecretPlace],
+    ) -> None:
         """On disk and mirrored when this returns; raises what keeps it from being so.
 
         A directive may take a bundle back to an older commit; its floor stays where it was.
@@ -95,13 +106,17 @@ class FloorKeeper:
         if floor and not await self._source.descends(commit, floor):
             commit = floor
         directives = {**self.floors.directives, bundle: place} if place else self.floors.directives
+        newest = {**self.floors.secrets, **{i: p for i, p in secrets.items() if self._is_newer(i, p)}}
+        bundles = {**self.floors.bundles, bundle: commit}
         self._put(
-            msgspec.structs.replace(
-                self.floors, bundles={**self.floors.bundles, bundle: commit}, directives=directives
-            )
+            msgspec.structs.replace(self.floors, bundles=bundles, directives=directives, secrets=newest)
         )
         await self._state.durable()
         await self.mirror()
+
+    def _is_newer(self, file_id: str, place: SecretPlace) -> bool:
+        known = self.floors.secrets.get(file_id)
+        return known is None or _version(place) > _version(known)
 
     def regressed(self, commit: str) -> None:
         """The coordinator had a newer floor from this cluster than there is here: a backup was restored, or it lies."""
@@ -148,6 +163,10 @@ class FloorKeeper:
 
     def _secret(self) -> ObjectRef:
         return ObjectRef("v1", "Secret", self._namespace, SECRET)
+
+
+def _version(place: SecretPlace) -> tuple[int, int]:
+    return place.key_generation, place.revision
 
 
 def _decoded(secret: Manifest | None) -> Floors:

@@ -62,6 +62,8 @@ def describe_cluster(ctx: click.Context, name: str, style: str) -> None:
         if report.healed_count:
             times = "once" if report.healed_count == 1 else f"{report.healed_count} times"
             click.echo(f"  healed {times}, last {report.last_healed}")
+        for name in report.kept_secrets:
+            click.echo(f"  secret-kept: {name} is newer here than in this release, and secrets never go back")
         for item in report.objects:
             click.echo(f"  {item.object}: {item.health}: {item.message}")
         for violation in report.violations:

@@ -13,7 +13,7 @@ from muster_core.errors import SecretError
 from muster_cli.verbs import CHECKOUT, Nouns
 
 if TYPE_CHECKING:
-    from muster_core.kinds.model import Cluster
+    from muster_core.kinds.model import Cluster, FleetSecret
     from muster_core.sealing.envelope import Recipient
     from muster_core.sealing.masked import Masked
 
@@ -67,6 +67,9 @@ def seal(
 ) -> None:
     """Seal a secret to the clusters that SELECTOR matches now.
 
+    A file that is there already is sealed anew from what you give now: it keeps its id, gets a new data key, and
+    clusters never go back to the old one.
+
     Nobody else can open the file, not even you: keep the values at their source.
     """
     import msgspec
@@ -95,7 +98,9 @@ def seal(
         )
     chosen = [known for known in clusters.values() if matches(selector, known.spec.protected_labels)]
     recipients = [_recipient(fleet.spec.id, known) for known in chosen]
+    before = _present(target, name, namespace)
     sealed = seal_file(
+        after=before,
         fleet_id=fleet.spec.id,
         name=name,
         namespace=namespace,
@@ -116,6 +121,25 @@ def seal(
         click.echo(str(target))
         click.echo("Next: name it in spec.secrets of a bundle, commit, push.", err=True)
     click.echo(f"{namespace}/{name} is sealed for {len(recipients)} clusters: {names}", err=True)
+
+
+def _present(path: Path, name: str, namespace: str) -> FleetSecret | None:
+    """The file that is sealed anew: its id stays, so that no cluster ever goes back to what it said before."""
+    from muster_core.kinds.model import FleetSecret
+    from muster_core.kinds.parse import parse
+    from muster_core.manifest.load import load_documents
+
+    if not path.is_file():
+        return None
+    found = parse(load_documents(path.read_bytes(), str(path))[0], FleetSecret)
+    if (found.metadata.name, found.metadata.namespace) != (name, namespace):
+        raise SecretError(
+            "S031",
+            f"the file holds {found.metadata.namespace}/{found.metadata.name}",
+            object=str(path),
+            hint="Write another one: --out PATH.",
+        )
+    return found
 
 
 def _recipient(fleet_id: str, cluster: Cluster) -> Recipient:

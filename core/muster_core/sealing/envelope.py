@@ -182,8 +182,11 @@ def seal(
     secret_type: str = "Opaque",  # noqa: S107
     immutable: bool = False,
     template: SecretTemplate | None = None,
+    after: FleetSecret | None = None,
 ) -> FleetSecret:
     """A new file for these recipients. ``random(n)`` gives n bytes from the system's generator.
+
+    ``after`` is the file that it takes the place of: its id stays, its generation and revision rise, its data key goes.
 
     ``MUSTER-S014`` for a bad entry name, ``MUSTER-S015`` without recipients, ``MUSTER-S011`` for a bad key.
     """
@@ -202,25 +205,27 @@ def seal(
     metadata, dek, file_id = (
         SecretMetadata(name=name, namespace=namespace),
         random(KEY_BYTES),
-        random(16).hex(),
+        after.spec.file_id if after else random(16).hex(),
     )
+    generation = after.spec.key_generation + 1 if after else 1
+    revision = after.spec.revision + 1 if after else 1
     template = template or SecretTemplate()
-    commit, enc = commitment(dek, file_id, 1), subkey(dek, b"enc")
+    commit, enc = commitment(dek, file_id, generation), subkey(dek, b"enc")
     entries = {}
     for entry, plain in sorted(data.items()):
         nonce = random(NONCE_BYTES)
-        bound = _entry_data(fleet_id, metadata, secret_type, file_id, entry, 1, 1)
+        bound = _entry_data(fleet_id, metadata, secret_type, file_id, entry, revision, generation)
         sealed = nacl.bindings.crypto_aead_xchacha20poly1305_ietf_encrypt(plain.reveal(), bound, nonce, enc)
-        entries[entry] = SecretEntry(revision=1, nonce=_text(nonce), data=_text(sealed))
+        entries[entry] = SecretEntry(revision=revision, nonce=_text(nonce), data=_text(sealed))
     lines = sorted(
         str(
             RecipientLine(
                 r.kind,
                 r.name,
                 r.uid,
-                1,
+                generation,
                 "sealedbox",
-                wrap(r.public, _wrapped(fleet_id, file_id, r.uid, r.public, 1, commit, dek)),
+                wrap(r.public, _wrapped(fleet_id, file_id, r.uid, r.public, generation, commit, dek)),
             )
         )
         for r in recipients
@@ -231,8 +236,8 @@ def seal(
         type=secret_type,
         immutable=immutable,
         template=template,
-        key_generation=1,
-        revision=1,
+        key_generation=generation,
+        revision=revision,
         selector=selector,
         commitment=_text(commit),
         entries=entries,

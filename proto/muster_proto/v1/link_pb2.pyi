@@ -769,6 +769,7 @@ class Report(_message.Message):
     HEAD_COMMIT_FIELD_NUMBER: _builtins.int
     REGISTRY_DIGEST_FIELD_NUMBER: _builtins.int
     TRUST_VERSION_FIELD_NUMBER: _builtins.int
+    KEPT_SECRETS_FIELD_NUMBER: _builtins.int
     REGRESSED_FIELD_NUMBER: _builtins.int
     bundle: _builtins.str
     rollout: _builtins.str
@@ -811,6 +812,10 @@ class Report(_message.Message):
     def violations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Violation]: ...
     @_builtins.property
     def last_healthy(self) -> Global___Release: ...
+    @_builtins.property
+    def kept_secrets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """namespace/name of secrets whose live version is newer than the release's"""
+
     def __init__(
         self,
         *,
@@ -834,11 +839,12 @@ class Report(_message.Message):
         head_commit: _builtins.str = ...,
         registry_digest: _builtins.str = ...,
         trust_version: _builtins.int = ...,
+        kept_secrets: _abc.Iterable[_builtins.str] | None = ...,
         regressed: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_healthy", b"last_healthy", "release", b"release"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "bundle", b"bundle", "code", b"code", "head_commit", b"head_commit", "healed_count", b"healed_count", "last_healed", b"last_healed", "last_healthy", b"last_healthy", "message", b"message", "object_count", b"object_count", "objects", b"objects", "observed_unix_ms", b"observed_unix_ms", "outcome", b"outcome", "phase", b"phase", "ready_count", b"ready_count", "registry_digest", b"registry_digest", "regressed", b"regressed", "release", b"release", "revision", b"revision", "rollout", b"rollout", "trust_version", b"trust_version", "violations", b"violations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "bundle", b"bundle", "code", b"code", "head_commit", b"head_commit", "healed_count", b"healed_count", "kept_secrets", b"kept_secrets", "last_healed", b"last_healed", "last_healthy", b"last_healthy", "message", b"message", "object_count", b"object_count", "objects", b"objects", "observed_unix_ms", b"observed_unix_ms", "outcome", b"outcome", "phase", b"phase", "ready_count", b"ready_count", "registry_digest", b"registry_digest", "regressed", b"regressed", "release", b"release", "revision", b"revision", "rollout", b"rollout", "trust_version", b"trust_version", "violations", b"violations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
