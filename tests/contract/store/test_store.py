@@ -92,9 +92,9 @@ async def test_a_batch_is_whole_or_not_at_all(store: SqlStore) -> None:
 
 
 async def test_a_database_of_another_version_is_refused(store: SqlStore, tmp_path: Path) -> None:
-    async with store._engine.connect() as connection:
-        await connection.exec_driver_sql("UPDATE meta SET value = '99'")
-        await connection.commit()
+    with store._engine.connect() as connection:
+        connection.exec_driver_sql("UPDATE meta SET value = '99'")
+        connection.commit()
     with pytest.raises(StoreError, match="version 99"):
         await SqlStore.open(tmp_path / "muster.db")
 
@@ -117,9 +117,9 @@ async def test_heads_of_audit_logs_and_operators_survive_closing_and_the_newest_
 
 
 async def test_a_database_from_before_a_table_was_there_gets_it(store: SqlStore, tmp_path: Path) -> None:
-    async with store._engine.connect() as connection:
-        await connection.exec_driver_sql("DROP TABLE audit_heads")
-        await connection.commit()
+    with store._engine.connect() as connection:
+        connection.exec_driver_sql("DROP TABLE audit_heads")
+        connection.commit()
     other = await SqlStore.open(tmp_path / "muster.db")
     try:
         assert await other.audit_heads() == []
