@@ -93,6 +93,7 @@ class ClusterApiHub:
     def __init__(self, kubeconfig: Path | None) -> None:
         self._kubeconfig = kubeconfig
         self._api: KubeCluster | None = None
+        self._connecting = anyio.Lock()
         self._seen: dict[str, Manifest] | None = None
         self._error: MusterError | None = None
 
@@ -130,11 +131,12 @@ class ClusterApiHub:
         return [found for item in seen.values() if (found := self._candidate(item)) is not None]
 
     async def _connected(self) -> KubeCluster:
-        if self._api is None:
-            from muster_agent.cluster.kube import KubeCluster
+        async with self._connecting:  # who looks and who follows come at the same time
+            if self._api is None:
+                from muster_agent.cluster.kube import KubeCluster
 
-            self._api = await KubeCluster.connect(self._kubeconfig)
-        return self._api
+                self._api = await KubeCluster.connect(self._kubeconfig)
+            return self._api
 
     async def _listed(self, api: KubeCluster) -> tuple[dict[str, Manifest], str]:
         found: dict[str, Manifest] = {}
