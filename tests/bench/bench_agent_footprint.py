@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from figures import keep, machine, tell
 from muster_proto.v1 import operator_pb2 as op
 from programs import (
     AGENT,
@@ -29,12 +30,9 @@ from programs import (
     children,
     children_cpu_seconds,
     cpu_seconds,
-    keep,
-    machine,
     mappings,
     memory,
     muster,
-    tell,
 )
 
 READY_DEADLINE = 120.0

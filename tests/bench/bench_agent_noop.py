@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,6 +18,7 @@ from typing import Any
 
 import anyio
 import yaml
+from figures import keep, machine, tell
 from muster_agent.cluster.apply import Applier, located
 from muster_agent.cluster.kube import KubeCluster
 from muster_agent.cluster.observe import Observer
@@ -90,21 +89,14 @@ def main() -> int:
         finally:
             server.terminate()
             server.wait(10)
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    passes = result["passes, CPU ms"]
-    print(f"a reconcile of {OBJECTS:,} objects of which none changed; {machine}; {REPEATS} passes")
+    print(f"a reconcile of {OBJECTS:,} objects of which none changed; {machine()}; {REPEATS} passes")
     print(f"  API calls          {result['API calls']}")
-    print(
-        f"  CPU ms a pass      median {statistics.median(passes):.2f}   {min(passes):.2f} to {max(passes):.2f}"
-    )
+    tell("CPU of a pass", result["passes, CPU ms"], "ms")
     print(
         f"  (first apply: {result['first apply, CPU s']:.2f} s of CPU, {result['first apply, wall s']:.2f} s)"
     )
     assert result["API calls"] == 0
-    results = Path(__file__).parent / "results"
-    results.mkdir(exist_ok=True)
-    raw = {"benchmark": "agent_noop", "machine": machine, "objects": OBJECTS, **result}
-    (results / "agent_noop.json").write_text(json.dumps(raw, indent=1) + "\n")
+    keep("agent_noop", {"objects": OBJECTS, **result})
     return 0
 
 

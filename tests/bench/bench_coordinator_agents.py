@@ -17,19 +17,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from figures import keep, machine, tell
 from muster_proto.v1 import operator_pb2 as op
-from programs import (
-    FLEET_ID,
-    Coordinator,
-    FleetRepository,
-    Program,
-    StubFleet,
-    cpu_seconds,
-    keep,
-    machine,
-    memory,
-    tell,
-)
+from programs import FLEET_ID, Coordinator, FleetRepository, Program, StubFleet, cpu_seconds, memory
 
 BACK_DEADLINE = 300.0
 STABLE = 32.0  # an agent that was in contact for 30 s starts its back-off anew

@@ -17,19 +17,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from figures import keep, machine, tell
 from muster_proto.v1 import operator_pb2 as op
-from programs import (
-    FLEET_ID,
-    Coordinator,
-    FleetRepository,
-    Program,
-    cpu_seconds,
-    git,
-    keep,
-    machine,
-    memory,
-    tell,
-)
+from programs import FLEET_ID, Coordinator, FleetRepository, Program, cpu_seconds, git, memory
 
 DEADLINE = 180.0
 GOAL = 60.0

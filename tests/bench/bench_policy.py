@@ -7,15 +7,12 @@ repeats and writes them raw to ``results/``; nothing is asserted but that verdic
 
 from __future__ import annotations
 
-import json
 import os
-import platform
-import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
+from figures import keep, machine, tell
 from muster_core.policy import PodSecuritySettings, PolicySet, compile_policies
 
 OBJECTS = int(os.environ.get("MUSTER_BENCH_OBJECTS", "2000"))
@@ -103,34 +100,28 @@ def main() -> int:
             len(PATTERNS) + 2,
         ),
     }
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     print(
-        f"judging {OBJECTS:,} Deployments of 3 containers; {machine}; resource x rule per CPU second, {REPEATS} runs"
+        f"judging {OBJECTS:,} Deployments of 3 containers; {machine()}; resource x rule per CPU second, {REPEATS} runs"
     )
     runs: dict[str, list[float]] = {}
     for name, (policies, rules) in sets.items():
         measure(policies, objects[:100], rules)
         values = runs[name] = [measure(policies, objects, rules) for _ in range(REPEATS)]
-        print(
-            f"  {name:18} median {statistics.median(values):10,.0f}   {min(values):,.0f} to {max(values):,.0f}"
-            f"   goal {GOAL:,}"
-        )
+        tell(name, values, "", f"{GOAL:,}")
     begun = time.process_time()
     for _ in range(100):
         compile_policies(documents, None)
     compiling = (time.process_time() - begun) / 100 / len(documents) * 1e6
     print(f"  compiling a policy {compiling:.0f} microseconds")
-    folder = Path(__file__).parent / "results"
-    folder.mkdir(exist_ok=True)
-    raw = {
-        "benchmark": "policy",
-        "machine": machine,
-        "objects": OBJECTS,
-        "unit": "resource x rule per CPU second",
-        "runs": runs,
-        "compile microseconds per policy": compiling,
-    }
-    (folder / "policy.json").write_text(json.dumps(raw, indent=1) + "\n")
+    keep(
+        "policy",
+        {
+            "objects": OBJECTS,
+            "unit": "resource x rule per CPU second",
+            "runs": runs,
+            "compile microseconds per policy": compiling,
+        },
+    )
     return 0
 
 

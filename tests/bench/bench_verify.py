@@ -8,10 +8,7 @@ Nothing is asserted but that the signer was found.
 
 from __future__ import annotations
 
-import json
 import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from figures import keep, machine, tell
 from muster_core.trust.gitobject import parse_object
 from muster_core.trust.openpgp import verify_openpgp
 from muster_core.trust.sshsig import SshKey, verify_ssh
@@ -90,8 +88,7 @@ def measure(operation: Callable[[], bool]) -> float:
 
 def main() -> int:
     runs: dict[str, list[float]] = {}
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    print(f"parse and verify one signed commit; {machine}; CPU ms, {REPEATS} runs of {OPERATIONS:,}")
+    print(f"parse and verify one signed commit; {machine()}; CPU ms, {REPEATS} runs of {OPERATIONS:,}")
     with tempfile.TemporaryDirectory(prefix="verify", dir="/tmp") as name:
         folder = Path(name)
         (folder / "gpg").mkdir(mode=0o700)
@@ -105,18 +102,8 @@ def main() -> int:
         for kind, operation in operations.items():
             operation()
             values = runs[kind] = [measure(operation) for _ in range(REPEATS)]
-            print(
-                f"  {kind:22} median {statistics.median(values):6.3f}   {min(values):.3f} to {max(values):.3f}"
-                f"   goal {GOAL_MS}"
-            )
-    folder = Path(__file__).parent / "results"
-    folder.mkdir(exist_ok=True)
-    (folder / "verify.json").write_text(
-        json.dumps(
-            {"machine": machine, "operations": OPERATIONS, "goal_ms": GOAL_MS, "cpu_ms": runs}, indent=1
-        )
-        + "\n"
-    )
+            tell(kind, values, "ms", f"{GOAL_MS:g}")
+    keep("verify", {"operations": OPERATIONS, "goal_ms": GOAL_MS, "cpu_ms": runs})
     return 0
 
 

@@ -7,14 +7,11 @@ writes them raw to ``results/``. Nothing is asserted but that the rollout succee
 
 from __future__ import annotations
 
-import json
 import os
-import platform
-import statistics
 import sys
 import time
-from pathlib import Path
 
+from figures import keep, machine, tell
 from muster_core.rollout import events as ev
 from muster_core.rollout.machine import RolloutMachine
 from muster_core.rollout.plan import ResolvedPlan, ResolvedWave
@@ -91,23 +88,10 @@ def run() -> dict[str, float]:
 
 def main() -> int:
     runs = [run() for _ in range(REPEATS)]
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    print(f"deciding over {CLUSTERS:,} clusters; {machine}; microseconds of CPU, {REPEATS} runs")
+    print(f"deciding over {CLUSTERS:,} clusters; {machine()}; microseconds of CPU, {REPEATS} runs")
     for kind in runs[0]:
-        values = [each[kind] for each in runs]
-        print(
-            f"  {kind:18} median {statistics.median(values):10.2f}   {min(values):10.2f} to {max(values):.2f}"
-        )
-    folder = Path(__file__).parent / "results"
-    folder.mkdir(exist_ok=True)
-    raw = {
-        "benchmark": "wave_decision",
-        "machine": machine,
-        "clusters": CLUSTERS,
-        "unit": "microseconds",
-        "runs": runs,
-    }
-    (folder / "wave_decision.json").write_text(json.dumps(raw, indent=1) + "\n")
+        tell(kind, [each[kind] for each in runs], "")
+    keep("wave_decision", {"clusters": CLUSTERS, "unit": "microseconds", "runs": runs})
     return 0
 
 

@@ -19,8 +19,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from figures import keep, machine, tell
 from muster_core.rollout import events as ev
-from programs import FLEET_ID, Coordinator, FleetRepository, StubFleet, cpu_seconds, keep, machine, tell
+from programs import FLEET_ID, Coordinator, FleetRepository, StubFleet, cpu_seconds
 
 SETTLE_DEADLINE = 120.0
 GOALS = {1_000: 120.0, 10_000: 1_500.0}  # agents to ms, first offer to last receipt

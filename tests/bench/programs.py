@@ -1,19 +1,17 @@
 """The programs under test as processes, the Git repository they share, and what the kernel says of them.
 
-Owns starting and killing of the coordinator and of agents, the operator's few commits, readings of memory and CPU, and the
-form in which a benchmark tells what it found. It never looks inside a program, except through its profile when asked.
+Owns starting and killing of the coordinator and of agents, the operator's few commits, and readings of memory and CPU.
+It never looks inside a program, except through its profile when asked.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import platform
 import pstats
 import re
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -29,7 +27,6 @@ from muster_proto.v1 import operator_pb2_grpc
 
 FLEET_ID = "7d41" * 8
 REGISTRY = "muster/registry"
-RESULTS = Path(__file__).parent / "results"
 START_DEADLINE = 60.0
 COORDINATOR = "import sys; from muster_coordinator.command import serve; serve()"
 AGENT = "from muster_agent.__main__ import main; main()"
@@ -367,26 +364,3 @@ def children(pid: int) -> list[str]:
             command = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
             found.append(command or child)
     return found
-
-
-# --- how a benchmark tells -------------------------------------------------------------------------------------------
-
-
-def machine() -> str:
-    return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-
-
-def tell(label: str, values: Sequence[float], unit: str, goal: str = "") -> None:
-    """One line: median and spread."""
-    middle, low, high = statistics.median(values), min(values), max(values)
-    print(
-        f"  {label:44} median {middle:9.2f} {unit}   {low:.2f} to {high:.2f}"
-        + (f"   goal {goal}" if goal else "")
-    )
-
-
-def keep(name: str, result: Mapping[str, Any]) -> None:
-    """Raw JSON in ``results/``."""
-    RESULTS.mkdir(exist_ok=True)
-    raw = {"benchmark": name, "machine": machine(), "load average": os.getloadavg(), **result}
-    (RESULTS / f"{name}.json").write_text(json.dumps(raw, indent=1) + "\n")
