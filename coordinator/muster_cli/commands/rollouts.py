@@ -17,6 +17,8 @@ from muster_cli.trust.signing import KEY
 from muster_cli.verbs import CHECKOUT, OUTPUT, VALUES_OUTPUT, Nouns, client
 
 if TYPE_CHECKING:
+    from muster_core.trust.directive import LateJoiners
+
     from muster_cli.client import OperatorClient
 
 ENDED = frozenset({"Succeeded", "Failed", "Aborted", "RolledBack", "Superseded"})
@@ -49,6 +51,12 @@ def rollout() -> None:
     help="A release that the coordinator may move clusters back to.",
 )
 @click.option(
+    "--late-joiners", default="", metavar="SELECTOR", help="Also clusters that register later and match."
+)
+@click.option(
+    "--late-for", default="30d", show_default=True, metavar="DURATION", help="How long they may join late."
+)
+@click.option(
     "--go-back", is_flag=True, help="The commit may be older than what clusters have; needs --reason."
 )
 @click.option("-w", "--watch", "stay", is_flag=True, help="Stay until it ends.")
@@ -65,6 +73,8 @@ def start(
     reason: str,
     offers_for: str,
     return_to: str,
+    late_joiners: str,
+    late_for: str,
     go_back: bool,
     stay: bool,
     key: Path | None,
@@ -81,7 +91,10 @@ def start(
     request = op.StartRolloutRequest(bundle=bundle, commit=commit, plan=plan, again=again, reason=reason)
     with client(ctx) as operator:
         if key is not None or operator.info().mode in {"directives", "both"}:
-            _direct(operator, request, checkout, key, Wish(parse_duration(offers_for), return_to, go_back))
+            wish = Wish(
+                parse_duration(offers_for), return_to, go_back, late_joiners, parse_duration(late_for)
+            )
+            _direct(operator, request, checkout, key, wish)
         view = operator.start_rollout(request)
     Answer(ROLLOUTS, "rollout", style).one(view)
     if stay:
@@ -94,6 +107,17 @@ class Wish(NamedTuple):
     offers_for: float
     return_to: str
     goes_back: bool
+    late_joiners: str
+    late_for: float
+
+
+def _late(wish: Wish, registry: str) -> LateJoiners | None:
+    from muster_core.select import parse_selector
+    from muster_core.trust.directive import LateJoiners
+
+    if not wish.late_joiners:
+        return None
+    return LateJoiners(parse_selector(wish.late_joiners), int(time.time() + wish.late_for), registry)
 
 
 def _direct(
@@ -124,7 +148,11 @@ def _direct(
             release,
             list(members(ground, bundle).values()),
             Terms(
-                offers_for=wish.offers_for, return_to=back, goes_back=wish.goes_back, reason=request.reason
+                offers_for=wish.offers_for,
+                late_joiners=_late(wish, ground.registry),
+                return_to=back,
+                goes_back=wish.goes_back,
+                reason=request.reason,
             ),
             plan=request.plan or ground.contents.plan_of(bundle),
             place=(view.directive_sequence, view.directive_digest),
