@@ -329,6 +329,11 @@ class Site:
         """A record of the agent's state folder."""
         return json.loads((self.folder / "state" / f"{name}.json").read_text())
 
+    def floors(self) -> Any:
+        """As they are on disk; of an agent that has none yet, empty ones."""
+        there = (self.folder / "state" / "floors.json").exists()
+        return self.state("floors")["record"] if there else {"branches": {}, "bundles": {}}
+
     def heals(self, version: str) -> None:
         """Somebody deletes an object by hand: it comes back as it was admitted."""
         self.kube.ask("DELETE", "/api/v1/namespaces/shop/configmaps/web")
