@@ -10,7 +10,7 @@ from __future__ import annotations
 from muster_core.errors import KubernetesError
 from muster_core.manifest.objects import Manifest
 
-SECRET_KIND = "v1/Secret"
+SECRET_KIND = "v1/Secret"  # noqa: S105 - a kind
 
 
 def typed_error(status: int, value: Manifest, what: str, retry_after: str) -> KubernetesError:
