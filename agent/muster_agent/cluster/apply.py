@@ -6,7 +6,7 @@ prune runs only after everything else succeeded, on the exact object that was se
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import anyio
@@ -33,13 +33,7 @@ async def located(
     Kinds that the cluster does not know yet, but that a CRD of the same objects defines, count by that CRD's scope. A kind
     that it does not know is asked for once a call; a server that does not answer is an error of the whole call.
     """
-    scopes = {
-        (f"{crd['spec']['group']}/{version['name']}", crd["spec"]["names"]["kind"]): crd["spec"].get("scope")
-        == "Namespaced"
-        for crd in objects
-        if crd.get("kind") == "CustomResourceDefinition"
-        for version in (crd.get("spec") or {}).get("versions") or []
-    }
+    scopes = {kind: scope for obj in objects for kind, scope in _defined(obj)}
     found: dict[ObjectRef, Manifest] = {}
     problems: list[Change] = []
     unknown: dict[tuple[str, str], KubernetesError] = {}
@@ -75,6 +69,20 @@ async def located(
             )
         found[ref] = obj
     return found, problems
+
+
+def _defined(obj: Manifest) -> Iterator[tuple[tuple[str, str], bool]]:
+    """The kinds that a CRD defines, and whether each is namespaced; one that is no CRD defines none, and fails by itself."""
+    if obj.get("kind") != "CustomResourceDefinition" or not isinstance(obj.get("spec"), dict):
+        return
+    spec = obj["spec"]
+    names, versions = spec.get("names"), spec.get("versions")
+    if not isinstance(names, dict) or not isinstance(versions, list):
+        return
+    for version in versions:
+        if isinstance(version, dict):
+            api_version = f"{spec.get('group')}/{version.get('name')}"
+            yield (api_version, str(names.get("kind"))), spec.get("scope") == "Namespaced"
 
 
 class _Desired(NamedTuple):
@@ -238,7 +246,7 @@ class Applier:
             result.changes.append(Change(ref, "unchanged"))
             return
         try:
-            ours = await self._is_ours(ref, applyset)
+            ours = await self._is_ours(ref, applyset, applied.get(ref))
             # Fields that were ours are taken back from whoever changed them; those of an object's first apply are not.
             answer = await self._api.apply(obj, force=ours and ref in applied)
         except KubernetesError as error:
@@ -248,16 +256,20 @@ class Applier:
         result.applied[ref] = Applied(desired, live.owned, live.uid)
         result.changes.append(Change(ref, "configured" if ours else "created"))
 
-    async def _is_ours(self, ref: ObjectRef, applyset: str) -> bool:
-        """Whether the object is there and of this set; ``MUSTER-K014`` when it is somebody else's."""
+    async def _is_ours(self, ref: ObjectRef, applyset: str, known: Applied | None) -> bool:
+        """Whether the object is there and of this set; ``MUSTER-K014`` when it is somebody else's.
+
+        The very object that was applied before stays ours, whatever somebody made of its label.
+        """
         seen = self._observer.seen.get(ref)
-        owner = seen.live.part_of if seen else None
-        if owner is None:
+        if seen:
+            owner, uid = seen.live.part_of, seen.live.uid
+        else:
             live = await self._api.get(ref)
             if live is None:
                 return False
-            owner = part_of(live)
-        if owner == applyset:
+            owner, uid = part_of(live), str(live["metadata"].get("uid", ""))
+        if owner == applyset or (known is not None and known.uid and known.uid == uid):
             return True
         if ref.kind == NAMESPACE_KIND:
             return False

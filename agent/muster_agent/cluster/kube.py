@@ -249,8 +249,8 @@ class KubeCluster:
         root = (
             f"/apis/{resource.api_version}" if "/" in resource.api_version else f"/api/{resource.api_version}"
         )
-        scope = f"/namespaces/{quote(namespace)}" if resource.namespaced and namespace else ""
-        return f"{root}{scope}/{resource.plural}" + (f"/{quote(name)}" if name else "")
+        scope = f"/namespaces/{quote(namespace, safe='')}" if resource.namespaced and namespace else ""
+        return f"{root}{scope}/{resource.plural}" + (f"/{quote(name, safe='')}" if name else "")
 
     # --- objects -------------------------------------------------------------------------------------------------
 

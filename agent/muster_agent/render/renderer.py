@@ -16,7 +16,7 @@ from pathlib import Path
 
 from muster_core.errors import ValidationError
 from muster_core.manifest.load import Document, load_documents
-from muster_core.manifest.objects import Manifest, ref_of
+from muster_core.manifest.objects import Manifest, items_of, unsound
 from muster_core.release import BundleAt, bundle_tree
 from muster_core.select import Value
 from muster_core.substitute import substitute
@@ -46,7 +46,11 @@ class Renderer:
         if at.bundle.spec.render.substitute:
             objects = [substitute(obj, values) for obj in objects]
         for obj in objects:
-            ref_of(obj)
+            wrong = unsound(obj)
+            if wrong:
+                raise ValidationError(
+                    "V046", f"{at.file}:1: an object of the bundle: {wrong}", object=at.file
+                )
         return objects
 
     def _kind(self, source: Tree, at: BundleAt) -> tuple[str, bool]:
@@ -131,14 +135,12 @@ def find_kustomize(wanted: str | None) -> str | None:
 
 
 def _objects(document: Document) -> list[Manifest]:
-    """A List is its items."""
-    value = document.value
-    if not isinstance(value, dict):
-        raise ValidationError(
-            "V046", f"{document.file}:{document.line}: a Kubernetes object is expected", object=document.file
-        )
-    if value.get("kind") == "List" or (
-        str(value.get("kind", "")).endswith("List") and isinstance(value.get("items"), list)
-    ):
-        return [item for item in value.get("items") or [] if isinstance(item, dict)]
-    return [value]
+    """A document's objects, each with a form that can be delivered; names that wait for a value are looked at later."""
+    objects: list[Manifest] = []
+    for path, value in items_of(document.value):
+        wrong = unsound(value) if isinstance(value, dict) else "a Kubernetes object is expected"
+        if wrong and "${" not in wrong:
+            where = f"{document.file}:{document.line_of(path)}"
+            raise ValidationError("V046", f"{where}: {wrong}", object=document.file)
+        objects.append(value)
+    return objects

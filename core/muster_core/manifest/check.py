@@ -13,7 +13,7 @@ from muster_core.errors import ValidationError
 from muster_core.fleet import FleetContents, Problem
 from muster_core.kinds.model import Bundle, Cluster
 from muster_core.manifest.load import Document, DocumentError, load_documents
-from muster_core.manifest.objects import ObjectRef, ref_of
+from muster_core.manifest.objects import ObjectRef, items_of, ref_of, unsound
 from muster_core.release import BundleAt, bundle_tree
 from muster_core.select import values_for
 from muster_core.substitute import substitute
@@ -36,7 +36,7 @@ def manifest_problems(tree: Tree, contents: FleetContents, clusters: Mapping[str
             render = at.bundle.spec.render
             folder = join(at.source, render.manifests.path if render.manifests else ".")
             documents = [document for document in documents if within(document.file, (folder,))]
-            found += _objects(documents, name)
+            found += _objects(documents, name, substituted=bool(render.substitute))
             found += _values(documents, at.bundle, clusters)
     return found
 
@@ -58,20 +58,18 @@ def _kustomized(tree: Tree, at: BundleAt) -> bool:
     return any(join(at.source, name) in paths for name in KUSTOMIZATIONS)
 
 
-def _objects(documents: list[Document], bundle: str) -> Iterator[Problem]:
-    seen: dict[ObjectRef, Document] = {}
-    for document in documents:
-        if not isinstance(document.value, dict):
-            yield Problem(document.file, document.line, "a Kubernetes object is expected", bundle)
+def _objects(documents: list[Document], bundle: str, *, substituted: bool) -> Iterator[Problem]:
+    seen: dict[ObjectRef, tuple[Document, int]] = {}
+    for document, path, value in ((d, *item) for d in documents for item in items_of(d.value)):
+        line = document.line_of(path)
+        wrong = unsound(value) if isinstance(value, dict) else "a Kubernetes object is expected"
+        if wrong and not (substituted and "${" in wrong):
+            yield Problem(document.file, line, wrong, bundle)
             continue
-        try:
-            ref = ref_of(document.value)
-        except ValidationError as error:
-            yield Problem(document.file, document.line, error.message, bundle)
-            continue
-        first = seen.setdefault(ref, document)
-        if first is not document:
-            yield Problem(document.file, document.line, f"{ref} is in {first.file}:{first.line} too", bundle)
+        ref = ref_of(value)
+        first = seen.setdefault(ref, (document, line))
+        if first != (document, line):
+            yield Problem(document.file, line, f"{ref} is in {first[0].file}:{first[1]} too", bundle)
 
 
 def _values(documents: list[Document], bundle: Bundle, clusters: Mapping[str, Cluster]) -> Iterator[Problem]:
