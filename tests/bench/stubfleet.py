@@ -12,6 +12,7 @@ lines of JSON on standard input and answers each with one line::
     {"do": "settle", "commit": C, "patience": 60}       waits until every stub's verdict on C is acknowledged; its times
     {"do": "contact", "since": T, "patience": 60}       waits until every stub was welcomed after T; when each was
     {"do": "obey", "clusters": [...], "outcome": "failed"}      how these answer from now on; or "silent"
+    {"do": "renew", "over": 60, "counter": 1}           each renews once at a time of its own; how long each took
     {"do": "record", "file": F}                        writes everything that was seen, a line of JSON each
 
 It is no part of the product and turns no check off: a certificate that the coordinator would refuse is refused here too.
@@ -54,6 +55,7 @@ CAPABILITY = 1
 AT_ONCE = 32
 CALL_DEADLINE = 60.0
 CONNECT_DEADLINE = 20.0
+LATE = 2.0  # seconds in which a stream that a renewal broke has ended
 # The agent's own channel options; the pool is what keeps a thousand channels of one process apart.
 OPTIONS = [
     ("grpc.keepalive_time_ms", 240_000),
@@ -109,9 +111,10 @@ class Stub:
         self._key = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
-        self._csr = request.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+        self._signing = key
+        self._csr = _request(key)
         self._certificate = b""
+        self._line: Any = None
         self.outcome = "healthy"
         self._outbox = Outbox(OutboxState(f"epoch-of-{name}"))
         self._backoff = Backoff(random.uniform)
@@ -157,6 +160,15 @@ class Stub:
     def admitted(self, certificate: bytes) -> None:
         self._certificate = certificate
 
+    async def renew(self, counter: int) -> float:
+        """A certificate for a new request over the connection that stands; seconds until it was there."""
+        request = wire.RenewRequest(csr_der=_request(self._signing), counter=counter)
+        begun = time.perf_counter()
+        answer = await self._line.Renew(request, timeout=CALL_DEADLINE)
+        took = time.perf_counter() - begun
+        self.admitted(answer.certificate_pem)
+        return took
+
     # --- the session -------------------------------------------------------------------------------------------------
 
     def _say(self, key: str, frame: wire.AgentFrame, what: str, offer: wire.Offer) -> None:
@@ -173,14 +185,15 @@ class Stub:
 
     async def run(self) -> None:
         """For ever, as the agent does: a lost line is dialled again after the server's back-off."""
-        credentials = grpc.ssl_channel_credentials(self._hub.ca, self._key, self._certificate)
         while True:
+            credentials = grpc.ssl_channel_credentials(self._hub.ca, self._key, self._certificate)
             begun = time.monotonic()
             try:
                 async with grpc.aio.secure_channel(self._hub.link, credentials, options=OPTIONS) as channel:
                     async with asyncio.timeout(CONNECT_DEADLINE):
                         await channel.channel_ready()
-                    await self._hold(link_pb2_grpc.LinkStub(channel).Session())
+                    self._line = link_pb2_grpc.LinkStub(channel)
+                    await self._hold(self._line.Session())
             except grpc.aio.AioRpcError as error:
                 self._lost(error.details() or error.code().name)
             except (TimeoutError, grpc.aio.UsageError, asyncio.InvalidStateError) as error:
@@ -294,6 +307,12 @@ class Stub:
             self._say(f"report/{bundle}/{what}", wire.AgentFrame(report=report), what, offer)
 
 
+def _request(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """A certificate request in DER; each is another one, its signature is random."""
+    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    return request.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+
+
 @dataclass(slots=True)
 class Fleet:
     """All stubs, and what they saw."""
@@ -373,6 +392,25 @@ class Fleet:
         missing = sorted(self.stubs.keys() - found["settled"].keys())
         return {**{what: sorted(times.values()) for what, times in found.items()}, "missing": missing}
 
+    async def renew(self, over: float, counter: int) -> dict[str, Any]:
+        """Each stub renews once within ``over`` seconds; streams that were lost until some seconds after it."""
+        begun = time.time()
+        took: list[float] = []
+        failures: Counter[str] = Counter()
+
+        async def one(stub: Stub) -> None:
+            await asyncio.sleep(random.uniform(0.0, over))
+            try:
+                took.append(await stub.renew(counter))
+            except grpc.aio.AioRpcError as error:
+                failures[error.details() or error.code().name] += 1
+
+        await asyncio.gather(*(one(stub) for stub in self.stubs.values()))
+        spent = time.time() - begun
+        await asyncio.sleep(LATE)
+        lost = sum(one.what == "lost" and one.at > begun for one in self.seen)
+        return {"took s": sorted(took), "within s": spent, "lost": lost, "failures": dict(failures)}
+
     async def _until(self, look: Callable[[Sighting], bool], patience: float) -> None:
         """Feeds what was seen, from the beginning on, to ``look`` until that is true or time is over."""
         place, until = 0, time.monotonic() + patience
@@ -433,6 +471,8 @@ async def serve(context: Path, agents: int, think: float) -> None:
                 answer = await fleet.settle(**order)
             case "obey":
                 answer = fleet.obey(**order)
+            case "renew":
+                answer = await fleet.renew(**order)
             case "record":
                 answer = fleet.record(Path(order["file"]))
             case other:
