@@ -18,7 +18,6 @@ from muster_core.rollout import events as ev
 from muster_core.rollout.explain import explain
 from muster_core.rollout.machine import RolloutMachine
 from muster_core.rollout.plan import ResolvedPlan, ResolvedWave
-from muster_core.rollout.view import view
 
 FLYING = {"offered", "acknowledged", "applying", "soaking"}
 HARMED = {"failed", "returned", "lost"}
@@ -424,17 +423,16 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def words(self) -> None:
         if hasattr(self, "driven"):
-            seen = view(self.driven.machine, self.driven.now)
-            assert seen.total == len(self.names)
-            for wave in seen.waves:
-                harmed = wave.failed + wave.lost
-                rest = wave.waiting + wave.in_flight + wave.done + wave.owed + wave.skipped
-                assert harmed + rest == wave.total
-            for target in seen.targets:
-                text = explain(self.driven.machine, target.cluster, self.driven.now)
+            machine = self.driven.machine
+            assert sum(len(wave.spec.members) for wave in machine.waves) == len(self.names)
+            for wave in machine.waves:
+                settled = wave.count("waiting", "done", "owed", "skipped", "failed", "returned", "lost")
+                assert settled + wave.in_flight == len(wave.spec.members)
+            for target in machine.targets.values():
+                text = explain(machine, target.cluster, self.driven.now)
                 assert text.startswith(f"{target.cluster} is {target.state}")
-            for flying in self.driven.machine.outstanding():
-                assert not flying.soak_runs or self.driven.machine.is_online(flying.cluster)
+            for flying in machine.outstanding():
+                assert not flying.soak_runs or machine.is_online(flying.cluster)
 
     def teardown(self) -> None:
         if hasattr(self, "driven"):
