@@ -213,6 +213,9 @@ class Stub:
         await call.write(wire.AgentFrame(hello=hello))
         first = await call.read()
         if first is grpc.aio.EOF or not first.HasField("welcome"):
+            if first is not grpc.aio.EOF:
+                self._received(first)
+            self._lost(first.bye.why if first is not grpc.aio.EOF else "no welcome")
             return
         welcome = first.welcome
         self._backoff.limits(float(welcome.backoff_min_seconds), float(welcome.backoff_max_seconds))

@@ -140,6 +140,7 @@ class LinkSession:
             first = await self._hear(stream)
         if scope.cancelled_caught:
             raise LinkError("L023", "the coordinator did not greet in time", retryable=True)
+        self._not_dismissed(first)
         if not first.HasField("welcome"):
             raise LinkError("L024", "the coordinator's first frame is no welcome", retryable=True)
         welcome = first.welcome
@@ -174,11 +175,15 @@ class LinkSession:
                 snapshot = self._outbox.snapshot()
                 self._state.put(SAVE_KEY, snapshot)
                 self.spooled(sum(len(entry.data) for entry in snapshot.entries))
-            if frame.HasField("bye"):
-                self._backoff.limits(float(max(1, frame.bye.retry_after_seconds)), 300.0)
-                raise LinkError("L025", f"the coordinator said good-bye: {frame.bye.why}", retryable=True)
+            self._not_dismissed(frame)
             if frame.WhichOneof("body"):
                 await self._receive(frame)
+
+    def _not_dismissed(self, frame: wire.HubFrame) -> None:
+        """A good-bye says when to come again."""
+        if frame.HasField("bye"):
+            self._backoff.limits(float(max(1, frame.bye.retry_after_seconds)), 300.0)
+            raise LinkError("L025", f"the coordinator said good-bye: {frame.bye.why}", retryable=True)
 
     async def _send(self, stream: Stream) -> None:
         while True:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 import re
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -24,6 +25,7 @@ from muster_proto.v1 import link_pb2_grpc
 from muster_coordinator.api.operator import CAPABILITY
 from muster_coordinator.enrol.enrolment import Enrolment, unread_registry
 from muster_coordinator.link.contacts import Contacts
+from muster_coordinator.link.handshakes import Handshakes
 from muster_coordinator.link.statuses import fail
 from muster_coordinator.rollout.engine import Engine
 
@@ -31,6 +33,7 @@ log = structlog.get_logger()
 
 OUTGOING = 1_000
 REVOKED_RETRY = 60
+HELLO_DEADLINE = 20.0
 _URI = re.compile(r"^muster://cluster/([^/]+)/([0-9a-f]{64})$")
 
 
@@ -90,6 +93,7 @@ class LinkServicer(link_pb2_grpc.LinkServicer):
         self._connections = itertools.count(1)
         self._contacts = Contacts()
         self._exchanged: dict[str, _Exchanged] = {}
+        self.handshakes = Handshakes(backoff, random.uniform)
         self.streams = 0
 
     async def _known(self, context: grpc.aio.ServicerContext[Any, Any]) -> _Peer:
@@ -122,12 +126,20 @@ class LinkServicer(link_pb2_grpc.LinkServicer):
         self, request_iterator: AsyncIterator[wire.AgentFrame], context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
         peer = await self._known(context)
-        first = await context.read()
+        try:
+            async with asyncio.timeout(HELLO_DEADLINE):
+                first = await context.read()
+        except TimeoutError:
+            first = grpc.aio.EOF
         if first is grpc.aio.EOF or not first.HasField("hello"):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(_no_hello(peer)))
+        place = await self.handshakes.enter()
+        if place is None:
+            await context.write(self._put_off(peer))
+            return
         connection, welcome = next(self._connections), self._welcome(peer)
         session = _Session(
-            peer.name, welcome.beat_seconds, lambda: self._entry(peer) is not None, context.write
+            peer.name, welcome.beat_seconds, lambda: self._entry(peer) is not None, context.write, place.leave
         )
         self.streams += 1
         self._contacts.add(session)
@@ -142,6 +154,7 @@ class LinkServicer(link_pb2_grpc.LinkServicer):
                 raise  # the line is gone
             session.returned()
         finally:
+            place.leave()
             session.close()
             self._contacts.remove(session)
             self.streams -= 1
@@ -173,6 +186,15 @@ class LinkServicer(link_pb2_grpc.LinkServicer):
         peer = await self._known(context)
         if not request.frames or not request.frames[0].HasField("hello"):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(_no_hello(peer)))
+        place = await self.handshakes.enter()
+        if place is None:
+            return wire.HubBatch(frames=[self._put_off(peer)])
+        try:
+            return await self._exchange(peer, request)
+        finally:
+            place.leave()
+
+    async def _exchange(self, peer: _Peer, request: wire.AgentBatch) -> wire.HubBatch:
         agents, connection, welcome = self._engine.agents, next(self._connections), self._welcome(peer)
         outgoing = _Outgoing(lambda: self._entry(peer) is not None)
         hello = request.frames[0].hello
@@ -196,6 +218,12 @@ class LinkServicer(link_pb2_grpc.LinkServicer):
         if before:
             frames[1:1] = before.left()
         return wire.HubBatch(frames=frames)
+
+    def _put_off(self, peer: _Peer) -> wire.HubFrame:
+        """Too many come at once; nothing of it was heard."""
+        retry = self.handshakes.retry_after()
+        log.debug("put off: too many come at once", cluster=peer.name, retry_after=retry)
+        return wire.HubFrame(bye=wire.Bye(retry_after_seconds=retry, why="too many clusters come at once"))
 
     def _forget(self, name: str, connection: int) -> None:
         held = self._exchanged.get(name)
@@ -224,11 +252,16 @@ class _Outgoing:
     for the next frame and go out with it; without one they go out alone. ``full`` is whether something did not fit.
     """
 
-    __slots__ = ("_ack", "_frames", "_registered", "_welcomed", "full", "wake")
+    __slots__ = ("_ack", "_frames", "_greeted", "_registered", "_welcomed", "full", "wake")
 
-    def __init__(self, registered: Callable[[], bool], wake: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        registered: Callable[[], bool],
+        wake: Callable[[], None] = lambda: None,
+        greeted: Callable[[], None] = lambda: None,
+    ) -> None:
         self._frames, self._registered, self._welcomed = deque[wire.HubFrame](), registered, False
-        self._ack = 0
+        self._ack, self._greeted = 0, greeted
         self.full, self.wake = False, wake
 
     def send(self, frame: wire.HubFrame) -> None:
@@ -240,6 +273,7 @@ class _Outgoing:
         body = frame.WhichOneof("body")
         if body == "welcome":
             self._welcomed = True
+            self._greeted()
         if not self._welcomed:
             return
         if body is None:
@@ -275,9 +309,10 @@ class _Session:
         beat: int,
         registered: Callable[[], bool],
         write: Callable[[wire.HubFrame], Awaitable[None]],
+        greeted: Callable[[], None],
     ) -> None:
         self._name, self.beat, self._write = name, beat, write
-        self.outgoing = _Outgoing(registered, self._wake)
+        self.outgoing = _Outgoing(registered, self._wake, greeted)
         self.heard = asyncio.get_running_loop().time()
         self._task = asyncio.current_task()
         self._writer: asyncio.Task[None] | None = None
