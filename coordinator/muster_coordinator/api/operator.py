@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 
-from muster_core.errors import JoinError, LinkError, MusterError, RolloutError
+from muster_core.errors import JoinError, LinkError, RolloutError
 from muster_core.names import RULE, is_name
 from muster_core.release import Release
 from muster_core.rollout import events as ev
@@ -22,6 +22,8 @@ from muster_proto.v1 import operator_pb2 as op
 
 from muster_coordinator.access.calls import CALLER
 from muster_coordinator.api import views
+from muster_coordinator.api.answers import NotFoundError as NotFoundError
+from muster_coordinator.api.answers import fleet_problems, no_bundle, no_cluster, no_release, of_a_debt
 from muster_coordinator.api.watchers import Watchers
 from muster_coordinator.catalog.catalog import Catalog, Reading
 from muster_coordinator.enrol import tokens
@@ -30,42 +32,6 @@ from muster_coordinator.rollout.launch import Start
 from muster_coordinator.store.port import Store
 
 CAPABILITY = 1
-
-
-class NotFoundError(MusterError):
-    """The named thing is not here."""
-
-
-def _fleet_problems(reading: Reading) -> str:
-    """The first problem of the reading that is no bundle's own, and how many there are; or nothing."""
-    found = [problem for problem in reading.problems if not problem.bundle]
-    return f"{found[0]}" + (f" (and {len(found) - 1} more)" if len(found) > 1 else "") if found else ""
-
-
-def _no_release(reading: Reading, bundle: str) -> MusterError:
-    """Why this bundle has no release: its own problem, a plan that cannot be read, or that there is no such bundle."""
-    own = [problem for problem in reading.problems if problem.bundle == bundle]
-    if not own and bundle not in reading.contents.bundles:
-        return _no_bundle(bundle)
-    what = str(own[0]) if own else "it has no release"
-    if not own or own[0].text.startswith("spec.plan:"):
-        what = _fleet_problems(reading) or what  # a plan that has an error is missing to its bundles
-    return RolloutError("R007", what, object=bundle, hint="Run `muster validate .` and mend what it lists.")
-
-
-def _no_bundle(name: str) -> NotFoundError:
-    return NotFoundError(
-        "L041",
-        "there is no such bundle in the fleet repository",
-        object=name,
-        hint="See them: muster get bundles.",
-    )
-
-
-def _no_cluster(name: str) -> NotFoundError:
-    return NotFoundError(
-        "L040", "there is no such cluster", object=name, hint="See them: muster get clusters."
-    )
 
 
 @dataclass(slots=True)
@@ -100,7 +66,7 @@ class OperatorApi:
             ca_pem=self.ca_pem,
             link_address=self.addresses[0],
             edge_address=self.addresses[1],
-            catalog_error=self.catalog.error or _fleet_problems(reading),
+            catalog_error=self.catalog.error or fleet_problems(reading),
         )
 
     async def refresh(self) -> op.Info:
@@ -164,13 +130,13 @@ class OperatorApi:
     def get_cluster(self, name: str) -> op.ClusterView:
         state = self.engine.state
         if name not in state.clusters:
-            raise _no_cluster(name)
+            raise no_cluster(name)
         return views.cluster_view(state, state.clusters[name])
 
     def get_bundle(self, name: str) -> op.BundleView:
         state = self.engine.state
         if name not in views.bundle_names(state.reading):
-            raise _no_bundle(name)
+            raise no_bundle(name)
         return views.bundle_view(state, name)
 
     def get_rollout(self, name: str) -> op.RolloutView:
@@ -192,7 +158,7 @@ class OperatorApi:
             state, bundle = self.engine.state, request.bundle
             digest = state.reading.contents.digests.get(bundle)
             if digest is None:
-                raise _no_release(state.reading, bundle)
+                raise no_release(state.reading, bundle)
             head = state.reading.heads.commit
             back = _goes_back(request)
             if back is not None:
@@ -263,31 +229,12 @@ class OperatorApi:
     def explain(self, request: op.ExplainRequest) -> op.Explanation:
         machine, cluster = self._machine(request.rollout), request.cluster
         if cluster not in machine.targets and cluster not in self.engine.state.clusters:
-            raise _no_cluster(cluster)
+            raise no_cluster(cluster)
         text = explain(machine, cluster, self.clock())
         target = machine.targets[cluster]
         if machine.has_ended and target.state == "owed":
-            text = f"{cluster} was owed at the end. {self._of_a_debt(machine, cluster)}"
+            text = f"{cluster} was owed at the end. {of_a_debt(self.engine.state, machine, cluster)}"
         return op.Explanation(text=text, target=views.target_view(machine, cluster))
-
-    def _of_a_debt(self, machine: RolloutMachine, cluster: str) -> str:
-        """What became of it since its rollout ended."""
-        state, bundle = self.engine.state, machine.started.bundle
-        ledger, known = state.debts.get(bundle), state.clusters.get(cluster)
-        if ledger and (debt := ledger.debts.get(cluster)):
-            what = "It" if debt.origin == machine.name else f"The release of {debt.origin}"
-            match debt.state:
-                case "owed":
-                    return f"{what} is offered when the cluster returns: muster rollout owed."
-                case "failed" | "lost":
-                    return f"{what} was offered since and {debt.state}: {debt.message}".rstrip(": ") + "."
-                case _:
-                    return f"{what} is {debt.state} now."
-        report = known.reports.get(bundle) if known else None
-        if report and report.release.tree_digest == machine.started.tree_digest:
-            return f"It has caught up since: it runs {report.release.commit[:7]}."
-        runs = f" It runs {report.release.commit[:7]}." if report and report.release.commit else ""
-        return f"Nothing of it is owed any more: a later rollout reached it, or it left.{runs}"
 
     # --- watching --------------------------------------------------------------------------------------------------
 
