@@ -118,10 +118,10 @@ class OperatorApi:
         return op.BundleList(bundles=[view for view in shown if matches(wanted, dict(view.labels))])
 
     def list_rollouts(self, bundle: str) -> op.RolloutList:
-        now, machines = self.clock(), self.engine.state.rollouts.values()
+        machines = self.engine.state.rollouts.values()
         return op.RolloutList(
             rollouts=[
-                views.rollout_view(m, now, targets=False)
+                views.rollout_view(m, targets=False)
                 for m in machines
                 if not bundle or m.started.bundle == bundle
             ]
@@ -140,7 +140,7 @@ class OperatorApi:
         return views.bundle_view(state, name)
 
     def get_rollout(self, name: str) -> op.RolloutView:
-        return views.rollout_view(self._machine(name), self.clock(), targets=True)
+        return views.rollout_view(self._machine(name), targets=True)
 
     def _machine(self, name: str) -> RolloutMachine:
         machine = self.engine.state.rollouts.get(name)
@@ -168,7 +168,7 @@ class OperatorApi:
                 machine = self.engine.start(
                     Start(back, request.plan, by, request.reason, goes_back=True), effects, now
                 )
-                return views.rollout_view(machine, now, targets=True)
+                return views.rollout_view(machine, targets=True)
             if request.commit and not head.startswith(request.commit):
                 raise RolloutError(
                     "R008",
@@ -179,7 +179,7 @@ class OperatorApi:
             runs = state.rollouts_of(bundle)
             if runs and runs[-1].started.tree_digest == digest and not request.again:
                 if not runs[-1].has_ended:  # the push has started it already
-                    return views.rollout_view(runs[-1], now, targets=True)
+                    return views.rollout_view(runs[-1], targets=True)
                 raise RolloutError(
                     "R009",
                     f"{runs[-1].name} was of this very release ({runs[-1].state})",
@@ -205,7 +205,7 @@ class OperatorApi:
                     hint="Sign one: muster rollout start BUNDLE --key FILE.",
                 )
             machine = self.engine.start(Start(release, request.plan, by, request.reason), effects, now)
-            return views.rollout_view(machine, now, targets=True)
+            return views.rollout_view(machine, targets=True)
 
         result: op.RolloutView = await self.engine.ask(work)
         return result
@@ -296,7 +296,7 @@ class OperatorApi:
             op.Event(
                 kind=op.Event.ROLLOUT,
                 at_unix_ms=at,
-                rollout=views.rollout_view(state.rollouts[name], now, targets=True),
+                rollout=views.rollout_view(state.rollouts[name], targets=True),
             )
             for name in sorted(rollouts)
             if name in state.rollouts

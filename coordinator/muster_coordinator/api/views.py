@@ -16,6 +16,7 @@ from muster_proto.v1 import operator_pb2 as op
 
 from muster_coordinator.catalog.catalog import Reading
 from muster_coordinator.rollout.fleetstate import ClusterState, FleetState
+from muster_coordinator.rollout.offers import release_of, wire_release
 
 
 def cluster_view(state: FleetState, cluster: ClusterState) -> op.ClusterView:
@@ -102,7 +103,7 @@ def bundle_view(state: FleetState, name: str) -> op.BundleView:
         labels=at.bundle.metadata.labels if at else {},
     )
     if last:
-        view.last_succeeded.CopyFrom(_release(last))
+        view.last_succeeded.CopyFrom(wire_release(release_of(last)))
     if directed := state.directives.newest(name):
         view.directive_sequence = directed.directive.sequence
         view.directive_digest = directed.directive.digest
@@ -130,19 +131,14 @@ def bundle_view(state: FleetState, name: str) -> op.BundleView:
     return view
 
 
-def _release(machine: RolloutMachine) -> wire.Release:
-    started = machine.started
-    return wire.Release(bundle=started.bundle, commit=started.commit, tree_digest=started.tree_digest)
-
-
-def rollout_view(machine: RolloutMachine, now: float, *, targets: bool) -> op.RolloutView:
+def rollout_view(machine: RolloutMachine, *, targets: bool) -> op.RolloutView:
     view = op.RolloutView(
         name=machine.name,
         bundle=machine.started.bundle,
-        release=_release(machine),
+        release=wire_release(release_of(machine)),
         plan=machine.started.plan.name,
         state=machine.state,
-        why=why(machine, now),
+        why=why(machine),
         wave_index=max(0, machine.wave),
         started_unix_ms=int(machine.started.at * 1000),
         ended_unix_ms=int((machine.ended_at or 0) * 1000),

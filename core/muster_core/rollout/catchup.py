@@ -21,7 +21,6 @@ from muster_core.rollout.machine import RolloutMachine
 FAILED_SHARE = "5%"
 BUSY = frozenset({"offered", "acknowledged"})
 HARMED = frozenset({"failed", "lost"})
-ATTEMPT = 1
 
 
 class Succeeded(NamedTuple):

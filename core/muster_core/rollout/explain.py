@@ -37,7 +37,7 @@ def explain(machine: RolloutMachine, cluster: str, now: float, clock: Clock = ut
     return f"{head} {_reason(machine, target, now, clock)}".strip()
 
 
-def why(machine: RolloutMachine, now: float, clock: Clock = utc) -> str:
+def why(machine: RolloutMachine, clock: Clock = utc) -> str:
     """The WHY column: what the rollout waits for."""
     if machine.why or machine.has_ended or machine.wave < 0:
         return machine.why
@@ -111,7 +111,7 @@ def _waiting(machine: RolloutMachine, target: Target, now: float, clock: Clock) 
         return f"Nothing is offered: {machine.why}."
     if target.wave > machine.wave:
         current = machine.waves[machine.wave].spec.name if machine.wave >= 0 else "the first"
-        because = why(machine, now, clock)
+        because = why(machine, clock)
         return f"Its wave opens when wave {current} has passed" + (f": {because}." if because else ".")
     flying = [machine.targets[cluster] for cluster in machine.waves[target.wave].flying]
     first = min(flying, key=lambda t: t.deadline if t.deadline is not None else float("inf"), default=None)

@@ -6,11 +6,9 @@ never from the memory of the demo. It never touches agent or coordinator interna
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
@@ -240,9 +238,3 @@ class Story:
 def summary(facts: list[str], seconds: float) -> str:
     """What was proven, as text."""
     return "\n".join([f"{len(facts)} facts hold, in {seconds:.0f} s:", *(f"  ✓ {fact}" for fact in facts)])
-
-
-def read_json(path: Path) -> Mapping[str, str]:
-    """A small JSON file that a program wrote."""
-    value: Mapping[str, str] = json.loads(path.read_text())
-    return value

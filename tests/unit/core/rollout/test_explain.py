@@ -27,7 +27,7 @@ def test_waiting_behind_a_soak_names_it_and_its_end() -> None:
         say(story, "munich-01")
         == "munich-01 is soaking (wave stores). It is healthy and soaks until 14:05 UTC."
     )
-    assert why(story.machine, story.now) == "soaking until 14:05 UTC"
+    assert why(story.machine) == "soaking until 14:05 UTC"
     assert explain(story.machine, "munich-01", story.now, lambda at: f"t={at:.0f}").endswith("until t=50700.")
 
 
@@ -82,4 +82,4 @@ def test_what_is_in_flight_is_named_as_the_reason() -> None:
     story.healthy("c1")
     story.acknowledge("s1")
     story.failed("s2")
-    assert why(story.machine, story.now) == "s1 acknowledged, s3 offered"
+    assert why(story.machine) == "s1 acknowledged, s3 offered"
