@@ -316,9 +316,9 @@ TOKEN = [
         f"{JOINING}an_old_volume_alone_is_mended_from_the_clusters_own_copy",
     ),
     (
-        "an-old-database-takes-clusters-back",
-        HEADS,
-        "if floor and not await source.descends(commit, floor):",
+        "a-coordinator-starts-what-is-not-the-newest",
+        "coordinator/muster_coordinator/api/operator.py",
+        "if request.commit and not head.startswith(request.commit):",
         "if False:",
         f"{JOINING}a_coordinators_database_of_last_week_takes_nobody_back",
     ),
