@@ -218,6 +218,8 @@ L023 | The coordinator did not greet in time. | Nothing at first: the agent trie
 L024 | What answered is no coordinator, or one of another version. | Check the link address.
 L025 | The coordinator sent the agent away. | The message says why; the agent comes back when it was told to.
 L030 | The database is of another version than this program reads. | Start the program that wrote it.
+L031 | The database cannot be read or written: a full disk, wrong permissions, or damage. | Make room, or mend the permissions; a damaged one: restore a backup, or move it away, and it is rebuilt from Git and agents' reports.
+L032 | A row of the database is not what this program writes. | Start the program that wrote it, or restore a backup.
 L040 | There is no such cluster. | `muster get clusters`
 L041 | There is no such bundle. | `muster get bundles`
 L042 | There is no such rollout. | `muster get rollouts`

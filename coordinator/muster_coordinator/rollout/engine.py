@@ -8,12 +8,15 @@ again by the agent. It never speaks gRPC or git.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import anyio
 import anyio.lowlevel
+import msgspec
 import structlog
+from google.protobuf.message import DecodeError
 from muster_core.errors import MusterError
 from muster_core.release import Release
 from muster_core.rollout import catchup as cu
@@ -28,7 +31,7 @@ from muster_coordinator.rollout.effects import Effects, Work
 from muster_coordinator.rollout.fleetstate import FleetState
 from muster_coordinator.rollout.launch import NEEDS_DIRECTIVE, Launch, Start
 from muster_coordinator.rollout.record import CATCHUP_STREAM, Recorder
-from muster_coordinator.store.port import EventRow, Store
+from muster_coordinator.store.port import EventRow, Store, StoreError
 
 __all__ = ["NEEDS_DIRECTIVE", "Effects", "Engine"]
 
@@ -64,7 +67,10 @@ class Engine:
     # --- start -------------------------------------------------------------------------------------------------
 
     async def load(self) -> None:
-        """Rebuilds the state from the store. Nobody is in contact yet, so clocks are quiet for a while."""
+        """Rebuilds the state from the store. Nobody is in contact yet, so clocks are quiet for a while.
+
+        ``MUSTER-L032`` names a row that is not one of ours: going on without it would be going on with another history.
+        """
         state = self.state
         for join in await self._store.joins():
             state.cluster(join.cluster).join = join
@@ -74,18 +80,20 @@ class Engine:
             cluster.last_seen, cluster.agent_version = row.last_seen / 1000, row.agent_version
             cluster.kubernetes_version = row.kubernetes_version
         for found in await self._store.reports():
-            state.cluster(found.cluster).reports[found.bundle] = wire.Report.FromString(found.data)
+            with _whole(f"the report of {found.bundle} on {found.cluster}"):
+                state.cluster(found.cluster).reports[found.bundle] = wire.Report.FromString(found.data)
         machines = []
         for stream, rows in (await self._store.streams()).items():
             self._recorder.begin(stream, rows[-1].number)
-            if stream.startswith(CATCHUP_STREAM):
-                bundle = stream.removeprefix(CATCHUP_STREAM)
-                state.debts[bundle] = cu.CatchUp.replay(bundle, (cu.decode(row.data) for row in rows))
-            elif stream.startswith(directives.STREAM):
-                for event in rows:
-                    state.directives.put(directives.decode_event(event.data))
-            else:
-                machines.append(RolloutMachine.replay(ev.decode(row.data) for row in rows))
+            with _whole(f"the log {stream}"):
+                if stream.startswith(CATCHUP_STREAM):
+                    bundle = stream.removeprefix(CATCHUP_STREAM)
+                    state.debts[bundle] = cu.CatchUp.replay(bundle, (cu.decode(row.data) for row in rows))
+                elif stream.startswith(directives.STREAM):
+                    for event in rows:
+                        state.directives.put(directives.decode_event(event.data))
+                else:
+                    machines.append(RolloutMachine.replay(ev.decode(row.data) for row in rows))
         for machine in sorted(machines, key=lambda m: (m.started.at, m.name)):
             state.put(machine)
         for bundle in state.debts:
@@ -261,6 +269,16 @@ class Engine:
         effects.batch.events.append(row)
         effects.bundles.add(release.bundle)
         shelf.put(event)
+
+
+@contextmanager
+def _whole(what: str) -> Iterator[None]:
+    """``MUSTER-L032`` for stored bytes that no program of this version wrote."""
+    try:
+        yield
+    except (DecodeError, msgspec.MsgspecError, ValueError, LookupError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise StoreError("L032", f"a row of the database is not one of ours ({said})", object=what) from error
 
 
 def _log(lines: list[str]) -> None:

@@ -11,8 +11,13 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
+from muster_core.errors import MusterError
 
 from muster_coordinator.audit.heads import HeadRow
+
+
+class StoreError(MusterError):
+    """The database cannot be used, or holds what this program did not write."""
 
 
 class TokenRow(msgspec.Struct, frozen=True):

@@ -17,9 +17,10 @@ from muster_coordinator.store.port import (
     OperatorRow,
     ReportRow,
     SessionRow,
+    StoreError,
     TokenRow,
 )
-from muster_coordinator.store.sql.store import SqlStore, StoreError
+from muster_coordinator.store.sql.store import SqlStore
 
 TOKEN = TokenRow("t1", "hash", "berlin-04", created=10, expires=100)
 

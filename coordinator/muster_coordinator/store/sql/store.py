@@ -7,7 +7,8 @@ short and shielded from cancellation. It never reads a clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +17,6 @@ import anyio
 import anyio.to_thread
 import msgspec
 import sqlalchemy as sa
-from muster_core.errors import MusterError
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from muster_coordinator.audit.heads import HeadRow
@@ -27,6 +27,7 @@ from muster_coordinator.store.port import (
     OperatorRow,
     ReportRow,
     SessionRow,
+    StoreError,
     TokenRow,
 )
 from muster_coordinator.store.sql import schema
@@ -36,15 +37,11 @@ R = TypeVar("R")
 THREADS = 4
 
 
-class StoreError(MusterError):
-    """The database cannot be used."""
-
-
 class SqlStore:
     """Open it with :meth:`open`; close it with :meth:`close`."""
 
-    def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: sa.Engine, path: Path) -> None:
+        self._engine, self._path = engine, path
         self._writer, self._threads = anyio.Lock(), anyio.CapacityLimiter(THREADS)
         dialect = engine.dialect
         self._events = _Rows(sa.insert(schema.events), dialect)
@@ -56,7 +53,7 @@ class SqlStore:
 
     @classmethod
     async def open(cls, path: Path) -> SqlStore:
-        """Creates the tables in an empty file; ``MUSTER-L030`` for a file of another version."""
+        """Creates the tables in an empty file; ``MUSTER-L030`` for one of another version, ``L031`` for none of ours."""
         engine = sa.create_engine(f"sqlite:///{path}")
 
         @sa.event.listens_for(engine, "connect")
@@ -66,7 +63,7 @@ class SqlStore:
                 cursor.execute(f"PRAGMA {pragma}")
             cursor.close()
 
-        store = cls(engine)
+        store = cls(engine, path)
         try:
             await store._write(_create)
         except BaseException:
@@ -92,21 +89,41 @@ class SqlStore:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
                 try:
                     result = work(connection)
+                    connection.exec_driver_sql("COMMIT")
                 except BaseException:
-                    connection.exec_driver_sql("ROLLBACK")
+                    # A full disk ends the transaction by itself; then there is nothing to roll back.
+                    with contextlib.suppress(sa.exc.DBAPIError):
+                        connection.exec_driver_sql("ROLLBACK")
                     raise
-                connection.exec_driver_sql("COMMIT")
                 return result
 
         async with self._writer:
-            return await self._in_thread(transaction)
+            with self._told():
+                return await self._in_thread(transaction)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """What the disk does to the driver, as ``MUSTER-L031`` that names the file."""
+        try:
+            yield
+        except sa.exc.IntegrityError:  # this program's mistake, not the disk's
+            raise
+        except sa.exc.DBAPIError as error:
+            raise StoreError(
+                "L031",
+                f"the database cannot be read or written ({error.orig})",
+                object=str(self._path),
+                hint="Make room on the disk, or mend its permissions. A damaged one: restore a backup, or move it away, "
+                "and it is rebuilt from Git and from what agents report.",
+            ) from error
 
     async def _rows(self, query: sa.Select[Any], row: type[R]) -> list[R]:
         def read() -> list[R]:
             with self._engine.connect() as connection:
                 return [row(**found._mapping) for found in connection.execute(query)]
 
-        return await self._in_thread(read)
+        with self._told():
+            return await self._in_thread(read)
 
     async def commit(self, batch: Batch) -> None:
         # Made here: what a batch holds is the caller's again while the thread writes.
