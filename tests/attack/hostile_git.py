@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -102,25 +103,31 @@ class Host:
         response = web.StreamResponse(headers={"Content-Type": f"application/x-git-upload-pack-{kind}"})
         await response.prepare(request)
         if how == "stall":
-            await anyio.sleep_forever()
+            while not _gone(request):
+                await anyio.sleep(0.2)
         if how == "drip":
             await response.write(packet(b"packfile\n") if what == "fetch" else b"")
-            while True:
+            while not _gone(request):
                 await response.write(packet(b"\x02."))
                 await anyio.sleep(0.2)
         if what == "refs":
             number = 0
-            while True:
+            while not _gone(request):
                 lines = (f"{n:040x} refs/heads/main-{n}\n".encode() for n in range(number, number + 500))
                 await response.write(b"".join(packet(line) for line in lines))
                 number += 500
+                await anyio.lowlevel.checkpoint()
+        if _gone(request):
+            return response
         await response.write(packet(b"packfile\n"))
         await response.write(packet(b"\x01" + _pack_head()))
         store = zlib.compressobj(0)
-        while True:
+        while not _gone(request):
+            await anyio.lowlevel.checkpoint()  # else nobody notices that the other side went away
             data = store.compress(os.urandom(CHUNK)) + store.flush(zlib.Z_SYNC_FLUSH)
             for start in range(0, len(data), CHUNK):
                 await response.write(packet(b"\x01" + data[start : start + CHUNK]))
+        return response
 
     async def _half(self, request: web.Request, answer: web.Response) -> web.StreamResponse:
         data = bytes(answer.body or b"")  # type: ignore[arg-type]
@@ -161,6 +168,10 @@ class Host:
             elif name:
                 headers[name] = value.strip()
         return web.Response(status=status, headers=headers, body=data)
+
+
+def _gone(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
 
 
 def _what(request: web.Request, body: bytes) -> str:

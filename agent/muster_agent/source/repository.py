@@ -1,8 +1,8 @@
 """One bare repository of the agent's own.
 
 Owns every use of git in the agent: named refs into our own namespace only, no configuration of the machine, hooks, filters,
-submodules or replacement objects; everything fetched is checked; every call has a deadline. The ids of blobs that are used
-are recomputed. It never trusts what it fetched: that is ``verify``'s work.
+submodules or replacement objects; everything fetched is checked; every call is bounded (``children``). The ids of what is
+used are recomputed. It never trusts what it fetched: that is ``verify``'s work.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ from typing import Literal, NamedTuple, TypeVar
 import anyio
 import anyio.to_thread
 import git
+import structlog
 from git.exc import CommandError, GitCommandError
 from muster_core.errors import GitError, TrustError
 from muster_core.tree import SUBMODULE, SYMLINK, TreeFile
 from muster_core.trust.authority import Change
+from muster_core.trust.gitobject import MAX_OBJECT
+
+from muster_agent.source.children import ENVIRONMENT, SETTINGS, Bounds, coming, run, sweep
 
 T = TypeVar("T")
-DEADLINE = 60
+log = structlog.get_logger()
 REGISTRY_BRANCH = "muster/registry"
 TAGS = "refs/tags/muster/"
 MAX_TAGS = 16
@@ -31,16 +35,7 @@ NOT_AN_ANCESTOR = 1
 EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 _HOW: dict[str, Literal["added", "changed", "removed"]] = {"A": "added", "D": "removed"}
 MAX_FILES = 50_000
-ENVIRONMENT = {
-    "GIT_TERMINAL_PROMPT": "0",
-    "GIT_CONFIG_NOSYSTEM": "1",
-    "GIT_CONFIG_GLOBAL": "/dev/null",
-    "GIT_CONFIG_SYSTEM": "/dev/null",
-    "GIT_NO_REPLACE_OBJECTS": "1",
-    "GIT_ALLOW_PROTOCOL": "https:ssh:file",
-    "GIT_GRAFT_FILE": "/dev/null",
-    "GIT_ALTERNATE_OBJECT_DIRECTORIES": "",
-}
+MAX_PACKS = 30
 
 
 class Heads(NamedTuple):
@@ -79,22 +74,29 @@ class BlobTree:
 class SourceRepository:
     """Calls run in one worker thread at a time; :meth:`close` ends git's children."""
 
-    def __init__(self, folder: Path, url: str, branch: str, ca_file: Path | None, anchor: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        url: str,
+        branch: str,
+        ca_file: Path | None,
+        anchor: str = "",
+        bounds: Bounds = Bounds(),
+    ) -> None:
         if url.startswith("-") or "::" in url:
             raise GitError("G001", "this is no URL of a repository", object=url)
         folder.mkdir(parents=True, exist_ok=True)
-        _sweep(folder)
+        sweep(folder)
         self.url, self.branch, self._anchor = url, branch, anchor
+        self._folder, self._bounds, self._tidied = folder, bounds, 0
         self._repo = (
             git.Repo(folder)
             if (folder / "HEAD").exists()
             else git.Repo.init(folder, bare=True, initial_branch="none")
         )
         with self._repo.config_writer() as config:
-            config.set_value("core", "hooksPath", "/dev/null")
-            config.set_value("fetch", "fsckObjects", "true")
-            config.set_value("transfer", "fsckObjects", "true")
-            config.set_value("gc", "auto", "0")
+            for section, name, value in SETTINGS:
+                config.set_value(section, name, value)
         environment = dict(ENVIRONMENT)
         if ca_file:
             environment["GIT_SSL_CAINFO"] = str(ca_file)
@@ -113,16 +115,10 @@ class SourceRepository:
 
     def _fetch(self) -> Heads:
         try:
-            found = str(
-                self._repo.git.ls_remote(
-                    "--",
-                    self.url,
-                    f"refs/heads/{self.branch}",
-                    f"refs/heads/{REGISTRY_BRANCH}",
-                    f"{TAGS}*",
-                    kill_after_timeout=DEADLINE,
-                )
-            )
+            found = self._git(
+                "ls-remote", "--", self.url,
+                f"refs/heads/{self.branch}", f"refs/heads/{REGISTRY_BRANCH}", f"{TAGS}*",
+            )  # fmt: skip
             refs = {line.split("\t")[1]: line.split("\t")[0] for line in found.splitlines() if "\t" in line}
             self._tags = _tags_by_target(refs)
             remote = {
@@ -140,6 +136,7 @@ class SourceRepository:
                 if self._ref(name) != commit
             ]
             if wanted:
+                self._tidy()
                 self._begin_at_anchor()
                 self._pull(wanted)
         except (CommandError, OSError) as error:  # no git, no disk
@@ -174,25 +171,55 @@ class SourceRepository:
             return
 
     def _pull(self, refs: Sequence[str], *flags: str) -> None:
-        self._repo.git.fetch(
-            "--no-tags",
-            "--no-write-fetch-head",
-            "--no-recurse-submodules",
-            "--no-auto-gc",
-            *flags,
-            "--",
-            self.url,
-            *refs,
-            kill_after_timeout=DEADLINE,
-        )
+        try:
+            self._git(
+                "fetch", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-gc", *flags,
+                "--", self.url, *refs,
+                size=lambda: coming(self._folder),
+            )  # fmt: skip
+        except (GitError, CommandError):
+            sweep(self._folder)
+            raise
+
+    def _git(self, *args: str, size: Callable[[], int] = int) -> str:
+        """One git command's answer. ``MUSTER-G016`` for one that writes too much; late ones fail like any other."""
+        command = ["git", *args]
+        child = self._repo.git.execute(command, as_process=True, start_new_session=True)
+        if child.proc is None:
+            raise RuntimeError("git did not start")
+        done = run(child.proc, self._bounds, size)
+        if done.exceeded == "deadline":
+            late = f"fatal: it did not end within {self._bounds.deadline:g} s"
+            raise GitCommandError(command[:2], done.status, late)
+        if done.exceeded:
+            most = getattr(self._bounds, done.exceeded)
+            raise GitError(
+                "G016",
+                f"git {args[0]} was stopped: the repository has, or sends, more than {most:,} bytes at once",
+                object=self.url,
+                retryable=True,
+                hint="Make the repository smaller, or do not trust this Git host.",
+            )
+        if done.status:
+            raise GitCommandError(command[:2], done.status, done.told)
+        return done.out.decode(errors="surrogateescape")
+
+    def _tidy(self) -> None:
+        """Puts packs together once there are many, without what no ref of ours holds: heads that a host takes back
+        do not fill the disk."""
+        sizes = [pack.stat().st_size for pack in self._folder.glob("objects/pack/*.pack")]
+        if len(sizes) <= MAX_PACKS and sum(sizes) <= self._tidied + 2 * self._bounds.fetched:
+            return
+        try:
+            self._git("repack", "-a", "-d", "-q", "--window=0")
+        except (GitError, CommandError) as error:
+            sweep(self._folder)
+            log.warning("packs of the repository cannot be put together", error=str(error))
+        self._tidied = sum(pack.stat().st_size for pack in self._folder.glob("objects/pack/*.pack"))
 
     def _ref(self, branch: str) -> str:
         try:
-            return str(
-                self._repo.git.rev_parse(
-                    "--verify", "--quiet", f"refs/muster/remote/{branch}", kill_after_timeout=DEADLINE
-                )
-            )
+            return self._git("rev-parse", "--verify", "--quiet", f"refs/muster/remote/{branch}").strip()
         except GitCommandError:
             return ""
 
@@ -204,7 +231,7 @@ class SourceRepository:
 
     def _exists(self, what: str) -> bool:
         try:
-            self._repo.git.cat_file("-e", what, kill_after_timeout=DEADLINE)
+            self._git("cat-file", "-e", what)
         except GitCommandError:
             return False
         return True
@@ -217,9 +244,9 @@ class SourceRepository:
         if commit == ancestor:
             return self._has(commit)
         try:
-            self._repo.git.merge_base("--is-ancestor", ancestor, commit, kill_after_timeout=DEADLINE)
+            self._git("merge-base", "--is-ancestor", ancestor, commit)
         except GitCommandError as error:
-            if error.status == NOT_AN_ANCESTOR:
+            if error.status == NOT_AN_ANCESTOR and self._is_whole(commit, ancestor):
                 return False
             raise TrustError(
                 "T014",
@@ -230,11 +257,26 @@ class SourceRepository:
             ) from error
         return True
 
+    def _is_whole(self, commit: str, other: str) -> bool:
+        """Whether all that is above the other commit is here: without its parent a commit looks unrelated to git."""
+        try:
+            self._git("rev-list", "--quiet", commit, f"^{other}")
+        except GitCommandError:
+            return False
+        return True
+
     async def raw(self, kind: str, oid: str) -> bytes:
-        """A commit or tag as it is stored, checked against its id."""
+        """A commit or tag as it is stored, of at most 1 MiB, checked against its id."""
         return await anyio.to_thread.run_sync(self._raw, kind, oid, limiter=self._reading)
 
     def _raw(self, kind: str, oid: str) -> bytes:
+        with self._batch:
+            try:
+                _, _, size = self._repo.git.get_object_header(oid)
+            except (ValueError, OSError) as error:
+                raise self._absent(oid[:12]) from error
+        if size > MAX_OBJECT:
+            raise GitError("G016", f"a {kind} has more than {MAX_OBJECT:,} bytes", object=oid[:12])
         return self._object(kind, oid, oid[:12])
 
     async def tags(self, commit: str) -> list[tuple[str, bytes]]:
@@ -259,12 +301,16 @@ class SourceRepository:
 
     def _changes(self, old: str, new: str) -> list[Change]:
         try:
-            listing = str(
-                self._repo.git.diff_tree(
-                    "-r", "-z", "--no-renames", "--name-status", "--full-index", old or EMPTY_TREE, new,
-                    kill_after_timeout=DEADLINE,
-                )
-            )  # fmt: skip
+            listing = self._git(
+                "diff-tree",
+                "-r",
+                "-z",
+                "--no-renames",
+                "--name-status",
+                "--full-index",
+                old or EMPTY_TREE,
+                new,
+            )
         except GitCommandError as error:
             raise GitError(
                 "G015", "the commits cannot be compared", object=new[:12], retryable=True
@@ -280,11 +326,7 @@ class SourceRepository:
     def _first_parents(self, floor: str, head: str, limit: int) -> list[str]:
         below = [f"^{floor}"] if floor else []
         try:
-            found = str(
-                self._repo.git.rev_list(
-                    "--first-parent", f"--max-count={limit}", head, *below, kill_after_timeout=DEADLINE
-                )
-            )
+            found = self._git("rev-list", "--first-parent", f"--max-count={limit}", head, *below)
         except GitCommandError as error:
             raise GitError(
                 "G015", "the history cannot be walked", object=head[:12], retryable=True
@@ -297,7 +339,7 @@ class SourceRepository:
 
     def _pin(self, name: str, commit: str) -> None:
         try:
-            self._repo.git.update_ref(f"refs/muster/{name}", commit, kill_after_timeout=DEADLINE)
+            self._git("update-ref", f"refs/muster/{name}", commit)
         except GitCommandError as error:
             raise GitError("G014", "the commit cannot be kept", object=commit[:12], retryable=True) from error
 
@@ -307,11 +349,7 @@ class SourceRepository:
     def _tree(self, commit: str) -> BlobTree:
         files, blobs = list[TreeFile](), dict[str, str]()
         try:
-            listing = (
-                self._repo.git.ls_tree("-r", "-z", "-l", "--full-tree", commit, kill_after_timeout=DEADLINE)
-                if commit
-                else ""
-            )
+            listing = self._git("ls-tree", "-r", "-z", "-l", "--full-tree", commit) if commit else ""
         except GitCommandError as error:
             raise GitError(
                 "G015", "the commit is not in the repository", object=commit[:12], retryable=True
@@ -342,11 +380,15 @@ class SourceRepository:
             try:
                 _, _, size, data = self._repo.git.get_object_data(oid)
             except (ValueError, OSError) as error:
-                raise GitError("G019", "the object is not in the repository", object=path) from error
+                raise self._absent(path) from error
         head = f"{kind} {size}\0".encode()
         if hashlib.sha1(head + data).hexdigest() != oid:  # noqa: S324 - git's own object id
             raise GitError("G018", "the repository gave other bytes than the object's id says", object=path)
         return bytes(data)
+
+    def _absent(self, what: str) -> GitError:
+        self._repo.git.clear_cache()  # the child that was asked may be gone, too
+        return GitError("G019", "the object is not in the repository", object=what)
 
     def idle(self) -> None:
         """Ends git's long-lived children; they come back when they are needed."""
@@ -367,12 +409,3 @@ def _tags_by_target(refs: Mapping[str, str]) -> dict[str, list[RemoteTag]]:
 def _sound(path: str) -> bool:
     """Git's own check refuses most of it when it is fetched; what writes files relies on all of it."""
     return path.isprintable() and not {"", ".", "..", ".git"} & set(path.split("/"))
-
-
-def _sweep(folder: Path) -> None:
-    """Removes what a git that was killed left: its locks would stop every later fetch, its half packs fill the disk.
-
-    The folder is this process's alone.
-    """
-    for left in [*folder.glob("*.lock"), *folder.glob("refs/**/*.lock"), *folder.glob("objects/pack/tmp_*")]:
-        left.unlink(missing_ok=True)
