@@ -1,13 +1,14 @@
 """Holds a session with the coordinator, again and again.
 
 Owns hello and welcome, beats, the sending of the outbox, acknowledgements, renewal of the certificate, and the back-off that
-the server asks for. Losing the line stops nothing else.
+the server asks for. Where no stream stands it says the same by round trips. Losing the line stops nothing else.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 
 import anyio
@@ -22,7 +23,8 @@ from muster_proto.v1 import link_pb2 as wire
 from muster_agent.audit import AuditLog
 from muster_agent.identity import join as joining
 from muster_agent.identity import x509
-from muster_agent.link.client import Stream, session
+from muster_agent.link.client import RoundTrips, Stream, session
+from muster_agent.link.ways import Ways
 from muster_agent.state.port import StatePort
 from muster_agent.state.records import Enrolment, Identity
 from muster_agent.witness import Witness
@@ -35,6 +37,10 @@ SAVE_KEY = "outbox"
 CLOCK_LOOK = 60.0
 RENEW_AGAIN = 60.0
 REPEATED = "J032"
+# How a line ends a stream, and not a word of the other side: gRPC's own errors, and an end without a good-bye.
+CUT_OFF = frozenset({"L020", "L021"})
+GATHER = 0.2  # seconds: what is said together goes in one round trip
+TRIP_BYTES = 1 << 20
 
 
 class LinkSession:
@@ -60,7 +66,7 @@ class LinkSession:
         self._audit, self._witness = audit, witness
         self._audit_told, self._welcomed = audit.recovered, False
         self._due = anyio.Event()
-        self._last_hub_seq = 0
+        self._ways = Ways()
         self._told: dict[str, wire.BundleDigest] = {}
         self.connected = False
         self.resend: Callable[[str], None] = lambda bundle: None
@@ -89,21 +95,43 @@ class LinkSession:
             try:
                 if self._clock() >= x509.validity(self._enrolment.certificate)[1]:
                     await self._come_back()
-                async with session(self._enrolment, self._identity) as stream:
-                    await self._hold(stream)
+                if self._ways.by_trips(started):
+                    await self._go_and_come()
+                else:
+                    async with session(self._enrolment, self._identity) as stream, self._judged():
+                        await self._hold(stream)
             except MusterError as error:
-                log.warning("no line to the coordinator", error=str(error))
-                if isinstance(error, JoinError):
-                    self._backoff.limits(5.0, 60.0)
+                self._lost(error)
             except ExceptionGroup as group:
                 ours, others = group.split(MusterError)
-                if others:
+                if others or ours is None:
                     raise
-                log.info("the line is down", error=str(ours.exceptions[0]) if ours else "")
+                self._lost(*_leaves(ours))
             finally:
                 self.connected = False
             self._backoff.connected_for(anyio.current_time() - started)
             await anyio.sleep(self._backoff.next_delay())
+
+    def _lost(self, *errors: BaseException) -> None:
+        if self.connected:
+            log.info("the line is down", error=str(errors[0]))
+        else:
+            log.warning("no line to the coordinator", error=str(errors[0]))
+        if any(isinstance(error, JoinError) for error in errors):
+            self._backoff.limits(5.0, 60.0)
+
+    @contextmanager
+    def _judged(self) -> Iterator[None]:
+        """What the end of an opened stream says of the line."""
+        opened = anyio.current_time()
+        try:
+            yield
+        except BaseException as error:
+            if any(isinstance(one, LinkError) and one.code in CUT_OFF for one in _leaves(error)):
+                self._ways.broke(opened, anyio.current_time())
+            else:
+                self._ways.stood()
+            raise
 
     async def _tell(self, stream: Stream, frame: wire.AgentFrame) -> None:
         """Nothing is said that is not on disk: a word that was given is kept over a crash."""
@@ -120,7 +148,7 @@ class LinkSession:
         """Until the hub greeted this process: what the folder held, so that an old copy of a folder is found out."""
         return self._audit.head if self._welcomed else self._audit.recovered
 
-    async def _hold(self, stream: Stream) -> None:
+    def _hello(self) -> wire.AgentFrame:
         self._audit_told = self._log_head()
         hello = wire.Hello(
             capability=CAPABILITY,
@@ -128,18 +156,30 @@ class LinkSession:
             cluster_uid=self._enrolment.uid,
             agent_version=version("muster-fleet"),
             session_epoch=self._outbox.epoch,
-            last_hub_seq=self._last_hub_seq,
             kubernetes_version=self._kubernetes_version,
             head_commit=self.head(),
             bundles=self._held(),
             audit_seq=self._audit_told.seq,
             audit_hash=bytes.fromhex(self._audit_told.hash),
         )
-        await self._tell(stream, wire.AgentFrame(hello=hello))
+        return wire.AgentFrame(hello=hello)
+
+    async def _hold(self, stream: Stream) -> None:
+        await self._tell(stream, self._hello())
         with anyio.move_on_after(WELCOME_DEADLINE) as scope:
             first = await self._hear(stream)
         if scope.cancelled_caught:
             raise LinkError("L023", "the coordinator did not greet in time", retryable=True)
+        welcome = self._greeted(first)
+        await self._receive(first)
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._send, stream)
+            group.start_soon(self._beat, stream, float(welcome.beat_seconds or 20))
+            group.start_soon(self._renew, stream)
+            await self._read(stream)
+
+    def _greeted(self, first: wire.HubFrame) -> wire.Welcome:
+        """The first frame of the other side, which must be a welcome."""
         self._not_dismissed(first)
         if not first.HasField("welcome"):
             raise LinkError("L024", "the coordinator's first frame is no welcome", retryable=True)
@@ -151,15 +191,60 @@ class LinkSession:
             self._state.put(SAVE_KEY, self._outbox.snapshot())
         for bundle in welcome.resend_bundles:
             self.resend(bundle)
+        if not self.connected:
+            log.info("in contact with the coordinator", last_seq=welcome.last_agent_seq)
         self.connected = self._welcomed = True
         self._audit.acknowledge(welcome.audit_ack)
-        await self._receive(first)
-        log.info("in contact with the coordinator", last_seq=welcome.last_agent_seq)
+        return welcome
+
+    async def _go_and_come(self) -> None:
+        """Round trips, one a beat or when there is something to say, until a stream is to be tried again."""
+        log.info(
+            "no stream stands on this line: round trips", seconds=round(self._ways.left(anyio.current_time()))
+        )
+        trips = RoundTrips(lambda: self._enrolment, self._identity)
         async with anyio.create_task_group() as group:
-            group.start_soon(self._send, stream)
-            group.start_soon(self._beat, stream, float(welcome.beat_seconds or 20))
-            group.start_soon(self._renew, stream)
-            await self._read(stream)
+            group.start_soon(self._renew, trips)
+            known: frozenset[bytes] = frozenset()
+            while left := self._ways.left(anyio.current_time()):
+                self._due = anyio.Event()
+                waiting = len(self._outbox)
+                beat, known = await self._trip(trips, known)
+                if 0 < len(self._outbox) < waiting:
+                    continue  # they did not fit in one
+                with anyio.move_on_after(min(beat, left)):
+                    await self._due.wait()
+                    await anyio.sleep(GATHER)
+            group.cancel_scope.cancel()
+
+    async def _trip(self, trips: RoundTrips, known: frozenset[bytes]) -> tuple[float, frozenset[bytes]]:
+        """There and back: the seconds to the next beat, and what was said of how things stand.
+
+        The hub greets and tells what stands each time; what is ``known`` by the trip before is no news.
+        """
+        frames, size = [self._hello()], 0
+        for entry in self._outbox.snapshot().entries:
+            if (size := size + len(entry.data)) > TRIP_BYTES and len(frames) > 1:
+                break
+            frame = wire.AgentFrame.FromString(entry.data)
+            frame.seq = entry.seq
+            frames.append(frame)
+        await self._state.durable()
+        answer = await trips.exchange(frames)
+        self.sent(sum(frame.ByteSize() for frame in frames))
+        self.received(sum(frame.ByteSize() for frame in answer))
+        welcome = self._greeted(answer[0] if answer else wire.HubFrame())
+        standing = set()
+        for told in answer:
+            self._took(told)
+            if told.WhichOneof("body") in STANDS:
+                fact = _standing(told)
+                standing.add(fact)
+                if fact in known:
+                    continue
+            if told.WhichOneof("body"):
+                await self._receive(told)
+        return float(welcome.beat_seconds or 20), frozenset(standing)
 
     def _held(self) -> list[wire.BundleDigest]:
         """What the hub should hold: the last report of each bundle, but for those that wait here and go anyway."""
@@ -169,15 +254,19 @@ class LinkSession:
     async def _read(self, stream: Stream) -> None:
         while True:
             frame = await self._hear(stream)
-            if frame.beat.audit_ack:
-                self._audit.acknowledge(frame.beat.audit_ack)
-            if frame.ack and self._outbox.acknowledged(frame.ack):
-                snapshot = self._outbox.snapshot()
-                self._state.put(SAVE_KEY, snapshot)
-                self.spooled(sum(len(entry.data) for entry in snapshot.entries))
-            self._not_dismissed(frame)
+            self._took(frame)
             if frame.WhichOneof("body"):
                 await self._receive(frame)
+
+    def _took(self, frame: wire.HubFrame) -> None:
+        """What the other side holds for good by now, and whether it goes on."""
+        if frame.beat.audit_ack:
+            self._audit.acknowledge(frame.beat.audit_ack)
+        if frame.ack and self._outbox.acknowledged(frame.ack):
+            snapshot = self._outbox.snapshot()
+            self._state.put(SAVE_KEY, snapshot)
+            self.spooled(sum(len(entry.data) for entry in snapshot.entries))
+        self._not_dismissed(frame)
 
     def _not_dismissed(self, frame: wire.HubFrame) -> None:
         """A good-bye says when to come again."""
@@ -203,7 +292,7 @@ class LinkSession:
                 beat = wire.Beat(audit_seq=head.seq, audit_hash=bytes.fromhex(head.hash))
             await self._tell(stream, wire.AgentFrame(beat=beat))
 
-    async def _renew(self, stream: Stream) -> None:
+    async def _renew(self, line: Stream | RoundTrips) -> None:
         """Around two thirds of the certificate's life; the stream goes on, the next connection uses the new one."""
         while True:
             share = self._backoff.uniform(x509.RENEW_FROM, x509.RENEW_TO)
@@ -217,7 +306,7 @@ class LinkSession:
             try:
                 await self._state.durable()
                 await self._witness.flush()
-                answer = await stream.renew(wire.RenewRequest(csr_der=csr, counter=self._enrolment.renewals))
+                answer = await line.renew(wire.RenewRequest(csr_der=csr, counter=self._enrolment.renewals))
             except MusterError as error:
                 log.warning("the certificate was not renewed", error=str(error))
                 self._witness.renewal(self._enrolment, error.code)
@@ -244,6 +333,26 @@ class LinkSession:
         """Refused as a copy: the same number is asked with again, so that a copy does not climb past its original."""
         if error.code == REPEATED:
             self._enrolment = msgspec.structs.replace(self._enrolment, renewals=self._enrolment.renewals - 1)
+
+
+STANDS = frozenset({"welcome", "head", "offer"})
+
+
+def _standing(frame: wire.HubFrame) -> bytes:
+    """A fact that the hub tells at each greeting; of a welcome only the floor is one."""
+    if frame.HasField("welcome"):
+        return b"floor " + frame.welcome.floor_commit.encode()
+    said = frame.head if frame.HasField("head") else frame.offer
+    return said.SerializeToString(deterministic=True)
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """The error, or all of a group."""
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _leaves(each)
+    else:
+        yield error
 
 
 def _digest(report: bytes) -> bytes:

@@ -211,15 +211,12 @@ class AgentFrame(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SEQ_FIELD_NUMBER: _builtins.int
-    ACK_FIELD_NUMBER: _builtins.int
     HELLO_FIELD_NUMBER: _builtins.int
     REPORT_FIELD_NUMBER: _builtins.int
     OFFER_REPLY_FIELD_NUMBER: _builtins.int
     BEAT_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """of this sender, rises by one within a session epoch; 0 = carries no durable content"""
-    ack: _builtins.int
-    """highest contiguous seq received from the other side"""
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -232,7 +229,6 @@ class AgentFrame(_message.Message):
         self,
         *,
         seq: _builtins.int = ...,
-        ack: _builtins.int = ...,
         hello: Global___Hello | None = ...,
         report: Global___Report | None = ...,
         offer_reply: Global___OfferReply | None = ...,
@@ -240,7 +236,7 @@ class AgentFrame(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["beat", b"beat", "body", b"body", "hello", b"hello", "offer_reply", b"offer_reply", "report", b"report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "beat", b"beat", "body", b"body", "hello", b"hello", "offer_reply", b"offer_reply", "report", b"report", "seq", b"seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beat", b"beat", "body", b"body", "hello", b"hello", "offer_reply", b"offer_reply", "report", b"report", "seq", b"seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["hello", "report", "offer_reply", "beat"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
@@ -263,6 +259,7 @@ class HubFrame(_message.Message):
     FLOOR_ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     ack: _builtins.int
+    """highest seq of the agent that is kept for good"""
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -378,7 +375,6 @@ class Hello(_message.Message):
     CLUSTER_UID_FIELD_NUMBER: _builtins.int
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
     SESSION_EPOCH_FIELD_NUMBER: _builtins.int
-    LAST_HUB_SEQ_FIELD_NUMBER: _builtins.int
     BUNDLES_FIELD_NUMBER: _builtins.int
     HEAD_COMMIT_FIELD_NUMBER: _builtins.int
     KUBERNETES_VERSION_FIELD_NUMBER: _builtins.int
@@ -390,8 +386,6 @@ class Hello(_message.Message):
     agent_version: _builtins.str
     session_epoch: _builtins.str
     """random per agent state directory; a new one means that state was lost"""
-    last_hub_seq: _builtins.int
-    """where the agent stands in what the hub sent"""
     head_commit: _builtins.str
     """newest fleet commit that it has fetched"""
     kubernetes_version: _builtins.str
@@ -410,7 +404,6 @@ class Hello(_message.Message):
         cluster_uid: _builtins.str = ...,
         agent_version: _builtins.str = ...,
         session_epoch: _builtins.str = ...,
-        last_hub_seq: _builtins.int = ...,
         bundles: _abc.Iterable[Global___BundleDigest] | None = ...,
         head_commit: _builtins.str = ...,
         kubernetes_version: _builtins.str = ...,
@@ -419,7 +412,7 @@ class Hello(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "audit_hash", b"audit_hash", "audit_seq", b"audit_seq", "bundles", b"bundles", "capability", b"capability", "cluster_name", b"cluster_name", "cluster_uid", b"cluster_uid", "head_commit", b"head_commit", "kubernetes_version", b"kubernetes_version", "last_hub_seq", b"last_hub_seq", "session_epoch", b"session_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "audit_hash", b"audit_hash", "audit_seq", b"audit_seq", "bundles", b"bundles", "capability", b"capability", "cluster_name", b"cluster_name", "cluster_uid", b"cluster_uid", "head_commit", b"head_commit", "kubernetes_version", b"kubernetes_version", "session_epoch", b"session_epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
