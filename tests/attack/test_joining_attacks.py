@@ -157,6 +157,7 @@ def test_an_old_volume_alone_is_mended_from_the_clusters_own_copy(hub: Served) -
     place.agent.kill()
     shutil.rmtree(place.folder / "state")
     shutil.copytree(backup, place.folder / "state")
+    hub.programs.hub.kill()  # so that nobody can offer it again
     place.agent.start()
     until(lambda: place.state("floors")["record"]["bundles"] == {"shop": second}, why=hub.why)
 
