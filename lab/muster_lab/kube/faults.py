@@ -13,6 +13,8 @@ from typing import Any
 
 import msgspec
 
+from .errors import StatusError
+
 READS = frozenset({"get", "list", "watch"})
 
 
@@ -46,6 +48,20 @@ class Faults(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
         if self.error_rate and random.random() < self.error_rate:
             return self.error_code, 0
         return None
+
+
+def injected(code: int, retry_after: int) -> StatusError:
+    """The failure as an API server would write it; ``retry_after`` in seconds, 0 for none."""
+    reason = {429: "TooManyRequests", 500: "InternalError", 503: "ServiceUnavailable", 504: "Timeout"}.get(
+        code, ""
+    )
+    text = {429: "too many requests, please try again later"}.get(
+        code, "the lab was asked to fail this request"
+    )
+    if not retry_after:
+        return StatusError(code, reason, text)
+    headers = {"Retry-After": str(retry_after)}
+    return StatusError(code, reason, text, details={"retryAfterSeconds": retry_after}, headers=headers)
 
 
 class Requests:
