@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import structlog
 from muster_core.errors import KubernetesError
+from muster_core.manifest.objects import ObjectRef
 from muster_core.sealing.keys import encode_identity, encode_sealing, fingerprint
 
 from muster_agent.cluster.port import ClusterApi
@@ -20,7 +21,10 @@ NAME = "muster-agent-identity"
 
 
 async def publish(api: ClusterApi, namespace: str, identity: Identity) -> None:
-    """Writes the ConfigMap; makes the namespace where it is missing. A retryable refusal is logged: joining goes on."""
+    """Writes the ConfigMap, unless it says so already; makes the namespace where it is missing.
+
+    A retryable refusal is logged: joining goes on.
+    """
     public, sealing = identity_key(identity).public, sealing_key(identity)
     wanted = {
         "apiVersion": "v1",
@@ -33,6 +37,9 @@ async def publish(api: ClusterApi, namespace: str, identity: Identity) -> None:
         },
     }
     try:
+        present = await api.get(ObjectRef("v1", "ConfigMap", namespace, NAME))
+        if present is not None and present.get("data") == wanted["data"]:
+            return
         try:
             await api.apply(wanted, force=True)
         except KubernetesError as error:
