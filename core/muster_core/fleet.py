@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 K = TypeVar("K")
 
+DEFAULT_POLICIES = "policies"  # may be absent; any other folder was named on purpose
+
 
 class Problem(NamedTuple):
     """Something wrong, as one line; ``bundle`` is empty when it is not one bundle's."""
@@ -48,6 +50,7 @@ class FleetContents:
     policy_documents: list[tuple[str, int, dict[str, Any]]] = field(default_factory=list)
     digests: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    policy_problems: list[Problem] = field(default_factory=list)
 
     def plan_of(self, bundle: str) -> str:
         """The plan that rolls a bundle out, or an empty text."""
@@ -136,10 +139,16 @@ def unmatched(contents: FleetContents, clusters: Mapping[str, Cluster]) -> list[
 
 
 def compile_fleet_policies(contents: FleetContents) -> PolicySet:
-    """The policy set of this commit; ``PolicyError`` names what it uses that is not built."""
-    # The policy engines are large; a reader of bundles does not pay for them.
-    from muster_core.policy import PodSecuritySettings, compile_policies
+    """The policy set of this commit; ``PolicyError`` names what it uses that is not built, or a file that is not read.
 
+    A file that cannot be read is no smaller set of policies: what it would forbid is not known.
+    """
+    # The policy engines are large; a reader of bundles does not pay for them.
+    from muster_core.policy import PodSecuritySettings, PolicyError, compile_policies
+
+    if contents.policy_problems:
+        first = contents.policy_problems[0]
+        raise PolicyError("P010", str(first), object=first.file)
     security = contents.fleet.spec.policies.pod_security if contents.fleet else None
     settings = (
         PodSecuritySettings(enforce=security.enforce, warn=security.warn, version=security.version)
@@ -178,8 +187,10 @@ class _Reader:
             if secret:
                 contents.secrets[path] = secret
         roots = contents.fleet.spec.policies.paths if contents.fleet else []
-        for path in self.files([root.strip("./") for root in roots]):
+        others = len(contents.problems)
+        for path in self.files(self._policy_folders(roots)):
             self._policies(path)
+        contents.policy_problems = contents.problems[others:]
         self._secrets_clash()
         for name, at in contents.bundles.items():
             self._references(name, at)
@@ -221,6 +232,10 @@ class _Reader:
         except DocumentError as error:
             self.problem(path, error.what, line=error.line, bundle=bundle)
             return None
+        except MusterError as error:
+            # A tree that cannot give this one file: the others are read all the same.
+            self.problem(path, error.message, bundle=bundle)
+            return None
 
     def _bundle(self, path: str) -> None:
         folder = path.rpartition("/")[0]
@@ -231,6 +246,24 @@ class _Reader:
         first = self.contents.bundles.setdefault(name, BundleAt(bundle, path, folder))
         if first.file != path:
             self.problem(path, f"metadata.name: {first.file} is named {name} too", bundle=name)
+
+    def _policy_folders(self, roots: Sequence[str]) -> list[str]:
+        """Where policies are. A folder that was named and holds none is a mistake that would switch policies off."""
+        folders = []
+        for root in roots:
+            try:
+                folder = join("", root)
+            except ValidationError as error:
+                self.problem("fleet.yaml", f"spec.policies.paths: {error.message}: {root}")
+                continue
+            folders.append(folder)
+            for path, mode in self._paths.items():
+                link = mode in (SYMLINK, SUBMODULE) and not path.endswith((".yaml", ".yml"))
+                if link and (within(path, (folder,)) or within(folder, (path,))):
+                    self.problem(path, "symbolic links and submodules are not followed to policies")
+            if folder != DEFAULT_POLICIES and not any(within(path, (folder,)) for path in self._paths):
+                self.problem("fleet.yaml", f"spec.policies.paths: nothing is at {root}")
+        return folders
 
     def _policies(self, path: str) -> None:
         for document in self._documents(path) or ():
@@ -266,6 +299,8 @@ class _Reader:
             return
         try:
             contents.digests[name] = tree_digest(self.tree, at, contents.secrets_of(name))
+        except DocumentError as error:
+            self.problem(error.file, error.what, line=error.line, bundle=name)
         except MusterError as error:
             missing(f"{error.message}: {error.object}", "spec", "source", "path")
 

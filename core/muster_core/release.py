@@ -15,6 +15,7 @@ import msgspec
 
 from muster_core.errors import ValidationError
 from muster_core.kinds.model import Bundle, Cluster, FleetSecret
+from muster_core.manifest.load import MAX_BYTES, oversized
 from muster_core.manifest.objects import digest
 from muster_core.pae import pae, u64
 from muster_core.tree import SUBMODULE, SYMLINK, Subtree, Tree, join
@@ -59,7 +60,8 @@ def bundle_tree(tree: Tree, at: BundleAt) -> Subtree:
 def tree_digest(tree: Tree, at: BundleAt, secrets: Sequence[FleetSecret]) -> str:
     """Hex SHA-256. The bundle's own spec counts by its meaning, not by its text.
 
-    ``MUSTER-V025`` for a symlink or submodule inside the source: neither is followed.
+    ``MUSTER-V025`` for a symlink or submodule inside the source, neither of which is followed; ``V001`` for a file that is
+    too large.
     """
     lines: list[tuple[bytes, bytes, bytes]] = []
     for file in bundle_tree(tree, at).files():
@@ -71,8 +73,10 @@ def tree_digest(tree: Tree, at: BundleAt, secrets: Sequence[FleetSecret]) -> str
                 hint="Put the file itself there, or name its folder in source.include.",
             )
         if file.path != at.file:
-            blob = hashlib.sha256(tree.read(file.path)).digest()
-            lines.append((file.mode.encode(), file.path.encode(), blob))
+            data = tree.read(file.path)
+            if len(data) > MAX_BYTES:
+                raise oversized(file.path)
+            lines.append((file.mode.encode(), file.path.encode(), hashlib.sha256(data).digest()))
     spec = msgspec.to_builtins(at.bundle.spec)
     spec.pop("plan", None)  # how it is rolled out changes no rendered object
     named = sorted(

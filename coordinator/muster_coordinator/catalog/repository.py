@@ -15,11 +15,11 @@ import git
 from git.exc import GitCommandError
 from muster_core.errors import GitError
 from muster_core.gitwords import reason
+from muster_core.manifest.load import MAX_BYTES, oversized
 from muster_core.tree import SUBMODULE, SYMLINK, TreeFile
 
 DEADLINE = 60
 REGISTRY_BRANCH = "muster/registry"
-MAX_BLOB_BYTES = 8 << 20
 
 ENVIRONMENT = {
     "GIT_TERMINAL_PROMPT": "0",
@@ -43,6 +43,7 @@ class BlobTree:
 
     def __init__(self, repo: git.Repo, commit: str) -> None:
         self._repo, self._files, self._blobs = repo, list[TreeFile](), dict[str, str]()
+        self._oversized: set[str] = set()
         listing = (
             repo.git.ls_tree("-r", "-z", "-l", "--full-tree", commit, kill_after_timeout=DEADLINE)
             if commit
@@ -53,16 +54,22 @@ class BlobTree:
                 head, path = line.split("\t", 1)
                 mode, _, oid, size = head.split()
                 self._files.append(TreeFile(mode, path))
-                if mode not in (SUBMODULE, SYMLINK) and int(size) <= MAX_BLOB_BYTES:
+                if mode in (SUBMODULE, SYMLINK):
+                    continue
+                if int(size) > MAX_BYTES:
+                    self._oversized.add(path)
+                else:
                     self._blobs[path] = oid
 
     def files(self) -> Sequence[TreeFile]:
         return self._files
 
     def read(self, path: str) -> bytes:
+        if path in self._oversized:
+            raise oversized(path)
         oid = self._blobs.get(path)
         if oid is None:
-            raise GitError("G010", "no such regular file at this commit (or it is too large)", object=path)
+            raise GitError("G010", "no such regular file at this commit", object=path)
         data: bytes = self._repo.odb.stream(bytes.fromhex(oid)).read()
         return data
 

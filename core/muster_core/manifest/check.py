@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from muster_core.errors import ValidationError
+from muster_core.errors import MusterError, ValidationError
 from muster_core.fleet import FleetContents, Problem
 from muster_core.kinds.model import Bundle, Cluster
 from muster_core.manifest.load import Document, DocumentError, load_documents
@@ -31,6 +31,9 @@ def manifest_problems(tree: Tree, contents: FleetContents, clusters: Mapping[str
             documents = _documents(tree, at)
         except DocumentError as error:
             found.append(Problem(error.file, error.line, error.what, name))
+            continue
+        except MusterError as error:
+            found.append(Problem(error.object or at.file, 1, error.message, name))
             continue
         if not _kustomized(tree, at):
             render = at.bundle.spec.render

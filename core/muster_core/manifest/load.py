@@ -20,16 +20,19 @@ from muster_core.errors import ValidationError
 
 Path = tuple[str | int, ...]
 
+MAX_BYTES = 8 << 20
+MAX_EXPANSION = 50_000  # values that aliases of one file add to what is written
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What is accepted from one file. ``nodes`` counts values before aliases are followed."""
 
-    bytes: int = 4 << 20
+    bytes: int = MAX_BYTES
     depth: int = 100
     aliases: int = 100
     nodes: int = 400_000
-    documents: int = 2_000
+    documents: int = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +116,13 @@ def _float(text: str) -> int | float:
 def load_documents(data: bytes, file: str, limits: Limits = Limits()) -> tuple[Document, ...]:
     """The documents of a file, without empty ones; ``MUSTER-V001`` names file and line of what is wrong."""
     if len(data) > limits.bytes:
-        raise _refused(file, 1, f"the file has {len(data):,} bytes, at most {limits.bytes:,} are read")
+        raise oversized(file, limits.bytes)
     try:
         text = data.decode("utf-8-sig")
-        _scan(text, file, limits)
+        written = _scan(text, file, limits)
         loader = _Loader(text)
         try:
-            return tuple(_documents(loader, file, limits))
+            return tuple(_documents(loader, _Budget(file, limits.depth, written + MAX_EXPANSION)))
         finally:
             loader.dispose()
     except UnicodeDecodeError as error:
@@ -132,8 +135,8 @@ def load_documents(data: bytes, file: str, limits: Limits = Limits()) -> tuple[D
         raise _refused(file, 1, str(error).splitlines()[0]) from error
 
 
-def _scan(text: str, file: str, limits: Limits) -> None:
-    """Bounds depth, aliases, nodes and documents without building anything."""
+def _scan(text: str, file: str, limits: Limits) -> int:
+    """Bounds depth, aliases, nodes and documents without building anything; returns the nodes."""
     depth = aliases = nodes = documents = 0
     for event in yaml.parse(text, Loader=yaml.CSafeLoader):
         line = event.start_mark.line + 1 if event.start_mark else 1
@@ -156,25 +159,25 @@ def _scan(text: str, file: str, limits: Limits) -> None:
                 raise _refused(file, line, f"more than {limits.documents} documents")
         if nodes > limits.nodes:
             raise _refused(file, line, f"more than {limits.nodes:,} values")
+    return nodes
 
 
-def _documents(loader: _Loader, file: str, limits: Limits) -> Iterator[Document]:
+def _documents(loader: _Loader, budget: _Budget) -> Iterator[Document]:
     while loader.check_node():
         node = loader.get_node()
         if node is None:
             return
         lines: dict[Path, int] = {}
-        budget = _Budget(file, limits.depth)
         value = _value(node, (), lines, budget)
         if value is not None:
-            yield Document(file, node.start_mark.line + 1, value, lines)
+            yield Document(budget.file, node.start_mark.line + 1, value, lines)
 
 
 class _Budget:
-    """Bounds what aliases may expand to: a small file must not become a large value, or one without end."""
+    """Bounds what aliases of one file may expand to: a small one must not become a large value, or one without end."""
 
-    def __init__(self, file: str, depth: int) -> None:
-        self.file, self.left, self.depth = file, 1_000_000, depth
+    def __init__(self, file: str, depth: int, values: int) -> None:
+        self.file, self.left, self.depth = file, values, depth
 
     def spend(self, node: yaml.Node, depth: int) -> None:
         self.left -= 1
@@ -183,7 +186,7 @@ class _Budget:
             raise _refused(self.file, line, f"aliases nest more than {self.depth} deep")
         if self.left < 0:
             raise _refused(
-                self.file, node.start_mark.line + 1, "aliases expand to more than 1,000,000 values"
+                self.file, node.start_mark.line + 1, f"aliases expand to more than {MAX_EXPANSION:,} values"
             )
 
 
@@ -236,6 +239,12 @@ def _scalar(node: yaml.ScalarNode, file: str) -> Any:
         what = f"{text[:40]!r} is no {tag} that a Kubernetes object can hold"
         raise _refused(file, node.start_mark.line + 1, what) from None
     raise _refused(file, node.start_mark.line + 1, f"the tag {node.tag} is not accepted")
+
+
+def oversized(file: str, limit: int = MAX_BYTES) -> DocumentError:
+    """What a tree raises for a file that it does not read whole: ``file:1: larger than 8 MiB``."""
+    size = f"{limit >> 20} MiB" if limit >= 1 << 20 else f"{limit:,} bytes"
+    return DocumentError(file, 1, f"larger than {size}")
 
 
 def _refused(file: str, line: int, what: str) -> DocumentError:
