@@ -11,15 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from e2e.programs import Program, Stage, code_in, free_port, shop, stage, until
+from e2e.programs import Program, Stage, code_in, free_port, shop, until
 from e2e.test_operators import Answer, muster
 from muster_core.audit.chain import Entry, decode
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Stage]:
-    with stage(tmp_path) as found:
-        yield found
 
 
 def segments(folder: Path) -> list[Path]:

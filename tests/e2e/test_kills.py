@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from e2e.programs import Program, Stage, shop, stage, until
 from muster_core.rollout import events as ev
 from muster_core.rollout.machine import RolloutMachine
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Stage]:
-    with stage(tmp_path) as found:
-        yield found
 
 
 def target_state(fleet: Stage, rollout: str, cluster: str) -> str:

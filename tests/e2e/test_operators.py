@@ -39,12 +39,6 @@ spec: {uid: uid-of-edge-1, identityKey: '%s'}
 """
 
 
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Stage]:
-    with stage(tmp_path) as found:
-        yield found
-
-
 @dataclass
 class Answer:
     code: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -20,18 +19,13 @@ from muster_core.sealing.keys import IdentityKey, SealingKey, encode_identity, j
 from muster_proto.v1 import link_pb2 as wire
 from muster_proto.v1 import link_pb2_grpc, operator_pb2_grpc
 from muster_proto.v1 import operator_pb2 as op
+from unit.coordinator.commits import git
 
 FLEET = """apiVersion: muster.dev/v1alpha1
 kind: Fleet
 metadata: {name: acme}
 spec: {id: "7d41", mode: open}
 """
-
-
-def git(folder: Path, *args: str) -> None:
-    environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
-    command = ["git", "-c", "user.name=t", "-c", "user.email=t@example.com", *args]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, env=environment)
 
 
 @dataclass

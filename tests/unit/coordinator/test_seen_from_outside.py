@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from unit.coordinator.commits import git
 from unit.probing import ask, raw, series
 
 METRICS = {
@@ -19,12 +19,6 @@ METRICS = {
     "muster_rollout_targets", "muster_owed_oldest_seconds", "muster_wake_seconds_count", "muster_renewals_total",
 }  # fmt: skip
 GAUGES_OF_NOTHING = {"muster_clusters", "muster_rollouts", "muster_rollout_targets"}
-
-
-def git(folder: Path, *args: str) -> None:
-    environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
-    command = ["git", "-c", "user.name=t", "-c", "user.email=t@example.com", *args]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, env=environment)
 
 
 @dataclass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -36,6 +35,7 @@ from muster_coordinator.store.sql.store import SqlStore
 from muster_core.sealing.keys import IdentityKey, encode_identity
 from muster_proto.v1 import operator_pb2 as op
 from muster_proto.v1 import operator_pb2_grpc
+from unit.coordinator.commits import git
 
 HEAD = "apiVersion: muster.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n"
 FLEET = HEAD.format(
@@ -50,12 +50,6 @@ FILES = {
     "bundles/wrong/bundle.yaml": WRONG,
 }  # fmt: skip
 Kind = op.Event.Kind
-
-
-def git(folder: Path, *args: str) -> None:
-    environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
-    command = ["git", "-c", "user.name=t", "-c", "user.email=t@example.com", *args]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, env=environment)
 
 
 @dataclass

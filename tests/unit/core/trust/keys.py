@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from muster_core.errors import TrustError
 from muster_core.kinds.model import Cluster, ClusterSpec, Metadata, SealingKey
 from muster_core.sealing.keys import (
     IdentityKey,
@@ -93,3 +96,10 @@ class Spoke:
             metadata=Metadata(name=self.name, labels=labels),
             spec=ClusterSpec(**spec),
         )
+
+
+def code_of(call: Callable[[], object]) -> str:
+    """The code with which it is refused."""
+    with pytest.raises(TrustError) as caught:
+        call()
+    return caught.value.code

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -24,7 +24,7 @@ from muster_core.trust.authority import (
 )
 from muster_core.trust.documents import Role, TrustDocument, TrustKey
 from muster_core.trust.gitobject import SignedObject
-from unit.core.trust.keys import NOW, Person, Spoke, document, role
+from unit.core.trust.keys import NOW, Person, Spoke, code_of, document, role
 
 ROOT, RELEASE, POLICY, OPERATOR, ADDER, MANAGER, STRANGER = (
     Person(name) for name in ("root", "release", "policy", "operator", "adder", "manager", "stranger")
@@ -40,12 +40,6 @@ DOCUMENT = document(
         role("registrar", MANAGER, scope="manage"),
     ],
 )  # fmt: skip
-
-
-def code_of(call: Callable[[], object]) -> str:
-    with pytest.raises(TrustError) as caught:
-        call()
-    return caught.value.code
 
 
 def may(

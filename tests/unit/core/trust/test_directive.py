@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -25,7 +24,7 @@ from muster_core.trust.directive import (
 )
 from muster_core.trust.documents import Role, TrustDocument, TrustKey
 from muster_core.trust.merkle import ClusterTree, Proof
-from unit.core.trust.keys import FLEET, NOW, Person, Spoke, document, role
+from unit.core.trust.keys import FLEET, NOW, Person, Spoke, code_of, document, role
 
 ROOT, OPERATOR, STORES_OPERATOR, RELEASE, REGISTRAR, STRANGER = (
     Person(name) for name in ("root", "operator", "stores", "release", "registrar", "stranger")
@@ -78,12 +77,6 @@ FULL = msgspec.structs.replace(
 
 def changed(directive: Directive = PLAIN, **changes: Any) -> Directive:
     return msgspec.structs.replace(directive, **changes)
-
-
-def code_of(call: Callable[[], object]) -> str:
-    with pytest.raises(TrustError) as caught:
-        call()
-    return caught.value.code
 
 
 def asked(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
-from muster_core.errors import TrustError, ValidationError
+from muster_core.errors import ValidationError
 from muster_core.kinds.model import Requirement, Selector
 from muster_core.times import format_time, parse_time
 from muster_core.trust.documents import (
@@ -27,16 +26,10 @@ from muster_core.trust.documents import (
     signers,
     statement,
 )
-from unit.core.trust.keys import EXPIRES, FLEET, NOW, Person, document, role, signed
+from unit.core.trust.keys import EXPIRES, FLEET, NOW, Person, code_of, document, role, signed
 
 ANNA, BEN, CARL, DORA, EVE = (Person(name) for name in ("anna", "ben", "carl", "dora", "eve"))
 TWO_OF_THREE = document(ANNA, BEN, CARL, threshold=2, roles=[role("release", DORA, paths=["bundles/**"])])
-
-
-def code_of(call: Callable[[], object]) -> str:
-    with pytest.raises(TrustError) as caught:
-        call()
-    return caught.value.code
 
 
 def following(of: TrustDocument, **changes: Any) -> TrustDocument:
