@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 from muster_core.errors import TrustError
-from muster_core.fleet import FleetContents, read_registry
+from muster_core.fleet import FleetContents, read_fleet, read_registry
 from muster_core.kinds.model import Cluster, RolloutPlan
 from muster_core.manifest.objects import digest
 from muster_core.release import Release, bundle_tree
@@ -84,7 +84,7 @@ class ReleaseJudge:
         if not credentials.statement or self._keeper.is_open:
             return False
         directive = directives.decode(credentials.statement)
-        return directive.release == release and directive.goes_back
+        return directive.return_to == release or (directive.release == release and directive.goes_back)
 
     async def approve(
         self,
@@ -125,7 +125,7 @@ class ReleaseJudge:
         last: SequencePlace,
     ) -> Approved:
         directive: Directive = directives.decode(credentials.statement)
-        if directive.release != release:
+        if release not in (directive.release, directive.return_to):
             raise TrustError("T079", "the directive is for another release", object=str(directive.release))
         allowed = directives.judge(
             directive,
@@ -133,7 +133,7 @@ class ReleaseJudge:
             credentials.proof,
             document=self._keeper.document,
             entry=entry,
-            plans={name: plan_digest(plan) for name, plan in content.contents.plans.items()},
+            plans=await self._plans(directive, release, content),
             last=last,
             now=self._keeper.now(),
             catching_up=credentials.catching_up,
@@ -141,6 +141,14 @@ class ReleaseJudge:
         )
         self._keeper.saw_time(directive.issued)
         return Approved(allowed.place, allowed.key)
+
+    async def _plans(self, directive: Directive, release: Release, content: Content) -> dict[str, str]:
+        """Of the commit that the directive names, also when it is its return that is offered."""
+        contents = content.contents
+        if directive.release != release:
+            tree = await self._source.tree(directive.release.commit)
+            contents = await self._source.reading(read_fleet, tree)
+        return {name: plan_digest(plan) for name, plan in contents.plans.items()}
 
     async def _is_late(self, directive: Directive, entry: Cluster) -> bool:
         """Whether the registry had no entry of this name when the directive was signed."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from muster_core.fleet import read_fleet
+from muster_core.release import Release
 from muster_proto.v1 import link_pb2 as wire
 from unit.agent.signed import CONTENT, Fleet
 from unit.agent.stage import config_map
@@ -185,6 +187,29 @@ async def test_in_mode_directives_a_release_needs_one(stage: Stage) -> None:
                           directive_signature=offer.directive_signature, proof=offer.proof)  # fmt: skip
         await stage.outcome("shop-0002", wire.OUTCOME_HEALTHY)
     assert await stage.value() == "two"
+
+
+async def test_a_directive_lets_the_coordinator_return_to_the_one_release_that_it_names(stage: Stage) -> None:
+    fleet = Fleet(stage, "directives")
+    before = fleet.commit(map_of("before"))
+    other = fleet.commit(map_of("other"))
+    after = fleet.commit(map_of("after"))
+
+    async def offered(commit: str, rollout: str, by: wire.Offer) -> None:
+        await stage.offer(commit, rollout, directive=by.directive,
+                          directive_signature=by.directive_signature, proof=by.proof)  # fmt: skip
+
+    async with stage.agent() as reconciler:
+        digest = read_fleet(await reconciler._source.tree(before)).digests["shop"]
+        given = await fleet.directed(after, return_to=Release("shop", before, digest))
+        await offered(after, "shop-0001", given)
+        await stage.outcome("shop-0001", wire.OUTCOME_HEALTHY)
+        await offered(other, "shop-0002", given)
+        assert (await stage.outcome("shop-0002", wire.OUTCOME_FAILED)).code == "T012"
+        await offered(before, "shop-0003", given)
+        await stage.outcome("shop-0003", wire.OUTCOME_HEALTHY)
+        assert await stage.value() == "before"
+        assert reconciler._desired._floors.floors.bundles["shop"] == after, "the floor stays"
 
 
 async def test_in_mode_directives_an_unsigned_head_moves_no_policy(stage: Stage) -> None:
