@@ -8,7 +8,7 @@ tests/attack/hostile_git.py --root FOLDER`` serves every bare repository below `
 The script, all parts optional:
 
 ``serve``   the repository to serve instead of the one asked for; of several, the next one at each new advertisement
-``refs``    {ref: id, or null to hide it}: what the answer to ``ls-refs`` says instead
+``refs``    {ref: id (and ` peeled:ID`), or null to hide it}: what the answer to ``ls-refs`` says instead
 ``say``     {"advertise" | "refs" | "fetch": how}, how is ``stall`` (headers, then nothing), ``drip`` (a progress byte
             every fifth of a second, for ever), ``endless`` (refs, or a pack with one blob, that never end), ``cut``
             (half of the true answer), ``dumb`` (files of the repository, as a host without git serves them),
@@ -191,7 +191,9 @@ def _other_refs(answer: bytes, others: dict[str, str | None]) -> bytes:
         if ref not in others:
             lines.append(f"{oid} {ref}\n".encode())
         rest = rest[size:]
-    lines += [f"{oid} {ref}\n".encode() for ref, oid in others.items() if oid]
+    for ref, said in others.items():
+        oid, _, peeled = (said or "").partition(" ")
+        lines += [f"{oid} {ref} {peeled}".strip().encode() + b"\n"] if oid else []
     return b"".join(packet(line) for line in lines) + FLUSH
 
 

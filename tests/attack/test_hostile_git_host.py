@@ -6,148 +6,17 @@ honest again, and the agent must take an honest release: no attack leaves a mark
 
 from __future__ import annotations
 
-import itertools
-import os
-import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+import base64
+import json
+from collections.abc import Iterator
 
 import pytest
-from attack.hostile_git import HostileGit, hostile_git
-from attack.stage import Captured, Fleet, HostileHub, site
-from e2e.programs import shop as shop_of
+from attack.git_stage import MAP, REGISTRY, Attack, attacked, shop_of
 from e2e.programs import until
-from muster_proto.v1 import link_pb2 as wire
 
-MAIN, REGISTRY = "refs/heads/main", "refs/heads/muster/registry"
-ORIGIN = "origin.git"
-MAP = "bundles/shop/manifests/map.yaml"
-
-
-class HostedFleet(Fleet):
-    """The signed fleet, whose repository everybody else reaches through a host."""
-
-    hosted = ""
-
-    @property
-    def url(self) -> str:
-        return self.hosted
-
-
-@dataclass
-class Attack(Captured):
-    """``host`` serves the fleet's repository; ``work`` is the honest operators' clone, of which it knows the objects."""
-
-    host: HostileGit
-    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(2))
-
-    # --- the attacker's hands --------------------------------------------------------------------------------------
-
-    def git(self, *args: str, data: bytes | None = None, **environment: str) -> str:
-        """In the operators' clone, where commits can be made that no branch has."""
-        command = [
-            "git",
-            "-c",
-            "user.name=t",
-            "-c",
-            "user.email=t@example.com",
-            "-c",
-            "gpg.format=ssh",
-            *args,
-        ]
-        clean = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
-        done = subprocess.run(
-            command, cwd=self.fleet.folder / "work", env={**clean, **environment}, input=data,
-            check=True, capture_output=True,
-        )  # fmt: skip
-        return done.stdout.decode().strip()
-
-    def crafted(self, parent: str, files: Mapping[str, str | bytes], by: str = "") -> str:
-        """A commit on top of another (or of nothing) that no branch has; signed, if by somebody."""
-        index = str(self.fleet.folder / "attack-index")
-        Path(index).unlink(missing_ok=True)
-        if parent:
-            self.git("read-tree", parent, GIT_INDEX_FILE=index)
-        for path, content in files.items():
-            data = content.encode() if isinstance(content, str) else content
-            blob = self.git("hash-object", "-w", "--stdin", data=data)
-            self.git("update-index", "--add", "--cacheinfo", f"100644,{blob},{path}", GIT_INDEX_FILE=index)
-        return self.commit_of(self.git("write-tree", GIT_INDEX_FILE=index), parent, by)
-
-    def commit_of(self, tree: str, parent: str, by: str = "") -> str:
-        signing = [f"-S{self.fleet.key(by)}"] if by else []
-        parents = ["-p", parent] if parent else []
-        return self.git("commit-tree", *signing, tree, *parents, "-m", "change")
-
-    def push(self, commit: str, ref: str = MAIN, to: str = ORIGIN) -> None:
-        self.git("push", "-q", "--force", str(self.fleet.folder / to), f"{commit}:{ref}")
-
-    # --- what the agent makes of it ------------------------------------------------------------------------------------
-
-    @property
-    def floors(self) -> dict[str, str]:
-        found: dict[str, str] = self.site.state("floors")["record"]["branches"]
-        return found
-
-    def rollout(self) -> str:
-        return f"shop-{next(self.numbers):04}"
-
-    def honest(self, version: str = "") -> str:
-        """The operators push a new release, and the agent takes it."""
-        rollout = self.rollout()
-        commit = self.fleet.commit(shop_of(version or rollout))
-        self.takes(self.fleet.offer(commit, rollout))
-        return commit
-
-    def refuses(self, commit: str, code: str) -> None:
-        """The agent, offered this commit, says this code; its floors stay, and the last good state is kept up."""
-        floors = self.floors
-        assert self.refused(self.fleet.offer(commit, self.rollout())) == code, self.why()
-        assert self.floors == floors
-
-    def complains(self, code: str, commit: str = "e" * 40, seconds: float = 20.0) -> str:
-        """Told of news, the agent fetches and logs this code; its floors stay."""
-        floors, before = self.floors, len(self.log())
-        self.hub.send(wire.HubFrame(head=wire.Head(commit=commit)))
-        until(lambda: code in self.log()[before:], seconds, self.why)
-        assert self.floors == floors
-        return self.log()[before:]
-
-    def log(self) -> str:
-        return self.site.agent.log.read_text()
-
-    def stays(self) -> None:
-        """Nothing of what runs was changed, and it is still healed."""
-        self.site.heals(self.site.kube.version())
-
-    def mends(self) -> None:
-        """The host is honest again, and the agent works on as if nothing had been."""
-        self.host.lies()
-        self.push("main")
-        self.push("muster/registry", REGISTRY)
-        tags = self.git("ls-remote", "--tags", "--refs", str(self.fleet.folder / ORIGIN)).split()[1::2]
-        for tag in tags:
-            self.push("", tag)
-        self.honest()
-
-
-@contextmanager
-def attacked(folder: Path) -> Iterator[Attack]:
-    with hostile_git(folder) as host:
-        HostedFleet.hosted = host.url(ORIGIN)
-        fleet = HostedFleet(folder)
-        hub = HostileHub(folder, folder / "ca")
-        place = site(fleet, folder)
-        attack = Attack(fleet, hub, place, host)
-        try:
-            attack.join("--git-ca-file", str(host.ca_file))
-            attack.takes(fleet.offer(fleet.anchor, "shop-0001"))
-            yield attack
-        finally:
-            place.close()
-            hub.close()
+LINK = "bundles/shop/manifests/evil.yaml"
+SHELL = b"#!/bin/sh\ntouch /tmp/muster-attack-hook-ran\n"
+FLOORS = "/api/v1/namespaces/muster-system/secrets/muster-floors"
 
 
 @pytest.fixture(scope="module")
@@ -184,13 +53,168 @@ def test_a_rewritten_history_is_refused_even_when_a_releaser_signed_it(attack: A
 
 
 def test_another_repository_signed_by_the_same_key_is_refused(attack: Attack) -> None:
-    other = attack.crafted("", attack_files(attack, "evil"), "releaser")
+    paths = attack.git("ls-tree", "-r", "--name-only", "main").splitlines()
+    files = {path: attack.git("show", f"main:{path}") + "\n" for path in paths}
+    other = attack.crafted("", {**files, **shop_of("evil")}, "releaser")
     attack.push(other)
     attack.refuses(other, "T011")
     attack.stays()
 
 
-def attack_files(attack: Attack, version: str) -> dict[str, str]:
-    """All of the fleet's repository, with another version of the bundle."""
-    paths = attack.git("ls-tree", "-r", "--name-only", "main").splitlines()
-    return {**{path: attack.git("show", f"main:{path}") + "\n" for path in paths}, **shop_of(version)}
+def test_a_replay_of_an_older_signed_commit_after_the_state_was_lost_gains_nothing(attack: Attack) -> None:
+    """The state folder loses floors, trust and its clone; they come back from the cluster, whatever the host serves."""
+    old, new = attack.honest(), attack.honest()
+    attack.push(old)
+    attack.loses_state()
+    until(lambda: attack.floors.get("fleet") == new, why=attack.why)
+    secret = json.loads(base64.b64decode(attack.site.kube.ask("GET", FLOORS)["data"]["floors.json"]))
+    assert (secret["branches"]["fleet"], secret["bundles"]["shop"]) == (new, new)
+    attack.complains("MUSTER-T01")
+    attack.offers(old)
+    attack.hears("release not admitted")
+    assert attack.floors["fleet"] == new
+
+
+# --- who signed ----------------------------------------------------------------------------------------------------
+
+
+def test_an_unsigned_head_is_refused(attack: Attack) -> None:
+    evil = attack.crafted("main", shop_of("evil"))
+    attack.push(evil)
+    attack.refuses(evil, "T040")
+    attack.stays()
+
+
+def test_a_head_signed_by_a_stranger_is_refused(attack: Attack) -> None:
+    evil = attack.crafted("main", shop_of("evil"), "stranger")
+    attack.push(evil)
+    attack.refuses(evil, "T041")
+
+
+def test_a_head_whose_paths_exceed_the_signers_role_is_refused(attack: Attack) -> None:
+    evil = attack.crafted("main", {**shop_of("evil"), "policies/lax.yaml": "kind: nothing\n"}, "releaser")
+    attack.push(evil)
+    attack.refuses(evil, "T042")
+
+
+def test_a_signature_moved_to_another_tree_is_refused(attack: Attack) -> None:
+    """The host takes a signed commit apart and puts its signature on its own tree."""
+    raw = attack.git("cat-file", "commit", attack.crafted("main", shop_of("two"), "releaser")) + "\n"
+    tree = attack.git("rev-parse", f"{attack.crafted('main', shop_of('evil'))}^{{tree}}")
+    forged = f"tree {tree}" + raw[45:]
+    evil = attack.git("hash-object", "-t", "commit", "-w", "--stdin", data=forged.encode())
+    attack.push(evil)
+    attack.refuses(evil, "T052")
+
+
+def test_a_tag_object_under_another_name_approves_nothing(attack: Attack) -> None:
+    evil = attack.crafted("main", shop_of("evil"))
+    attack.git("tag", "-f", f"-u{attack.fleet.key('releaser')}", "-m", "x", "elsewhere", evil)
+    attack.push(evil)
+    attack.push("refs/tags/elsewhere", "refs/tags/muster/release-1")
+    attack.refuses(evil, "T044")
+
+
+def test_a_tag_moved_to_another_commit_approves_nothing(attack: Attack) -> None:
+    """The host says that a releaser's tag of an old commit peels to the evil one."""
+    good, evil = attack.honest(), attack.crafted("main", shop_of("evil"))
+    attack.git("tag", "-f", f"-u{attack.fleet.key('releaser')}", "-m", "x", "muster/release-2", good)
+    attack.push(evil)
+    attack.push("refs/tags/muster/release-2", "refs/tags/muster/release-2")
+    tag = attack.git("rev-parse", "refs/tags/muster/release-2")
+    attack.host.lies(refs={"refs/tags/muster/release-2": f"{tag} peeled:{evil}"})
+    attack.refuses(evil, "T044")
+
+
+def test_a_lightweight_tag_approves_nothing(attack: Attack) -> None:
+    evil = attack.crafted("main", shop_of("evil"))
+    attack.push(evil)
+    attack.push(evil, "refs/tags/muster/release-3")
+    attack.refuses(evil, "T040")
+
+
+def test_a_replacement_of_a_good_commit_changes_nothing(attack: Attack) -> None:
+    good, evil = attack.fleet.commit(shop_of("two")), attack.crafted("main", shop_of("evil"))
+    attack.push(evil, f"refs/replace/{good}")
+    attack.takes(attack.fleet.offer(good, attack.rollout()))
+    assert attack.site.kube.version() == "two"
+    attack.push("", f"refs/replace/{good}")
+
+
+# --- what is in a tree ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        (b"..", "G002"),
+        (b".git", "G002"),
+        (b".GIT", "G002"),
+        (b"git~1", "G002"),
+        (b"a/b", "G002"),
+        (b"/etc", "G002"),
+        (b"\xff\xfe", "G017"),
+        (b"new\nline", "G017"),
+        ("\u202egnp".encode(), "G017"),
+    ],
+)
+def test_a_path_that_leads_out_of_the_tree_is_refused(attack: Attack, name: bytes, code: str) -> None:
+    good = attack.git("rev-parse", "main^{tree}")
+    entries = attack.git("ls-tree", good).splitlines()
+    kept = [(line.split()[0], line.split("\t")[1].encode(), line.split()[2]) for line in entries]
+    kept = [(mode.lstrip("0"), path, oid) for mode, path, oid in kept]
+    evil = attack.tree(*sorted([*kept, ("100644", name, attack.blob("evil"))], key=lambda entry: entry[1]))
+    commit = attack.commit_of(evil, "main", "policy")
+    attack.push(commit)
+    attack.complains(f"MUSTER-{code}", commit)
+    attack.stays()
+
+
+@pytest.mark.parametrize(("mode", "content"), [("120000", "/etc/passwd"), ("160000", "1" * 40)])
+def test_a_link_or_a_submodule_in_a_bundle_refuses_its_release(
+    attack: Attack, mode: str, content: str
+) -> None:
+    evil = attack.crafted("main", {LINK: content}, "releaser", mode)
+    attack.push(evil)
+    rollout = attack.rollout()
+    offer = attack.fleet.offer(attack.git("rev-parse", "main"), rollout)
+    offer.release.commit = evil
+    assert attack.refused(offer) == "V050"
+    attack.git("reset", "-q", "--soft", attack.crafted(evil, {LINK: None}, "releaser"))
+
+
+def test_attributes_and_hooks_of_the_repository_change_nothing(attack: Attack) -> None:
+    """Filters, line ends, ident and hooks are for whoever checks out; the agent reads what was signed."""
+    files = {
+        ".gitattributes": "* text eol=crlf ident filter=evil export-ignore\n",
+        "hooks/post-checkout": SHELL,
+        "hooks/reference-transaction": SHELL,
+    }
+    marked = {MAP: shop_of("$Id$")[MAP]}
+    good = attack.fleet.commit(
+        {**{p: v if isinstance(v, str) else v.decode() for p, v in files.items()}, **marked}
+    )
+    attack.takes(attack.fleet.offer(good, attack.rollout()))
+    assert attack.site.kube.version() == "$Id$"
+    attack.fleet.commit(dict.fromkeys(files))
+
+
+def test_a_file_of_many_megabytes_refuses_its_release(attack: Attack) -> None:
+    evil = attack.crafted("main", {MAP: b"# " + b"x" * (9 << 20)}, "releaser")
+    attack.push(evil)
+    rollout = attack.rollout()
+    offer = attack.fleet.offer(attack.git("rev-parse", "main"), rollout)
+    offer.release.commit = evil
+    assert attack.refused(offer) == "V050"
+    attack.git("reset", "-q", "--soft", attack.crafted(evil, shop_of("small"), "releaser"))
+
+
+# --- the host itself -----------------------------------------------------------------------------------------------
+
+
+def test_a_registry_that_vanishes_is_no_reason_to_forget_it(attack: Attack) -> None:
+    floors = attack.floors
+    attack.host.lies(refs={REGISTRY: None})
+    attack.looks()
+    attack.honest()
+    assert attack.floors["registry"] == floors["registry"]
