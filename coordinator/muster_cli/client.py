@@ -115,6 +115,9 @@ class OperatorClient:
     def list_owed(self, bundle: str = "") -> op.OwedList:
         return self._call(self._stub.ListOwed, op.ListOwedRequest(bundle=bundle))
 
+    def reject_join(self, name: str) -> op.ClusterView:
+        return self._call(self._stub.RejectJoin, op.GetRequest(name=name))
+
     def acknowledge_floor(self, name: str) -> op.ClusterView:
         return self._call(self._stub.AcknowledgeFloor, op.GetRequest(name=name))
 

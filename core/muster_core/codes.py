@@ -249,6 +249,7 @@ J013 | The registry has this name with another identity. | If the cluster was re
 J014 | This cluster is registered under another name already. | Use that name, or remove that entry first.
 J015 | The sealing key of a join is not signed by its identity key. | Do not approve: somebody between you and the agent may have changed it.
 J016 | No cluster can reach an address that a token would carry. | `muster serve --advertise-link HOST:PORT --advertise-edge HOST:PORT`.
+J017 | An operator has turned this join down. | Join with a new token and an empty state folder, or ask who turned it down.
 J020 | The CA of the coordinator cannot be used. | Give a CA certificate with its own elliptic-curve key.
 J021 | This is no certificate request that proves its key. | Start the agent anew; if it stays, something on the way changes what it sends.
 J022 | A certificate lives between 10 seconds and 7 days. | Ask for a time within that.

@@ -150,3 +150,20 @@ def test_a_revoked_cluster_is_cut_off_at_once_and_its_secrets_are_named(fleet: F
     assert fleet.at.cluster("paris").state == "Online"
     again = fleet.run("cluster", "approve", "berlin", "--yes")
     assert again.returncode != 0
+
+
+def test_a_join_that_is_turned_down_ends_its_agent_and_frees_the_name(fleet: Fleet) -> None:
+    kube = fleet.at.kube("berlin")
+    token = json.loads(fleet.muster("token", "create", "--cluster", "berlin", "-o", "json"))["token"]
+    agent = fleet.at.agent("berlin", kube, token)
+    agent.start()
+    until(lambda: fleet.run("cluster", "reject", "berlin", "--yes").returncode == 0, why=fleet.at.logs)
+    assert agent.ended() == 1
+    assert "MUSTER-J017" in agent.said()
+    assert fleet.at.cluster("berlin").state == "Revoked"
+    assert fleet.run("cluster", "approve", "berlin", "--yes").returncode == 3
+    fresh = json.loads(fleet.muster("token", "create", "--cluster", "berlin", "-o", "json"))["token"]
+    again = fleet.at.agent("berlin", kube, fresh, state="anew")
+    again.start()
+    until(lambda: fleet.run("cluster", "approve", "berlin", "--yes").returncode == 0, why=fleet.at.logs)
+    until(lambda: fleet.at.cluster("berlin").state == "Online", why=fleet.at.logs)

@@ -17,7 +17,7 @@ from muster_core.errors import JoinError, ValidationError
 
 from muster_cli.errors import NotFoundError
 from muster_cli.trust.signing import KEY
-from muster_cli.verbs import CHECKOUT, Nouns, client
+from muster_cli.verbs import CHECKOUT, ENTRY_OPTIONS, Nouns, client, with_options
 
 if TYPE_CHECKING:
     from muster_core.select import Value
@@ -47,18 +47,10 @@ def _pairs(texts: tuple[str, ...], flag: str) -> dict[str, str]:
 
 @cluster.command("approve")
 @click.argument("name")
-@click.option("--label", "labels", multiple=True, metavar="K=V", help="A label that selectors see.")
-@click.option(
-    "--protected-label",
-    "protected",
-    multiple=True,
-    metavar="K=V",
-    help="A label that secrets may be sealed by.",
-)
+@with_options(ENTRY_OPTIONS)
 @click.option(
     "--value", "values", multiple=True, metavar="K=V", help="A value that this cluster's manifests see."
 )
-@click.option("--site-class", default="connected", show_default=True, help="One of fleet.yaml's siteClasses.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @KEY
 @CHECKOUT
@@ -111,6 +103,26 @@ def approve(
     if not issued:
         click.echo("The coordinator has not seen the entry yet. Look again: muster get clusters", err=True)
         ctx.exit(5)
+
+
+@cluster.command("reject")
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_context
+def reject(ctx: click.Context, name: str, yes: bool) -> None:
+    """Turn down the pending join of NAME.
+
+    Its agent is told so and ends. The name is free for another join, with a new token.
+    """
+    from muster_core.sealing.keys import fingerprint
+
+    with client(ctx) as operator:
+        join = _pending(operator, name)
+        click.echo(f"identity key   {fingerprint(join.identity_key)}", err=True)
+        if not yes:
+            click.confirm(f"Turn down {name}?", abort=True, err=True)
+        operator.reject_join(name)
+    click.echo(f"cluster/{name} rejected")
 
 
 @cluster.command("acknowledge")

@@ -54,6 +54,7 @@ METHODS: Mapping[str, Role] = {
     "StartRollout": Role.OPERATOR,
     "RenewDirective": Role.OPERATOR,
     "AcknowledgeFloor": Role.APPROVER,
+    "RejectJoin": Role.APPROVER,
     "ActOnRollout": Role.OPERATOR,  # and by action, below
     "AcknowledgeHead": Role.ADMIN,
     "IssueCertificate": Role.ADMIN,

@@ -55,6 +55,8 @@ def _waits_for(cluster: ClusterState) -> str:
     join = cluster.join
     if join is None or asks_with(cluster) is None:
         return ""
+    if join.refused:
+        return "its join was turned down"
     if cluster.entry:
         return f"another identity asks to join under this name: {fingerprint(join.identity)}"
     if cluster.state == "Pending":
@@ -65,7 +67,7 @@ def _waits_for(cluster: ClusterState) -> str:
 def join_view(cluster: ClusterState) -> op.Join | None:
     """A join that waits for an approval, or None."""
     join = cluster.join
-    if join is None or cluster.entry:
+    if join is None or join.refused or cluster.entry:
         return None
     return op.Join(
         cluster=join.cluster,

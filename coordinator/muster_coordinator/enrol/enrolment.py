@@ -58,6 +58,13 @@ class Enrolment:
         now, name = self._clock(), request.cluster_name
         tokens.proven(request)
         known = self._engine.state.clusters.get(name)
+        if known and known.join and known.join.refused and known.join.identity == request.identity_key:
+            raise JoinError(
+                "J017",
+                "an operator has turned this join down",
+                object=name,
+                hint="If that was a mistake, join with a new token and an empty state folder.",
+            )
         if request.token_secret:
             row = await tokens.admit(self._store, request, known.join if known else None, int(now))
         else:

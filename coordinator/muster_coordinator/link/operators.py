@@ -25,6 +25,7 @@ from muster_coordinator.access.roles import SERVICE
 from muster_coordinator.api.audits import AuditApi
 from muster_coordinator.api.credentials import CredentialApi
 from muster_coordinator.api.directives import DirectiveApi
+from muster_coordinator.api.joins import JoinApi
 from muster_coordinator.api.operator import OperatorApi
 from muster_coordinator.audit.log import AuditError
 from muster_coordinator.enrol.x509 import presented
@@ -159,7 +160,7 @@ class OperatorServicer(operator_pb2_grpc.OperatorServicer):
 
     def __init__(self, api: OperatorApi, credentials: CredentialApi, audits: AuditApi) -> None:
         self._api, self._credentials, self._audits = api, credentials, audits
-        self._directives = DirectiveApi(api.engine)
+        self._directives, self._joins = DirectiveApi(api.engine), JoinApi(api.engine)
 
     async def _answer(self, context: grpc.aio.ServicerContext[Any, Any], call: Callable[[], Any]) -> Any:
         try:
@@ -179,6 +180,9 @@ class OperatorServicer(operator_pb2_grpc.OperatorServicer):
 
     async def ListTokens(self, request: op.ListTokensRequest, context: Any) -> op.TokenList:
         return await self._answer(context, self._api.list_tokens)  # type: ignore[no-any-return]
+
+    async def RejectJoin(self, request: op.GetRequest, context: Any) -> op.ClusterView:
+        return await self._answer(context, lambda: self._joins.reject(request.name))  # type: ignore[no-any-return]
 
     async def ListJoins(self, request: op.ListJoinsRequest, context: Any) -> op.JoinList:
         return await self._answer(context, self._api.list_joins)  # type: ignore[no-any-return]

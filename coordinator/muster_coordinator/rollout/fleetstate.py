@@ -63,7 +63,7 @@ class ClusterState:
     @property
     def state(self) -> str:
         if self.entry is None:
-            return "Revoked" if self.join and self.join.issued else "Pending"
+            return "Revoked" if self.join and (self.join.issued or self.join.refused) else "Pending"
         if self.online:
             return "Online"
         return "Offline" if self.last_seen or (self.join and self.join.issued) else "Pending"

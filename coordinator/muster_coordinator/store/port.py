@@ -31,7 +31,9 @@ class TokenRow(msgspec.Struct, frozen=True):
 
 
 class JoinRow(msgspec.Struct, frozen=True):
-    """A join that was proven. ``issued`` is the time of the newest certificate, 0 while it waits."""
+    """A join that was proven. ``issued`` is the time of the newest certificate, 0 while it waits; ``refused`` when an
+    operator turned it down.
+    """
 
     cluster: str
     uid: str
@@ -44,6 +46,7 @@ class JoinRow(msgspec.Struct, frozen=True):
     agent_version: str
     issued: int = 0
     renewals: int = 0
+    refused: int = 0
 
 
 class SessionRow(msgspec.Struct, frozen=True):

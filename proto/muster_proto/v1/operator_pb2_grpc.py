@@ -54,6 +54,11 @@ class OperatorStub:
                 request_serializer=muster__proto_dot_v1_dot_operator__pb2.ListJoinsRequest.SerializeToString,
                 response_deserializer=muster__proto_dot_v1_dot_operator__pb2.JoinList.FromString,
                 _registered_method=True)
+        self.RejectJoin = channel.unary_unary(
+                '/muster.v1.Operator/RejectJoin',
+                request_serializer=muster__proto_dot_v1_dot_operator__pb2.GetRequest.SerializeToString,
+                response_deserializer=muster__proto_dot_v1_dot_operator__pb2.ClusterView.FromString,
+                _registered_method=True)
         self.ListClusters = channel.unary_unary(
                 '/muster.v1.Operator/ListClusters',
                 request_serializer=muster__proto_dot_v1_dot_operator__pb2.ListClustersRequest.SerializeToString,
@@ -179,6 +184,13 @@ class OperatorServicer:
 
     def ListJoins(self, request, context):
         """pending joins, for `cluster approve`
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RejectJoin(self, request, context):
+        """turns a pending join down for good
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -336,6 +348,11 @@ def add_OperatorServicer_to_server(servicer, server):
                     servicer.ListJoins,
                     request_deserializer=muster__proto_dot_v1_dot_operator__pb2.ListJoinsRequest.FromString,
                     response_serializer=muster__proto_dot_v1_dot_operator__pb2.JoinList.SerializeToString,
+            ),
+            'RejectJoin': grpc.unary_unary_rpc_method_handler(
+                    servicer.RejectJoin,
+                    request_deserializer=muster__proto_dot_v1_dot_operator__pb2.GetRequest.FromString,
+                    response_serializer=muster__proto_dot_v1_dot_operator__pb2.ClusterView.SerializeToString,
             ),
             'ListClusters': grpc.unary_unary_rpc_method_handler(
                     servicer.ListClusters,
@@ -546,6 +563,33 @@ class Operator:
             '/muster.v1.Operator/ListJoins',
             muster__proto_dot_v1_dot_operator__pb2.ListJoinsRequest.SerializeToString,
             muster__proto_dot_v1_dot_operator__pb2.JoinList.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RejectJoin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.Operator/RejectJoin',
+            muster__proto_dot_v1_dot_operator__pb2.GetRequest.SerializeToString,
+            muster__proto_dot_v1_dot_operator__pb2.ClusterView.FromString,
             options,
             channel_credentials,
             insecure,

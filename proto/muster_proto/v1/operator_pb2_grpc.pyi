@@ -38,6 +38,8 @@ class OperatorStub:
     ListTokens: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ListTokensRequest, _operator_pb2.TokenList]
     ListJoins: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ListJoinsRequest, _operator_pb2.JoinList]
     """pending joins, for `cluster approve`"""
+    RejectJoin: _grpc.UnaryUnaryMultiCallable[_operator_pb2.GetRequest, _operator_pb2.ClusterView]
+    """turns a pending join down for good"""
     ListClusters: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ListClustersRequest, _operator_pb2.ClusterList]
     ListBundles: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ListBundlesRequest, _operator_pb2.BundleList]
     ListRollouts: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ListRolloutsRequest, _operator_pb2.RolloutList]
@@ -77,6 +79,8 @@ class OperatorAsyncStub(OperatorStub):
     ListTokens: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListTokensRequest, _operator_pb2.TokenList]  # type: ignore[assignment]
     ListJoins: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListJoinsRequest, _operator_pb2.JoinList]  # type: ignore[assignment]
     """pending joins, for `cluster approve`"""
+    RejectJoin: _aio.UnaryUnaryMultiCallable[_operator_pb2.GetRequest, _operator_pb2.ClusterView]  # type: ignore[assignment]
+    """turns a pending join down for good"""
     ListClusters: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListClustersRequest, _operator_pb2.ClusterList]  # type: ignore[assignment]
     ListBundles: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListBundlesRequest, _operator_pb2.BundleList]  # type: ignore[assignment]
     ListRollouts: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListRolloutsRequest, _operator_pb2.RolloutList]  # type: ignore[assignment]
@@ -137,6 +141,14 @@ class OperatorServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operator_pb2.JoinList, _abc.Awaitable[_operator_pb2.JoinList]]:
         """pending joins, for `cluster approve`"""
+
+    @_abc_1.abstractmethod
+    def RejectJoin(
+        self,
+        request: _operator_pb2.GetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.ClusterView, _abc.Awaitable[_operator_pb2.ClusterView]]:
+        """turns a pending join down for good"""
 
     @_abc_1.abstractmethod
     def ListClusters(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-VERSION = 1
+VERSION = 2
 
 metadata = sa.MetaData()
 
@@ -41,6 +41,7 @@ joins = sa.Table(
     sa.Column("agent_version", sa.String, nullable=False),
     sa.Column("issued", sa.BigInteger, nullable=False),
     sa.Column("renewals", sa.BigInteger, nullable=False),
+    sa.Column("refused", sa.BigInteger, nullable=False),
 )
 
 sessions = sa.Table(
