@@ -7,8 +7,9 @@ imports anything heavy before a command runs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 from muster_core.durations import parse_duration
@@ -17,6 +18,7 @@ from muster_core.errors import ValidationError
 if TYPE_CHECKING:
     from muster_cli.client import OperatorClient
 
+F = TypeVar("F", bound=Callable[..., object])
 DEFAULT_TIMEOUT = 30.0
 
 
@@ -133,3 +135,46 @@ VALUES_OUTPUT = click.option(
     default="table",
     help="How the answer looks.",
 )
+# How a site reaches what stands at other addresses for the operator.
+REACHED_OPTIONS = [
+    click.option(
+        "--edge-address",
+        metavar="HOST:PORT",
+        help="The edge listener as the site reaches it, where that differs.",
+    ),
+    click.option(
+        "--link-address",
+        metavar="HOST:PORT",
+        help="The link listener as the site reaches it, where that differs.",
+    ),
+    click.option(
+        "--repository-url",
+        metavar="URL",
+        help="The fleet repository as the site reaches it (default: your origin).",
+    ),
+]
+# What an operator says of a cluster in its registry entry.
+ENTRY_OPTIONS = [
+    click.option("--label", "labels", multiple=True, metavar="K=V", help="A label that selectors see."),
+    click.option(
+        "--protected-label",
+        "protected",
+        multiple=True,
+        metavar="K=V",
+        help="A label that secrets may be sealed by.",
+    ),
+    click.option(
+        "--site-class", default="connected", show_default=True, help="One of fleet.yaml's siteClasses."
+    ),
+]
+
+
+def with_options(options: list[Callable[[F], F]]) -> Callable[[F], F]:
+    """All of them, in this order in the help."""
+
+    def add(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add

@@ -160,7 +160,7 @@ class BundleMachine:
             case AppliedAll():
                 return self._after_apply(event, now)
             case HealthSeen():
-                return self._judge(event, now)
+                return self._judge(event)
             case Changed():
                 return [Apply()] if self.record.admission and not self._admitting else []
             case Deselected():
@@ -262,7 +262,7 @@ class BundleMachine:
         self.retry_at, self._retry = None, RETRY_FIRST
         return out
 
-    def _judge(self, seen: HealthSeen, now: float) -> list[Command]:
+    def _judge(self, seen: HealthSeen) -> list[Command]:
         if self.record.admission is None or self._admitting:
             return []
         before = (self.phase, self.message, self.ready, self.total, self.problems)

@@ -42,7 +42,7 @@ class Renderer:
         """The bundle's objects in file order; ``V042``… name the file that stands in the way."""
         source = bundle_tree(tree, at)
         folder, kustomized = self._kind(source, at)
-        objects = await self._build(source, folder, at) if kustomized else self._plain(source, folder, at)
+        objects = await self._build(source, folder) if kustomized else self._plain(source, folder, at)
         if at.bundle.spec.render.substitute:
             objects = [substitute(obj, values) for obj in objects]
         for obj in objects:
@@ -93,7 +93,7 @@ class Renderer:
         self._parsed.move_to_end(key)
         return self._parsed[key][1]
 
-    async def _build(self, source: Tree, folder: str, at: BundleAt) -> list[Manifest]:
+    async def _build(self, source: Tree, folder: str) -> list[Manifest]:
         if self._kustomize is None:
             raise ValidationError(
                 "V043",

@@ -6,9 +6,8 @@ join that the coordinator shows. The credential is used from memory and dropped 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 from muster_core.durations import parse_duration
@@ -16,7 +15,15 @@ from muster_core.durations import parse_duration
 from muster_cli.commands.clusters import _pairs, cluster
 from muster_cli.commands.registry import label, remove, revoke
 from muster_cli.trust.signing import KEY
-from muster_cli.verbs import CHECKOUT, VALUES_OUTPUT, Nouns, client
+from muster_cli.verbs import (
+    CHECKOUT,
+    ENTRY_OPTIONS,
+    REACHED_OPTIONS,
+    VALUES_OUTPUT,
+    Nouns,
+    client,
+    with_options,
+)
 
 if TYPE_CHECKING:
     from muster_cli.install.desk import Desk, Labels
@@ -27,7 +34,6 @@ if TYPE_CHECKING:
 for _command in (label, remove, revoke):
     cluster.add_command(_command)
 
-F = TypeVar("F", bound=Callable[..., object])
 
 AGENT_OPTIONS = [
     click.option("--image", help="The agent's image (default: muster-agent:VERSION of this program)."),
@@ -42,45 +48,9 @@ AGENT_OPTIONS = [
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="CA certificate of the Git host, if it is a private one.",
     ),
-    click.option(
-        "--edge-address",
-        metavar="HOST:PORT",
-        help="The edge listener as the site reaches it, where that differs.",
-    ),
-    click.option(
-        "--link-address",
-        metavar="HOST:PORT",
-        help="The link listener as the site reaches it, where that differs.",
-    ),
-    click.option(
-        "--repository-url",
-        metavar="URL",
-        help="The fleet repository as the site reaches it (default: your origin).",
-    ),
+    *REACHED_OPTIONS,
     click.option("--token-ttl", default="1h", show_default=True, help="How long the join token works."),
 ]
-ENTRY_OPTIONS = [
-    click.option("--label", "labels", multiple=True, metavar="K=V", help="A label that selectors see."),
-    click.option(
-        "--protected-label",
-        "protected",
-        multiple=True,
-        metavar="K=V",
-        help="A label that secrets may be sealed by.",
-    ),
-    click.option(
-        "--site-class", default="connected", show_default=True, help="One of fleet.yaml's siteClasses."
-    ),
-]
-
-
-def _with(options: list[Callable[[F], F]]) -> Callable[[F], F]:
-    def add(function: F) -> F:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return add
 
 
 def _wanted(name: str, image: str | None, namespace: str, git_ca_file: Path | None) -> Wanted:
@@ -126,7 +96,7 @@ def agent() -> None:
 
 @agent.command("manifest")
 @click.option("--cluster", "name", required=True, help="The one cluster that it is for.")
-@_with(AGENT_OPTIONS)
+@with_options(AGENT_OPTIONS)
 @CHECKOUT
 @click.pass_context
 def manifest(
@@ -176,8 +146,8 @@ def manifest(
 )
 @click.option("--all-contexts", is_flag=True, help="Every context of the kubeconfig.")
 @click.option("--cluster", "name", help="The cluster's name (default: made of the context's).")
-@_with(AGENT_OPTIONS)
-@_with(ENTRY_OPTIONS)
+@with_options(AGENT_OPTIONS)
+@with_options(ENTRY_OPTIONS)
 @click.option(
     "--value", "values", multiple=True, metavar="K=V", help="A value that this cluster's manifests see."
 )
@@ -278,8 +248,8 @@ def installer() -> None:
     help="A cluster with Cluster API's Cluster objects and their kubeconfig Secrets.",
 )
 @click.option("--hub-in-cluster", is_flag=True, help="The cluster that the installer runs in is that one.")
-@_with(AGENT_OPTIONS)
-@_with(ENTRY_OPTIONS)
+@with_options(AGENT_OPTIONS)
+@with_options(ENTRY_OPTIONS)
 @click.option(
     "--wait", default="10m", show_default=True, help="How long one attempt at one cluster may take."
 )

@@ -12,7 +12,7 @@ import click
 from muster_core.durations import format_duration, parse_duration
 from muster_core.names import RULE, is_name
 
-from muster_cli.verbs import CHECKOUT, VALUES_OUTPUT, Nouns, client
+from muster_cli.verbs import CHECKOUT, REACHED_OPTIONS, VALUES_OUTPUT, Nouns, client, with_options
 
 
 @click.group(cls=Nouns)
@@ -23,21 +23,7 @@ def token() -> None:
 @token.command("create")
 @click.option("--cluster", required=True, help="The one cluster that may use it.")
 @click.option("--ttl", default="1h", show_default=True, help="How long it works.")
-@click.option(
-    "--edge-address",
-    metavar="HOST:PORT",
-    help="The edge listener as the site reaches it, where that differs.",
-)
-@click.option(
-    "--link-address",
-    metavar="HOST:PORT",
-    help="The link listener as the site reaches it, where that differs.",
-)
-@click.option(
-    "--repository-url",
-    metavar="URL",
-    help="The fleet repository as the site reaches it (default: your origin).",
-)
+@with_options(REACHED_OPTIONS)
 @CHECKOUT
 @VALUES_OUTPUT
 @click.pass_context

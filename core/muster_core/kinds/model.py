@@ -260,7 +260,6 @@ class FleetSecret(Model, frozen=True, kw_only=True):
     spec: FleetSecretSpec
 
 
-Kind = Fleet | Bundle | RolloutPlan | Cluster | FleetSecret
 KINDS: dict[str, type[Fleet] | type[Bundle] | type[RolloutPlan] | type[Cluster] | type[FleetSecret]] = {
     "Fleet": Fleet,
     "Bundle": Bundle,

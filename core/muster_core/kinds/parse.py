@@ -15,11 +15,9 @@ from muster_core.durations import parse_duration
 from muster_core.errors import ValidationError
 from muster_core.kinds.model import (
     API_VERSION,
-    KINDS,
     Bundle,
     Fleet,
     FleetSecret,
-    Kind,
     RolloutPlan,
     Selector,
     Wave,
@@ -75,14 +73,6 @@ def parse(document: Document, expected: type[K]) -> K:
         raise _explained(document, expected, str(error)) from error
     _check(document, parsed)
     return parsed
-
-
-def parse_any(document: Document) -> Kind:
-    """The document as whatever kind it says it is."""
-    kind = document.value.get("kind") if isinstance(document.value, dict) else None
-    if kind not in KINDS:
-        raise KindError(document, ("kind",), f"{kind!r} is no kind of Muster; allowed: {', '.join(KINDS)}")
-    return parse(document, KINDS[kind])
 
 
 def _explained(document: Document, expected: Any, text: str) -> KindError:
