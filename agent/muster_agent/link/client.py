@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -85,6 +85,34 @@ async def join(enrolment: Enrolment, request: wire.JoinRequest) -> wire.JoinResp
             raise _translated(error) from error
 
 
+@dataclass(frozen=True, slots=True)
+class RoundTrips:
+    """The link without a stream: a connection for each question, since the last one may be cut off already.
+
+    ``enrolled`` gives the newest certificate.
+    """
+
+    enrolled: Callable[[], Enrolment]
+    identity: Identity
+
+    async def exchange(self, frames: Sequence[wire.AgentFrame]) -> list[wire.HubFrame]:
+        """What is said, a hello first, and what the hub says to it."""
+        return list((await self._ask("Exchange", wire.AgentBatch(frames=frames))).frames)
+
+    async def renew(self, request: wire.RenewRequest) -> wire.RenewResponse:
+        """A new certificate for the same identity."""
+        return await self._ask("Renew", request)  # type: ignore[no-any-return]
+
+    async def _ask(self, method: str, request: wire.AgentBatch | wire.RenewRequest) -> Any:
+        enrolment = self.enrolled()
+        async with _channel(enrolment.link_address, enrolment, self.identity) as channel:
+            try:
+                call = getattr(link_pb2_grpc.LinkStub(channel), method)
+                return await _guarded(call(request, timeout=CALL_DEADLINE))
+            except grpc.RpcError as error:
+                raise _translated(error) from error
+
+
 @dataclass(slots=True)
 class Stream:
     """An open session."""
@@ -113,6 +141,8 @@ class Stream:
             raise _translated(error) from error
         if frame is grpc.aio.EOF:
             raise LinkError("L021", "the coordinator ended the session", retryable=True)
+        if frame is None:
+            raise LinkError("L024", "the coordinator sent bytes that are no frame", retryable=True)
         return frame  # type: ignore[no-any-return]
 
     async def renew(self, request: wire.RenewRequest) -> wire.RenewResponse:

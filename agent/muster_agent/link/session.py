@@ -33,6 +33,7 @@ log = structlog.get_logger()
 
 CAPABILITY = 1
 WELCOME_DEADLINE = 20.0
+MAX_SEQ = 1 << 62
 SAVE_KEY = "outbox"
 CLOCK_LOOK = 60.0
 RENEW_AGAIN = 60.0
@@ -98,8 +99,9 @@ class LinkSession:
                 if self._ways.by_trips(started):
                     await self._go_and_come()
                 else:
-                    async with session(self._enrolment, self._identity) as stream, self._judged():
-                        await self._hold(stream)
+                    async with session(self._enrolment, self._identity) as stream:
+                        with self._judged():
+                            await self._hold(stream)
             except MusterError as error:
                 self._lost(error)
             except ExceptionGroup as group:
@@ -184,6 +186,10 @@ class LinkSession:
         if not first.HasField("welcome"):
             raise LinkError("L024", "the coordinator's first frame is no welcome", retryable=True)
         welcome = first.welcome
+        if welcome.last_agent_seq > MAX_SEQ:
+            raise LinkError(
+                "L024", "the coordinator's welcome has a number that nobody reaches", retryable=True
+            )
         self._backoff.limits(
             float(welcome.backoff_min_seconds or 1), float(welcome.backoff_max_seconds or 60)
         )
