@@ -8,7 +8,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from muster_core.durations import parse_duration
+from muster_core.durations import parse_seconds
 from muster_core.errors import JoinError, MusterError
 
 from muster_agent.settings import Settings
@@ -27,14 +27,10 @@ Later starts need no token: the state folder knows everything. Keep that folder;
 
 
 def _seconds(text: str) -> float:
-    """``5m`` as everywhere in Muster; a bare number is seconds."""
     try:
-        seconds = float(text) if text.replace(".", "", 1).isdigit() else parse_duration(text)
+        return parse_seconds(text)
     except MusterError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-    if seconds <= 0:
-        raise argparse.ArgumentTypeError("it must be more than zero")
-    return seconds
 
 
 def parser() -> argparse.ArgumentParser:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import click
-from muster_core.durations import parse_duration
+from muster_core.durations import parse_seconds
 from muster_core.errors import ValidationError
 
 if TYPE_CHECKING:
@@ -34,12 +34,9 @@ def _seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
     if value is None:
         return None
     try:
-        seconds = float(value) if value.replace(".", "", 1).isdigit() else parse_duration(value)
+        return parse_seconds(value)
     except ValidationError as error:
         raise click.BadParameter(f"{error.message}. {error.hint}") from error
-    if seconds <= 0:
-        raise click.BadParameter("it must be longer than 0s")
-    return seconds
 
 
 def _timeout(ctx: click.Context, param: click.Parameter, value: str | None) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import click
-from muster_core.durations import parse_duration
+from muster_core.durations import parse_seconds
 from muster_core.errors import MusterError
 
 from muster_coordinator.access.roles import Role
@@ -31,7 +31,7 @@ class DurationType(click.ParamType[float]):
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
-            return parse_duration(str(value))
+            return parse_seconds(str(value))
         except MusterError as error:
             self.fail(str(error), param, ctx)
 
@@ -112,10 +112,10 @@ class RoleType(click.ParamType[tuple[str, Role]]):
 @click.option(
     "--poll",
     "poll_seconds",
-    type=float,
-    default=30.0,
+    type=DurationType(),
+    default="30s",
     show_default=True,
-    help="Seconds between looks at the repository.",
+    help="How long between looks at the repository.",
 )
 @click.option(
     "--certificate-life",

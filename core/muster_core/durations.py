@@ -23,6 +23,14 @@ def parse_duration(text: str) -> float:
     return sum(int(number) * _UNITS[unit] for number, unit in parts)
 
 
+def parse_seconds(text: str) -> float:
+    """What a flag says, in seconds: a duration, or a bare number; ``MUSTER-V031`` when it is neither, or nothing."""
+    seconds = float(text) if text.replace(".", "", 1).isdecimal() else parse_duration(text)
+    if seconds <= 0:
+        raise ValidationError("V031", f"{text!r} is no time", hint="It must be more than zero.")
+    return seconds
+
+
 def format_duration(seconds: float) -> str:
     """Two units at most: ``2d3h``, ``14m``, ``9s``."""
     left = max(0, int(seconds))

@@ -8,7 +8,7 @@ import contextlib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from muster_core.durations import format_duration, parse_duration, resolve_count
+from muster_core.durations import format_duration, parse_duration, parse_seconds, resolve_count
 from muster_core.errors import JoinError, ValidationError
 from muster_core.pae import pae, u64, unpae
 from muster_core.token import JoinToken, Repository
@@ -57,6 +57,17 @@ def test_durations_are_read(text: str, seconds: float) -> None:
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(ValidationError, match="is not a duration"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("5m", 300.0), ("60", 60.0), ("0.2", 0.2)])
+def test_a_flag_may_say_seconds_without_a_unit(text: str, seconds: float) -> None:
+    assert parse_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["0", "0s", "0.0", "-1", "1.2.3", ".", "", "²", "soon"])
+def test_a_flag_that_says_no_time_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError, match="V031"):
+        parse_seconds(text)
 
 
 @pytest.mark.parametrize(
