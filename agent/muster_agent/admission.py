@@ -122,14 +122,6 @@ class Desired:
             except MusterError as error:
                 self.problem = self.problem or error
 
-    async def compare_floor(self, reported: str) -> None:
-        """``reported`` is the newest floor that the coordinator had from this cluster; ours must not be older."""
-        own = self.branches.get("fleet", "")
-        if not reported or reported == own:
-            return
-        if not own or (await self._source.has(reported) and await self._source.descends(reported, own)):
-            self._regressed(own, reported)
-
     async def greeted(self, reported: str) -> None:
         """A Welcome, with the newest floor that the coordinator had from this cluster; ours must not be older.
 

@@ -114,7 +114,6 @@ def test_a_cloned_agent_is_found_out_by_its_counter(tmp_path: Path) -> None:
         assert "MUSTER-J032" in described.stdout + described.stderr
 
 
-@pytest.mark.xfail(strict=True, reason="reconcile/runner.py: a welcome does not reach Desired.greeted")
 def test_an_old_volume_of_an_agent_takes_nothing_new_until_an_operator_knows(hub: Served) -> None:
     place = hub.joined()
     until(lambda: place.kube.version() == "one", 40, hub.why)

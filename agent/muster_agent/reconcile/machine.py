@@ -162,7 +162,8 @@ class BundleMachine:
             case HealthSeen():
                 return self._judge(event)
             case Changed():
-                return [Apply()] if self.record.admission and not self._admitting else []
+                # What runs is healed also while an offer waits for what it needs.
+                return [Apply()] if self.record.admission and (not self._admitting or self._applied) else []
             case Deselected():
                 if event.is_so == self._deselected:
                     return []
@@ -251,6 +252,8 @@ class BundleMachine:
                 self.record, healed=self.record.healed + len(event.healed), last_healed=event.healed[0]
             )
             out += [Save(), Report()]
+        if self._admitting:
+            return out
         self._applied = not event.worst
         if event.worst:
             changed = (self.code, self.message) != (event.code, event.worst)

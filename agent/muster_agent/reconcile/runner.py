@@ -44,6 +44,7 @@ log = structlog.get_logger()
 
 MAX_PROBLEMS = 20
 MAX_BUNDLES = 500
+MAX_EVENTS = 256
 SETTLE = 0.05
 
 
@@ -93,7 +94,6 @@ class Reconciler:
         self._group: TaskGroup | None = None
         self._fetching = anyio.Lock()
         self._wake_fetch = anyio.Event()
-        self._reported_floor = ""
         self.head = Heads("", "")
 
     # --- life ----------------------------------------------------------------------------------------------------
@@ -151,6 +151,10 @@ class Reconciler:
 
     def _tell(self, name: str, event: m.Event) -> None:
         bundle = self._bundles[name]
+        if isinstance(event, m.Offered):  # the newest offer counts; the others were not looked at yet
+            bundle.events = [known for known in bundle.events if not isinstance(known, m.Offered)]
+        elif len(bundle.events) >= MAX_EVENTS:
+            return
         bundle.events.append(event)
         bundle.due.set()
 
@@ -179,10 +183,11 @@ class Reconciler:
             self._tell(frame.withdraw.bundle, m.Withdrawn(frame.withdraw.rollout, frame.withdraw.attempt))
         elif frame.HasField("floor_acknowledged"):
             self._desired.acknowledge_floor(frame.floor_acknowledged.commit)
-            for name in self._bundles:
+            for name, bundle in self._bundles.items():
+                self._report(name, bundle)
                 self._tell(name, m.Changed())
         elif frame.HasField("welcome"):
-            self._reported_floor = frame.welcome.floor_commit
+            await self._desired.greeted(frame.welcome.floor_commit)
             self._wake_fetch.set()
         elif frame.HasField("head") and (frame.head.commit, frame.head.registry_commit) != self.head:
             self._wake_fetch.set()
@@ -207,7 +212,6 @@ class Reconciler:
                 heads = await self._source.fetch()
             try:
                 await self._desired.accept(heads)
-                await self._desired.compare_floor(self._reported_floor)
             finally:
                 self.head = heads
                 await self._rest()

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+LONGEST = 3_600.0
+
 
 @dataclass(slots=True)
 class Backoff:
@@ -26,8 +28,9 @@ class Backoff:
         return self.uniform(min(self.minimum / 2, bound), bound)
 
     def limits(self, minimum: float, maximum: float) -> None:
-        """What the server asked for."""
-        self.minimum, self.maximum = max(0.1, minimum), max(minimum, maximum)
+        """What the server asked for, within an hour: nobody is silenced for longer by one word."""
+        self.minimum = min(max(0.1, minimum), LONGEST)
+        self.maximum = min(max(minimum, maximum), LONGEST)
 
     def connected_for(self, seconds: float) -> None:
         if seconds >= self.stable_after:
