@@ -1,10 +1,9 @@
-"""Joining without anybody at the spoke: what is rendered, what a credential may say, what is approved and what is not."""
+"""Joining without anybody at the spoke: what is approved and what is not, and where new clusters appear."""
 
 from __future__ import annotations
 
 import base64
 import json
-import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -14,212 +13,20 @@ import pytest
 from muster_cli.checkout import open_checkout
 from muster_cli.client import OperatorClient
 from muster_cli.context import load
-from muster_cli.install import manifest
 from muster_cli.install.desk import Desk, Labels
 from muster_cli.install.installer import Installer
 from muster_cli.install.joining import Patience, Wanted, join_cluster
-from muster_cli.install.kubeconfig import Access, chosen, cluster_name, parse
-from muster_cli.install.manifest import Installation, base_objects, deployment_of, render
+from muster_cli.install.kubeconfig import Access, parse
 from muster_cli.install.minting import Reached
 from muster_cli.install.sources import ClusterApiHub, Folder, Source, look_everywhere
-from muster_core.errors import KubernetesError, MusterError, ValidationError
+from muster_core.errors import KubernetesError, MusterError
 from muster_core.fleet import read_settings
-from muster_core.manifest.load import load_documents
 from muster_core.manifest.objects import ObjectRef
-from muster_core.policy import PodSecuritySettings, PolicySet, blocked, compile_policies
 from muster_core.sealing.keys import IdentityKey, encode_identity, encode_sealing
-from muster_core.token import JoinToken
 from muster_lab.kube.server import LabKube, Settings
 from muster_proto.v1 import operator_pb2 as op
-from unit.cli.stage import Hub, Member, Muster, Repositories, git
-
-ROOT = Path(__file__).parents[3]
-INSTALLATION = Installation("berlin-04", "the-token", "registry.example.com/agent:1", "other-system", "PEM")
-
-
-# --- the manifest ---------------------------------------------------------------------------------------------------
-
-
-def test_rendering_changes_only_what_differs_between_clusters() -> None:
-    before = base_objects()
-    rendered = render(before, INSTALLATION)
-    assert before == base_objects()
-    assert {obj["metadata"].get("namespace", "other-system") for obj in rendered} == {"other-system"}
-    bound = [subject["namespace"] for obj in rendered for subject in obj.get("subjects") or ()]
-    assert bound == ["other-system"] * 3
-    pod = deployment_of(rendered)["spec"]["template"]
-    container = pod["spec"]["containers"][0]
-    assert container["image"] == "registry.example.com/agent:1"
-    assert {"--namespace=other-system", "--cluster=berlin-04"} <= set(container["args"])
-    assert "--namespace=muster-system" not in container["args"]
-    assert "--git-ca-file=/var/run/muster/git-ca/ca.crt" in container["args"]
-    (secret,) = (obj for obj in rendered if obj["kind"] == "Secret")
-    assert base64.b64decode(secret["data"]["token"]) == b"the-token"
-    assert "stringData" not in secret
-    texts = [json.dumps(obj) for obj in rendered if obj["kind"] != "Secret"]
-    assert not any("the-token" in text for text in texts)
-
-
-def test_a_new_token_starts_the_agent_anew_and_the_same_one_does_not() -> None:
-    def notes(token: str) -> dict[str, str]:
-        pod = deployment_of(render(base_objects(), Installation("a", token, "i")))["spec"]["template"]
-        found: dict[str, str] = pod["metadata"]["annotations"]
-        return found
-
-    assert notes("one") == notes("one")
-    assert notes("one") != notes("two")
-
-
-def test_the_pod_meets_the_restricted_level_that_its_namespace_enforces() -> None:
-    objects = render(base_objects(), INSTALLATION)
-    (namespace,) = (obj for obj in objects if obj["kind"] == "Namespace")
-    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
-    deployment = deployment_of(objects)
-    policies = compile_policies([], PodSecuritySettings(enforce="restricted", warn=None, version="latest"))
-    assert denied(policies, deployment) == []
-    weak = json.loads(json.dumps(deployment))
-    del weak["spec"]["template"]["spec"]["containers"][0]["securityContext"]["capabilities"]
-    assert denied(policies, weak) != []
-    container = deployment["spec"]["template"]["spec"]["containers"][0]
-    assert container["securityContext"]["readOnlyRootFilesystem"] is True
-    assert container["resources"]["limits"]["memory"]
-
-
-def rules() -> list[dict[str, Any]]:
-    return [
-        rule
-        for obj in base_objects()
-        if obj["kind"] in ("ClusterRole", "Role")
-        for rule in obj.get("rules") or ()
-    ]
-
-
-def test_the_agent_is_never_cluster_admin() -> None:
-    assert len(rules()) > 5
-    for rule in rules():
-        said = {*rule["verbs"], *rule.get("resources", ()), *rule.get("apiGroups", ())}
-        assert not said & {"*", "bind", "escalate", "impersonate", "roles", "clusterroles", "rolebindings"}, (
-            rule
-        )
-        assert not said & {"clusterrolebindings", "pods", "pods/exec", "nodes", "serviceaccounts/token"}, rule
-    bound = {obj["roleRef"]["name"] for obj in base_objects() if "roleRef" in obj}
-    assert bound == {"muster-agent", "muster-agent-granted"}
-
-
-def test_the_documented_rights_are_the_manifests() -> None:
-    text = (ROOT / "docs" / "security.md").read_text().split("## The agent's rights")[1].split("\n## ")[0]
-    rows = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in text.splitlines()
-        if line.startswith("| ")
-    ]
-    documented = {
-        (group, frozenset(re.split(r", ", resources.replace("`", ""))), frozenset(verbs.split(", ")))
-        for group, resources, verbs, why in rows[1:]
-        if why
-    }
-    (role,) = (
-        o for o in base_objects() if o["kind"] == "ClusterRole" and o["metadata"]["name"] == "muster-agent"
-    )
-    real = {
-        (
-            "(no group)" if "nonResourceURLs" in rule else rule["apiGroups"][0] or "core",
-            frozenset(rule.get("nonResourceURLs") or rule["resources"]),
-            frozenset(rule["verbs"]),
-        )
-        for rule in role["rules"]
-    }
-    assert documented == real
-
-
-def denied(policies: PolicySet, obj: dict[str, Any]) -> list[str]:
-    return [str(verdict.message) for verdict in blocked(policies.evaluate([obj]))]
-
-
-def test_agent_manifest_prints_objects_that_apply_with_a_token_inside(
-    muster: Muster, hub: Hub, repositories: Repositories
-) -> None:
-    answer = muster(
-        "agent", "manifest", "--cluster", "berlin-04", "--checkout", repositories.clone, "--image", "i:2"
-    )
-    assert answer.code == 0, answer.err
-    objects = [document.value for document in load_documents(answer.out.encode(), "out")]
-    (secret,) = (obj for obj in objects if obj["kind"] == "Secret")
-    token = JoinToken.decode(base64.b64decode(secret["data"]["token"]).decode())
-    assert (token.cluster, token.secret) == ("berlin-04", "the-secret-part")
-    assert token.repositories[0].anchor == git(repositories.clone, "rev-parse", "HEAD")
-    assert deployment_of(objects)["spec"]["template"]["spec"]["containers"][0]["image"] == "i:2"
-
-
-# --- credentials ----------------------------------------------------------------------------------------------------
-
-
-def kubeconfig(user: dict[str, Any], cluster: dict[str, Any] | None = None) -> bytes:
-    return json.dumps({
-        "current-context": "c",
-        "clusters": [{"name": "k", "cluster": cluster or {"server": "https://127.0.0.1:1"}}],
-        "users": [{"name": "u", "user": user}],
-        "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
-    }).encode()  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("user", "origin", "allowed"),
-    [
-        ({"token": "t"}, "inline", True),
-        ({"client-certificate-data": "YQ==", "client-key-data": "YQ=="}, "inline", True),
-        ({"exec": {"command": "/bin/evil"}}, "inline", False),
-        ({"exec": {"command": "/bin/evil"}}, "folder", False),
-        ({"auth-provider": {"name": "gcp"}}, "folder", False),
-        ({"tokenFile": "/var/run/secrets/kubernetes.io/serviceaccount/token"}, "inline", False),
-        ({"client-key": "/etc/passwd"}, "inline", False),
-        ({"tokenFile": "token"}, "folder", True),
-        ({"exec": {"command": "aws"}}, "mine", True),
-    ],
-)
-def test_a_credential_that_is_used_unattended_runs_no_program_and_a_hubs_names_no_file(
-    user: dict[str, Any], origin: Any, allowed: bool
-) -> None:
-    if allowed:
-        assert parse(kubeconfig(user), "x", origin)[1]["c"].user.keys() == user.keys()
-        return
-    with pytest.raises(KubernetesError) as caught:
-        parse(kubeconfig(user), "x", origin)
-    assert caught.value.code == "K052"
-
-
-@pytest.mark.parametrize("data", [b"", b"[]", b"contexts: [{name: a}]", b"contexts: 7"])
-def test_what_is_no_kubeconfig_is_told_and_never_a_crash(data: bytes) -> None:
-    with pytest.raises(KubernetesError) as caught:
-        parse(data, "x", "inline")
-    assert caught.value.code == "K051"
-
-
-def test_a_credential_is_not_shown_when_it_is_printed() -> None:
-    access = parse(kubeconfig({"token": "very-secret"}), "x", "inline")[1]["c"]
-    assert "very-secret" not in repr(access)
-
-
-def test_contexts_of_several_files_and_names_that_clash(tmp_path: Path) -> None:
-    first, second = tmp_path / "a", tmp_path / "b"
-    first.write_bytes(kubeconfig({"token": "1"}).replace(b'"c"', b'"Berlin_04"'))
-    second.write_bytes(kubeconfig({"token": "2"}).replace(b'"c"', b'"berlin.04"'))
-    assert chosen([first, second], None, None, all_contexts=False).keys() == {"berlin-04"}
-    assert chosen([first, second], "berlin.04", "x", all_contexts=False)["x"].user["token"] == "2"
-    with pytest.raises(ValidationError) as clash:
-        chosen([first, second], None, None, all_contexts=True)
-    assert clash.value.code == "V033"
-    with pytest.raises(KubernetesError) as missing:
-        chosen([first], "nowhere", None, all_contexts=False)
-    assert missing.value.code == "K055"
-    assert "Berlin_04" in missing.value.hint
-
-
-def test_cluster_names_come_from_context_names() -> None:
-    assert cluster_name("arn:aws:eks:eu-1:123:cluster/Shop_1") == "arn-aws-eks-eu-1-123-cluster-shop-1"
-    with pytest.raises(ValidationError):
-        cluster_name("///")
-
+from unit.cli.stage import Hub, Member, Repositories, git
+from unit.cli.test_kubeconfig import kubeconfig
 
 # --- joining, against a real API server of the lab's and an operator API ----------------------------------------------
 
@@ -439,16 +246,6 @@ async def test_a_connection_leaves_no_credential_on_the_disk(
         assert await api.uid()
         assert list(folder.rglob("*")) == []
     assert list(folder.rglob("*")) == []
-
-
-def test_the_packaged_manifest_is_the_one_of_deploy() -> None:
-    assert (manifest.base_folder() / "kustomization.yaml").read_bytes() == (
-        ROOT / "deploy" / "agent" / "kustomization.yaml"
-    ).read_bytes()
-    names = load_documents((ROOT / "deploy" / "agent" / "kustomization.yaml").read_bytes(), "k")[0].value[
-        "resources"
-    ]
-    assert {*names, "kustomization.yaml"} == {path.name for path in (ROOT / "deploy" / "agent").iterdir()}
 
 
 # --- where new clusters appear --------------------------------------------------------------------------------------
