@@ -31,9 +31,10 @@ test: $(STAMP)  ## every test that fits in 15 minutes (ARGS= goes to pytest); bu
 	@if command -v go >/dev/null; then $(BIN)/python tests/tools/build.py; else echo "Go is not installed: tests that need a real API server will be skipped (and counted)."; fi
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
-test-long: $(STAMP)  ## the same with the long runs: 20,000 examples, many kills
+test-long: $(STAMP)  ## the same with the long runs: 20,000 examples, many kills, every check taken out once
 	@if command -v go >/dev/null; then $(BIN)/python tests/tools/build.py; fi
 	@MUSTER_LONG=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --timeout 1800 $(ARGS)
+	@$(BIN)/python tests/attack/mutants.py
 
 check: $(STAMP)  ## lint, types, import contracts, generated code fresh
 	@$(BIN)/ruff check .

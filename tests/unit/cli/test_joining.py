@@ -314,6 +314,26 @@ def test_a_forged_sealing_key_in_the_registry_is_not_sealed_to(
     assert not (repositories.clone / "secrets").exists()
 
 
+def test_a_registry_that_was_forced_back_is_not_sealed_by(
+    muster: Muster, repositories: Repositories, registered: Member, tmp_path: Path
+) -> None:
+    """The clone remembers how far it was accepted: an older state, signed as it is, shows an operator old keys."""
+    seal = ("secret", "seal", "--namespace", "b", "--selector", "tier=store", "--from-literal", "k=v",
+            "--checkout", repositories.clone)  # fmt: skip
+    rival = tmp_path / "rival"
+    git(tmp_path, "clone", "-q", "-b", "muster/registry", str(repositories.origin), str(rival))
+    key = git(repositories.clone, "config", "user.signingkey")
+    git(rival, "-c", "gpg.format=ssh", "commit", "-q", "--allow-empty", "-m", "newer", f"-S{key}")
+    git(rival, "push", "-q", "origin", "muster/registry")
+    assert muster(*seal, "--name", "first").code == 0
+    git(rival, "reset", "-q", "--hard", "HEAD~1")
+    git(rival, "push", "-qf", "origin", "muster/registry")
+    answer = muster(*seal, "--name", "second")
+    assert answer.code == 4
+    assert "MUSTER-T012" in answer.err
+    assert not (repositories.clone / "secrets" / "second.yaml").exists()
+
+
 @pytest.mark.parametrize(
     "more", [[], ["--from-literal", "novalue"], ["--from-literal", "k=1", "--from-literal", "k=2"]]
 )
