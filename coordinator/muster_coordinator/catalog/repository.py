@@ -24,6 +24,7 @@ REGISTRY_BRANCH = "muster/registry"
 ENVIRONMENT = {
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_CONFIG_NOSYSTEM": "1",
+    "HOME": "/nonexistent",
     "GIT_CONFIG_GLOBAL": "/dev/null",
     "GIT_CONFIG_SYSTEM": "/dev/null",
     "GIT_NO_REPLACE_OBJECTS": "1",
@@ -103,6 +104,8 @@ class FleetRepository:
         with repo.config_writer() as config:
             config.set_value("core", "hooksPath", "/dev/null")
             config.set_value("fetch", "fsckObjects", "true")
+            # Whoever answers here must not point elsewhere, nor get what lies in somebody's home.
+            config.set_value("http", "followRedirects", "false")
             config.set_value("gc", "auto", "0")
         return cls(repo, url, branch, ca_file)
 
