@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-REQUIRE_REAL = os.environ.get("MUSTER_REQUIRE_REAL") == "1"
-
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if os.environ.get("MUSTER_LONG") == "1":

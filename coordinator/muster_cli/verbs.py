@@ -7,6 +7,7 @@ imports anything heavy before a command runs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -175,3 +176,14 @@ def with_options(options: list[Callable[[F], F]]) -> Callable[[F], F]:
         return function
 
     return add
+
+
+def pairs(texts: tuple[str, ...], flag: str) -> dict[str, str]:
+    """``K=V`` of one flag, given any number of times."""
+    found = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not re.fullmatch(r"[A-Za-z0-9]([\w./-]*[A-Za-z0-9])?", key):
+            raise click.UsageError(f"{flag} {text}: write KEY=VALUE")
+        found[key] = value
+    return found

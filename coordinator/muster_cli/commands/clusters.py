@@ -6,7 +6,6 @@ written, the sealing key is checked against the identity key, and both fingerpri
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from muster_core.errors import JoinError, ValidationError
 
 from muster_cli.errors import NotFoundError
 from muster_cli.trust.signing import KEY
-from muster_cli.verbs import CHECKOUT, ENTRY_OPTIONS, Nouns, client, with_options
+from muster_cli.verbs import CHECKOUT, ENTRY_OPTIONS, Nouns, client, pairs, with_options
 
 if TYPE_CHECKING:
     from muster_core.select import Value
@@ -33,16 +32,6 @@ ISSUE_POLL = 0.3
 @click.group(cls=Nouns)
 def cluster() -> None:
     """Clusters: approve those that asked to join."""
-
-
-def _pairs(texts: tuple[str, ...], flag: str) -> dict[str, str]:
-    pairs = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not re.fullmatch(r"[A-Za-z0-9]([\w./-]*[A-Za-z0-9])?", key):
-            raise click.UsageError(f"{flag} {text}: write KEY=VALUE")
-        pairs[key] = value
-    return pairs
 
 
 @cluster.command("approve")
@@ -77,8 +66,8 @@ def approve(
 
     from muster_cli.checkout import open_checkout
 
-    plain, kept = _pairs(labels, "--label"), _pairs(protected, "--protected-label")
-    own = {key: typed(text) for key, text in _pairs(values, "--value").items()}
+    plain, kept = pairs(labels, "--label"), pairs(protected, "--protected-label")
+    own = {key: typed(text) for key, text in pairs(values, "--value").items()}
     with open_checkout(checkout) as clone, client(ctx) as operator:
         fleet = clone.fleet()
         clone.sign_as(fleet.spec.mode, key)

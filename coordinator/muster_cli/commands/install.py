@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 from muster_core.durations import parse_duration
 
-from muster_cli.commands.clusters import _pairs, cluster
+from muster_cli.commands.clusters import cluster
 from muster_cli.commands.registry import label, remove, revoke
 from muster_cli.trust.signing import KEY
 from muster_cli.verbs import (
@@ -22,6 +22,7 @@ from muster_cli.verbs import (
     VALUES_OUTPUT,
     Nouns,
     client,
+    pairs,
     with_options,
 )
 
@@ -75,9 +76,9 @@ def _labels(
     from muster_cli.install.desk import Labels
 
     return Labels(
-        _pairs(labels, "--label"),
-        _pairs(protected, "--protected-label"),
-        {key: typed(text) for key, text in _pairs(values, "--value").items()},
+        pairs(labels, "--label"),
+        pairs(protected, "--protected-label"),
+        {key: typed(text) for key, text in pairs(values, "--value").items()},
         site_class,
     )
 

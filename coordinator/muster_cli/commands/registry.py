@@ -10,10 +10,9 @@ import click
 import msgspec
 from muster_core.errors import ValidationError
 
-from muster_cli.commands.clusters import _pairs
 from muster_cli.errors import NotFoundError
 from muster_cli.trust.signing import KEY
-from muster_cli.verbs import CHECKOUT, Verb, client
+from muster_cli.verbs import CHECKOUT, Verb, client, pairs
 
 if TYPE_CHECKING:
     from muster_core.kinds.model import Cluster
@@ -87,9 +86,9 @@ def label(
     from muster_cli.checkout import open_checkout
 
     plain, kept, own = (
-        _pairs(labels, "--label"),
-        _pairs(protected, "--protected-label"),
-        _pairs(values, "--value"),
+        pairs(labels, "--label"),
+        pairs(protected, "--protected-label"),
+        pairs(values, "--value"),
     )
     if not (plain or kept or own):
         raise ValidationError("V008", "nothing to change", hint="Give --label, --protected-label or --value.")

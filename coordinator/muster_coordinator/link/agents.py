@@ -125,12 +125,13 @@ class LinkServicer(link_pb2_grpc.LinkServicer):
     async def Session(  # type: ignore[override]  # reads and writes through the context
         self, request_iterator: AsyncIterator[wire.AgentFrame], context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
-        peer = await self._known(context)
         try:
             async with asyncio.timeout(HELLO_DEADLINE):
                 first = await context.read()
         except TimeoutError:
             first = grpc.aio.EOF
+        # After the hello: a refusal that crosses it reaches the agent as an error of its own write, without its reason.
+        peer = await self._known(context)
         if first is grpc.aio.EOF or not first.HasField("hello"):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(_no_hello(peer)))
         place = await self.handshakes.enter()
@@ -319,7 +320,7 @@ class _Session:
         self._closed = self.ended = False
 
     def silent(self) -> None:
-        log.info("session ended by the hub", cluster=self._name, overflowed=False)
+        log.info("session ended by the coordinator", cluster=self._name, overflowed=False)
         self.end()
 
     def end(self) -> None:
@@ -343,7 +344,7 @@ class _Session:
     def _wake(self) -> None:
         if self.outgoing.full and not self.ended:
             # The agent comes back and is told what it missed.
-            log.info("session ended by the hub", cluster=self._name, overflowed=True)
+            log.info("session ended by the coordinator", cluster=self._name, overflowed=True)
             self.end()
         elif self._writer is None and not self._closed:
             self._writer = asyncio.get_running_loop().create_task(self._run())
