@@ -17,6 +17,7 @@ from muster_core.errors import KubernetesError
 from muster_core.health import health
 from muster_core.manifest.objects import Manifest, ObjectRef, digest, ref_of
 
+from muster_agent.cluster.home import apply_at_home
 from muster_agent.cluster.observe import Observer
 from muster_agent.cluster.port import ClusterApi
 
@@ -187,7 +188,7 @@ class Applier:
         if not desired.keys() <= applied.keys() or not applied:
             # The parent names every kind before the first member of it exists, so that none can be lost.
             known = {*desired, *applied, *live}
-            await self._api.apply(parent(bundle, self._namespace, known, dict(note)), force=True)
+            await apply_at_home(self._api, parent(bundle, self._namespace, known, dict(note)))
         for stage in (todo.first, todo.then):
             for ref in stage:
                 if _no_use_to_go_on(result):
@@ -199,7 +200,7 @@ class Applier:
             await self._observer.watch(kinds_of(desired) - known_kinds)
             await self._prune(todo.prune, result)
             if todo.prune and not result.errors:
-                await self._api.apply(parent(bundle, self._namespace, desired, dict(note)), force=True)
+                await apply_at_home(self._api, parent(bundle, self._namespace, desired, dict(note)))
                 self._recorded[bundle] = kinds_of(desired)
         drifted = set(todo.drifted)
         result.healed = [

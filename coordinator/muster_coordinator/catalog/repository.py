@@ -138,6 +138,14 @@ class FleetRepository:
                     retryable=True,
                     hint="Push it, or pass --branch.",
                 )
+            if REGISTRY_BRANCH not in remote and self._known(REGISTRY_BRANCH):
+                raise GitError(
+                    "G003",
+                    f"the repository has no branch {REGISTRY_BRANCH} any more",
+                    object=self.url,
+                    retryable=True,
+                    hint="Push it again: no cluster is taken for removed because the whole registry is gone.",
+                )
             wanted = [
                 f"+refs/heads/{branch}:refs/muster/{branch}"
                 for branch, commit in remote.items()
@@ -163,10 +171,14 @@ class FleetRepository:
         return Heads(remote[self.branch], remote.get(REGISTRY_BRANCH, ""))
 
     def _has(self, branch: str, commit: str) -> bool:
+        return self._known(branch) == commit
+
+    def _known(self, branch: str) -> str:
+        """The commit that was fetched last, also by an earlier life of this program; or an empty text."""
         try:
-            return bool(self._repo.commit(f"refs/muster/{branch}").hexsha == commit)
+            return str(self._repo.commit(f"refs/muster/{branch}").hexsha)
         except (git.BadName, ValueError):
-            return False
+            return ""
 
     async def trees(self, heads: Heads) -> tuple[BlobTree, BlobTree]:
         return await anyio.to_thread.run_sync(

@@ -41,10 +41,10 @@ def config(name: str = "one", labels: dict[str, str] | None = None) -> Manifest:
 
 
 class Bundle:
-    """One bundle of an agent that lives in namespace default."""
+    """One bundle of an agent that lives in namespace ``home``."""
 
-    def __init__(self, api: KubeCluster, observer: Observer, name: str) -> None:
-        self.applier, self.name, self.id = Applier(api, observer, "default"), name, set_id(name, "default")
+    def __init__(self, api: KubeCluster, observer: Observer, name: str, home: str = "default") -> None:
+        self.applier, self.name, self.id = Applier(api, observer, home), name, set_id(name, home)
         self.applied: dict[ObjectRef, Applied] = {}
 
     async def apply(self, *objects: Manifest) -> ChangeSet:
@@ -127,6 +127,14 @@ async def test_a_bundle_cannot_deliver_a_parent_object(api: KubeCluster, whose: 
             (parent_name(whose), "K014")
         ]
         assert (await other.apply(config("theirs"))).changes == []
+
+
+async def test_the_agents_own_namespace_is_made_again(api: KubeCluster) -> None:
+    async with observing(api) as observer:
+        bundle = Bundle(api, observer, "shop", "muster-gone")
+        result = await bundle.apply(config())
+        assert result.errors == []
+        assert await api.get(ObjectRef("v1", "ConfigMap", "muster-gone", parent_name("shop"))) is not None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,66 @@
+"""Branches that vanish on the Git host: what was read stays, and it is told."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from muster_coordinator.catalog.repository import REGISTRY_BRANCH, FleetRepository
+from muster_core.errors import GitError
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def git(folder: Path, *args: str) -> None:
+    environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+    command = ["git", "-c", "user.name=t", "-c", "user.email=t@example.com", *args]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, env=environment)
+
+
+@pytest.fixture
+def origin(tmp_path: Path) -> Path:
+    folder = tmp_path / "origin"
+    folder.mkdir()
+    git(folder, "init", "-q", "-b", "main", ".")
+    return folder
+
+
+def opened(tmp_path: Path, origin: Path) -> FleetRepository:
+    return FleetRepository.open(tmp_path / "bare", f"file://{origin}", "main", None)
+
+
+async def test_an_empty_repository_has_no_branch(tmp_path: Path, origin: Path) -> None:
+    repository = opened(tmp_path, origin)
+    try:
+        with pytest.raises(GitError, match="no branch main"):
+            await repository.fetch()
+    finally:
+        repository.close()
+
+
+async def test_a_registry_that_vanished_is_no_empty_registry(tmp_path: Path, origin: Path) -> None:
+    git(origin, "commit", "-qm", "x", "--allow-empty")
+    repository = opened(tmp_path, origin)
+    try:
+        assert (await repository.fetch()).registry == ""  # there was none yet
+        git(origin, "branch", REGISTRY_BRANCH)
+        before = await repository.fetch()
+        assert before.registry
+        git(origin, "branch", "-D", REGISTRY_BRANCH)
+        with pytest.raises(GitError, match=f"no branch {REGISTRY_BRANCH} any more"):
+            await repository.fetch()
+    finally:
+        repository.close()
+    again = opened(tmp_path, origin)  # a restart does not forget that there was one
+    try:
+        with pytest.raises(GitError, match="any more"):
+            await again.fetch()
+        git(origin, "branch", REGISTRY_BRANCH)
+        assert await again.fetch() == before
+    finally:
+        again.close()
