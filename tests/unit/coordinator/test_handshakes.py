@@ -143,7 +143,8 @@ async def test_three_hundred_at_once_are_all_back_and_none_is_lost(tmp_path: Pat
         try:
             clusters = at.engine.state.clusters
             await until(lambda: sum(cluster.online for cluster in clusters.values()) == STUBS, 45.0)
-            assert {one.cluster for one in seen if one.what == "welcome"} == {stub.name for stub in stubs}
+            names = {stub.name for stub in stubs}
+            await until(lambda: {one.cluster for one in seen if one.what == "welcome"} == names)
             assert at.servicer.streams == STUBS
             assert any("too many" in one.why for one in seen), "nobody was turned away"
         finally:
