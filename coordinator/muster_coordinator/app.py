@@ -6,6 +6,7 @@ Owns the first start (CA, certificates, admin token, context file). Nothing else
 from __future__ import annotations
 
 import datetime as dt
+import gc
 import json
 import secrets
 import signal
@@ -52,6 +53,9 @@ BACKOFF_SECONDS = (1, 30)
 # Until then every agent that lives has tried to come back, at the longest of its pauses.
 GRACE_SECONDS = BACKOFF_SECONDS[1] + 15.0
 STOP_GRACE = 2.0
+# Sessions are many objects that stay: with the interpreter's 700 a wave sets off a look through all of them again and again.
+# 20,000 is some tens of frames; the oldest generation is looked at rarely, since what is in it is the fleet itself.
+COLLECT_AFTER = (20_000, 20, 100)
 
 
 def _token(path: Path) -> str:
@@ -94,6 +98,10 @@ async def serve(settings: Settings) -> None:
     def publish(effects: Effects) -> None:
         if metrics_of:
             metrics_of[0].reports.inc(len(effects.batch.reports))
+            if effects.batch.reports:
+                metrics_of[0].report_commit.observe(effects.commit_seconds)
+            if effects.read:
+                metrics_of[0].wake.observe(effects.taken_seconds)
         if late:
             late[0].publish(effects)
 
@@ -236,6 +244,7 @@ def _unready(catalog: Catalog) -> str:
 
 def main(settings: Settings) -> int:
     """The process's exit code; an error of ours is one line."""
+    gc.set_threshold(*COLLECT_AFTER)
     try:
         anyio.run(serve, settings)
     except KeyboardInterrupt:  # before it was ready to be stopped

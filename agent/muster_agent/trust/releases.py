@@ -48,10 +48,9 @@ class Content(NamedTuple):
 
 
 class Approved(NamedTuple):
-    """``place`` is to be kept with the floor; ``directed_by`` is a fingerprint, empty without a directive."""
+    """``place`` is to be kept with the floor; there is none without a directive."""
 
     place: SequencePlace | None = None
-    directed_by: str = ""
 
 
 def plan_digest(plan: RolloutPlan) -> str:
@@ -140,7 +139,7 @@ class ReleaseJudge:
             is_late=await self._is_late(directive, entry),
         )
         self._keeper.saw_time(directive.issued)
-        return Approved(allowed.place, allowed.key)
+        return Approved(allowed.place)
 
     async def _plans(self, directive: Directive, release: Release, content: Content) -> dict[str, str]:
         """Of the commit that the directive names, also when it is its return that is offered."""

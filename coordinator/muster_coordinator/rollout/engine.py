@@ -135,14 +135,16 @@ class Engine:
         """For ever. A store that cannot be written ends the program: nothing is acknowledged that was not kept."""
         works: list[Work] = [self._reconnecting]
         while True:
-            effects, now = Effects(), self._clock()
+            effects, now, began = Effects(), self._clock(), anyio.current_time()
             for work in works:
                 work(effects, now)
             self._wake(effects, now)
             self._launch.settle(effects, now)
             if effects.batch:
+                committing = anyio.current_time()
                 await self._store.commit(effects.batch)
-            await self._perform(effects)
+                effects.commit_seconds = anyio.current_time() - committing
+            await self._perform(effects, began)
             if len(works) > BUSY:
                 await anyio.sleep(
                     GATHER
@@ -191,7 +193,7 @@ class Engine:
                 break
         return works
 
-    async def _perform(self, effects: Effects) -> None:
+    async def _perform(self, effects: Effects, began: float) -> None:
         """Offers first, then what can wait; people are told when the frames are on their way."""
         for name, frame in effects.sends:
             self._deliver(name, frame)
@@ -201,6 +203,7 @@ class Engine:
         if effects.replies or self._ack_due() <= 0:
             self._acknowledge()
         await anyio.lowlevel.checkpoint()  # every session writes its first frame now
+        effects.taken_seconds = anyio.current_time() - began
         _log(effects.lines)
         self._publish(effects)
         for reply in effects.replies:

@@ -50,7 +50,7 @@ class Launch:
     def read(self, reading: Reading, effects: Effects, now: float) -> None:
         """A new reading of the fleet repository and its registry."""
         state = self._state
-        state.reading = reading
+        state.reading, effects.read = reading, True
         for name, entry in reading.clusters.items():
             cluster = state.cluster(name)
             if cluster.entry != entry:

@@ -76,6 +76,8 @@ def test_it_is_ready_while_the_catalog_can_be_read_and_says_why_when_not(
     away = tmp_path / "away"
     with running(tmp_path, repository) as hub:
         until_status(hub.metrics, "/readyz", 200)
+        _, told = ask(hub.metrics, "/metrics")
+        assert "muster_wake_seconds_count 1.0" in told, "a reading was told to everybody in contact"
         repository.rename(away)
         why = until_status(hub.metrics, "/readyz", 503)
         assert why.startswith("MUSTER-G002"), why
