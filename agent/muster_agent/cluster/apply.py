@@ -247,6 +247,7 @@ class Applier:
             result.changes.append(Change(ref, "unchanged"))
             return
         try:
+            self._require_not_muster(ref)
             ours = await self._is_ours(ref, applyset, applied.get(ref))
             # Fields that were ours are taken back from whoever changed them; those of an object's first apply are not.
             answer = await self._api.apply(obj, force=ours and ref in applied)
@@ -256,6 +257,20 @@ class Applier:
         live = self._observer.note(answer)
         result.applied[ref] = Applied(desired, live.owned, live.uid)
         result.changes.append(Change(ref, "configured" if ours else "created"))
+
+    def _require_not_muster(self, ref: ObjectRef) -> None:
+        """``MUSTER-K014`` for the parent of a bundle, also of one that is not here yet: two would write it in turns."""
+        if (
+            ref.kind == "ConfigMap"
+            and ref.namespace == self._namespace
+            and ref.name.startswith(parent_name(""))
+        ):
+            raise KubernetesError(
+                "K014",
+                "an object of this name is where Muster keeps a bundle's inventory",
+                object=str(ref),
+                hint="Rename yours.",
+            )
 
     async def _is_ours(self, ref: ObjectRef, applyset: str, known: Applied | None) -> bool:
         """Whether the object is there and of this set; ``MUSTER-K014`` when it is somebody else's.

@@ -35,9 +35,18 @@ class FileState:
     """The port on a folder that only its owner can read."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        """``MUSTER-K022`` for a folder that cannot be made or written, ``K021`` for one that another agent has."""
         self._folder = folder
-        self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise StateError(
+                "K022",
+                f"the state folder cannot be used ({error.strerror})",
+                object=str(folder),
+                hint="Give a folder that this user may write.",
+            ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -50,6 +59,8 @@ class FileState:
         """What was put and is not on disk yet is written now."""
         try:
             self._write_all(self._pending)
+        except OSError as error:
+            raise _unwritten(self._folder, error) from error
         finally:
             os.close(self._lock)
 
@@ -66,6 +77,10 @@ class FileState:
                 data = path.read_bytes()
             except FileNotFoundError:
                 data = None
+            except OSError as error:
+                raise StateError(
+                    "K020", f"a state record cannot be read ({error.strerror})", object=str(path)
+                ) from error
         if data is None:
             return None
         try:
@@ -73,7 +88,7 @@ class FileState:
             if envelope.version != VERSION or envelope.kind != kind.__name__:
                 raise StateError(
                     "K020",
-                    f"a state record of version {envelope.version} is not known here",
+                    f"a state record ({envelope.kind}, version {envelope.version}) is not known here",
                     object=str(path),
                 )
             return msgspec.json.decode(envelope.record, type=kind)
@@ -100,13 +115,7 @@ class FileState:
             try:
                 await anyio.to_thread.run_sync(self._write_all, taken)
             except OSError as error:
-                raise StateError(
-                    "K022",
-                    f"the state cannot be written ({error.strerror})",
-                    object=str(self._folder),
-                    retryable=True,
-                    hint="Make room, or mend the volume. Nothing is acted on before it is written.",
-                ) from error
+                raise _unwritten(self._folder, error) from error
             for name, data in taken.items():  # what was put again meanwhile stays to be written
                 if self._pending.get(name, data) is data:
                     self._pending.pop(name, None)
@@ -133,6 +142,16 @@ class FileState:
         for name, data in self._pending.items():
             (found.discard if data is None else found.add)(name)
         return sorted(name for name in found if name.startswith(prefix))
+
+
+def _unwritten(folder: Path, error: OSError) -> StateError:
+    return StateError(
+        "K022",
+        f"the state cannot be written ({error.strerror})",
+        object=str(folder),
+        retryable=True,
+        hint="Make room, or mend the volume. Nothing is acted on before it is written.",
+    )
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -6,6 +6,7 @@ filter, submodule or configuration of the machine takes part. It never pushes.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import anyio.to_thread
 import git
 from git.exc import GitCommandError
+from gitdb.exc import BadObject
 from muster_core.errors import GitError
 from muster_core.gitwords import reason
 from muster_core.manifest.load import MAX_BYTES, oversized
@@ -71,8 +73,22 @@ class BlobTree:
         oid = self._blobs.get(path)
         if oid is None:
             raise GitError("G010", "no such regular file at this commit", object=path)
-        data: bytes = self._repo.odb.stream(bytes.fromhex(oid)).read()
+        try:
+            data: bytes = self._repo.odb.stream(bytes.fromhex(oid)).read()
+        except (ValueError, OSError, BadObject) as error:
+            raise GitError("G019", "the object is not in this copy of the repository", object=path) from error
         return data
+
+
+def _initialised(folder: Path) -> git.Repo:
+    """Opened, with what is missing of its skeleton made again; a folder that is beyond that is a copy, and begins anew."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return git.Repo.init(folder, bare=True, initial_branch="none")
+    except (GitCommandError, git.InvalidGitRepositoryError):
+        shutil.rmtree(folder)
+        folder.mkdir()
+        return git.Repo.init(folder, bare=True, initial_branch="none")
 
 
 class FleetRepository:
@@ -95,12 +111,7 @@ class FleetRepository:
                 object=url,
                 hint="Write https://…, ssh://… or file://….",
             )
-        folder.mkdir(parents=True, exist_ok=True)
-        repo = (
-            git.Repo(folder)
-            if (folder / "HEAD").exists()
-            else git.Repo.init(folder, bare=True, initial_branch="none")
-        )
+        repo = _initialised(folder)
         with repo.config_writer() as config:
             config.set_value("core", "hooksPath", "/dev/null")
             config.set_value("fetch", "fsckObjects", "true")
@@ -181,10 +192,20 @@ class FleetRepository:
             return ""
 
     async def trees(self, heads: Heads) -> tuple[BlobTree, BlobTree]:
-        return await anyio.to_thread.run_sync(
-            lambda: (BlobTree(self._repo, heads.commit), BlobTree(self._repo, heads.registry)),
-            limiter=self._limiter,
-        )
+        """Of both branches; ``MUSTER-G015`` when this copy has lost objects."""
+        return await anyio.to_thread.run_sync(self._trees, heads, limiter=self._limiter)
+
+    def _trees(self, heads: Heads) -> tuple[BlobTree, BlobTree]:
+        try:
+            return BlobTree(self._repo, heads.commit), BlobTree(self._repo, heads.registry)
+        except GitCommandError as error:
+            raise GitError(
+                "G015",
+                f"this copy of the fleet repository is damaged ({reason(error.stderr, error.status)})",
+                object=str(self._repo.git_dir),
+                retryable=True,
+                hint="Stop the coordinator and remove that folder: it is fetched anew.",
+            ) from error
 
     def close(self) -> None:
         self._repo.close()

@@ -117,7 +117,7 @@ async def test_one_object_of_two_bundles_stays_with_the_first(api: KubeCluster) 
         assert await api.get(ref_of(config())) is not None
 
 
-@pytest.mark.parametrize("whose", ["shop", "other"])
+@pytest.mark.parametrize("whose", ["shop", "other", "not-here-yet"])
 async def test_a_bundle_cannot_deliver_a_parent_object(api: KubeCluster, whose: str) -> None:
     async with observing(api) as observer:
         other, bundle = Bundle(api, observer, "other"), Bundle(api, observer, "shop")

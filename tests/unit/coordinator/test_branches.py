@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -64,3 +65,52 @@ async def test_a_registry_that_vanished_is_no_empty_registry(tmp_path: Path, ori
         assert await again.fetch() == before
     finally:
         again.close()
+
+
+@pytest.mark.parametrize("lost", ["config", "objects", "refs", "HEAD"])
+async def test_a_copy_that_lost_a_part_is_whole_again_after_a_restart(
+    tmp_path: Path, origin: Path, lost: str
+) -> None:
+    git(origin, "commit", "-qm", "x", "--allow-empty")
+    repository = opened(tmp_path, origin)
+    before = await repository.fetch()
+    repository.close()
+    path = tmp_path / "bare" / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    again = opened(tmp_path, origin)
+    try:
+        assert await again.fetch() == before
+        assert (await again.trees(before))[0].files() == []
+    finally:
+        again.close()
+
+
+async def test_a_copy_that_is_none_begins_anew(tmp_path: Path, origin: Path) -> None:
+    git(origin, "commit", "-qm", "x", "--allow-empty")
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "HEAD").write_bytes(b"\xff\x00")
+    (tmp_path / "bare" / "config").write_bytes(b"[[[")
+    repository = opened(tmp_path, origin)
+    try:
+        assert (await repository.fetch()).commit
+    finally:
+        repository.close()
+
+
+async def test_objects_that_are_lost_while_it_runs_are_an_error_of_ours(tmp_path: Path, origin: Path) -> None:
+    (origin / "a.yaml").write_text("a: 1\n")
+    git(origin, "add", "-A")
+    git(origin, "commit", "-qm", "x")
+    repository = opened(tmp_path, origin)
+    try:
+        heads = await repository.fetch()
+        tree, _ = await repository.trees(heads)
+        shutil.rmtree(tmp_path / "bare" / "objects")
+        (tmp_path / "bare" / "objects").mkdir()
+        with pytest.raises(GitError) as told:
+            await repository.trees(heads)
+        assert told.value.code == "G015"
+        with pytest.raises(GitError):
+            tree.read("a.yaml")
+    finally:
+        repository.close()
