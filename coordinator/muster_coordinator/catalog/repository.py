@@ -13,8 +13,7 @@ from typing import NamedTuple
 
 import anyio.to_thread
 import git
-from git.exc import GitCommandError
-from gitdb.exc import BadObject
+from git.exc import BadObject, GitCommandError
 from muster_core.errors import GitError
 from muster_core.gitwords import reason
 from muster_core.manifest.load import MAX_BYTES, oversized
@@ -55,6 +54,10 @@ class BlobTree:
         for line in listing.split("\0"):
             if line:
                 head, path = line.split("\t", 1)
+                if not _is_text(path):
+                    raise GitError(
+                        "G017", "the commit has a path that is not UTF-8", object=f"{commit[:12]} {path!r}"
+                    )
                 mode, _, oid, size = head.split()
                 self._files.append(TreeFile(mode, path))
                 if mode in (SUBMODULE, SYMLINK):
@@ -78,6 +81,15 @@ class BlobTree:
         except (ValueError, OSError, BadObject) as error:
             raise GitError("G019", "the object is not in this copy of the repository", object=path) from error
         return data
+
+
+def _is_text(path: str) -> bool:
+    """Git keeps any bytes as a path; those that are no UTF-8 come as lone surrogates, which nothing can write again."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _initialised(folder: Path) -> git.Repo:

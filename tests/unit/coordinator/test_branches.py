@@ -114,3 +114,18 @@ async def test_objects_that_are_lost_while_it_runs_are_an_error_of_ours(tmp_path
             tree.read("a.yaml")
     finally:
         repository.close()
+
+
+async def test_a_path_that_is_no_text_is_an_error_of_ours(tmp_path: Path, origin: Path) -> None:
+    (origin / os.fsdecode(b"\xff\xfe.yaml")).write_text("a: 1\n")
+    git(origin, "add", "-A")
+    git(origin, "commit", "-qm", "x")
+    repository = opened(tmp_path, origin)
+    try:
+        heads = await repository.fetch()
+        with pytest.raises(GitError) as told:
+            await repository.trees(heads)
+        assert told.value.code == "G017"
+        assert told.value.object.isascii()
+    finally:
+        repository.close()
