@@ -174,7 +174,9 @@ class Applier:
             ]
             # What may not be seen is neither applied nor missed: nothing is pruned while it is so.
             digests = {r: d for r, d in digests.items() if (r.api_version, r.kind) not in forbidden}
-        todo = plan(digests, applied, live, prune=prune and not forbidden)
+        # What is being deleted already waits for its finalizers: telling the server again changes nothing.
+        staying = {ref: seen for ref, seen in live.items() if ref in desired or not self._is_going(ref)}
+        todo = plan(digests, applied, staying, prune=prune and not forbidden)
         if todo.empty and isinstance(applied, dict) and applied.keys() == desired.keys():
             self._settled[bundle] = _Settled(objects, applied, moves, known_kinds)
             return ChangeSet(applied=applied)
@@ -215,6 +217,10 @@ class Applier:
             if ref.kind == NAMESPACE_KIND and ref not in live and ref in self._observer.seen:
                 live[ref] = self._observer.seen[ref].live
         return live
+
+    def _is_going(self, ref: ObjectRef) -> bool:
+        seen = self._observer.seen.get(ref)
+        return seen is not None and seen.health.status == "Terminating"
 
     async def _recorded_kinds(self, bundle: str) -> set[tuple[str, str]]:
         """The kinds that the parent names; asked once. They may have members that no record of ours knows."""

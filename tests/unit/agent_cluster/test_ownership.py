@@ -129,6 +129,30 @@ async def test_a_bundle_cannot_deliver_a_parent_object(api: KubeCluster, whose: 
         assert (await other.apply(config("theirs"))).changes == []
 
 
+async def test_a_prune_that_waits_for_a_finalizer_is_asked_for_once(api: KubeCluster) -> None:
+    held = config("held")
+    held["metadata"]["finalizers"] = ["example.com/never"]
+    async with observing(api) as observer:
+        bundle = Bundle(api, observer, "shop")
+        await bundle.apply(config(), held)
+        assert [c.action for c in (await bundle.apply(config())).changes] == ["pruned"]
+        with anyio.fail_after(10):
+            while (seen := observer.seen.get(ref_of(held))) is None or seen.health.status != "Terminating":
+                await anyio.sleep(0.02)
+        for _ in range(3):
+            result = await bundle.apply(config())
+            assert (result.changes, result.errors) == ([], [])
+        patch = b'{"metadata": {"finalizers": null}}'
+        await api._request(
+            "PATCH", "/api/v1/namespaces/default/configmaps/held", None, patch, "application/merge-patch+json"
+        )
+        with anyio.fail_after(10):
+            while ref_of(held) in observer.seen:
+                await anyio.sleep(0.02)
+        assert (await bundle.apply(config())).changes == []
+        assert await api.get(ref_of(held)) is None
+
+
 async def test_the_agents_own_namespace_is_made_again(api: KubeCluster) -> None:
     async with observing(api) as observer:
         bundle = Bundle(api, observer, "shop", "muster-gone")
