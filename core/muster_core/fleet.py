@@ -207,7 +207,8 @@ class _Reader:
         return found
 
     def problem(self, path: str, text: str, *, line: int = 1, bundle: str = "") -> None:
-        self.contents.problems.append(Problem(path, line, text, bundle))
+        # One line whatever a file holds: a name with a line break must not look like an answer of ours.
+        self.contents.problems.append(Problem(path, line, " ".join(text.split()), bundle))
 
     def one(self, path: str, kind: type[K], bundle: str = "") -> K | None:
         documents = self._documents(path, bundle)

@@ -95,3 +95,12 @@ def test_a_broken_bundle_is_not_the_policies_problem() -> None:
     found = read_fleet(tree)
     assert found.problems
     assert len(compile_fleet_policies(found).rules) == 0
+
+
+def test_a_line_break_in_a_name_makes_no_line_of_its_own() -> None:
+    bundle = (
+        "apiVersion: muster.dev/v1alpha1\nkind: Bundle\nmetadata: {name: b}\n"
+        'spec: {targets: [{selector: {}}], secrets: ["a\\nfleet.yaml:1: fine"]}\n'
+    )
+    tree = MemoryTree({"fleet.yaml": (FLEET % "policies").encode(), "bundles/b/bundle.yaml": bundle.encode()})
+    assert [str(problem) for problem in read_fleet(tree).problems if "\n" in str(problem)] == []
