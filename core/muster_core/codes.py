@@ -204,6 +204,9 @@ R017 | The fleet's mode asks for a directive, and none was signed for this relea
 R018 | Nobody waits for a release of this bundle, so there is no directive to renew. | `muster rollout owed`
 R020 | A target did not become healthy within the plan's deadline. | `muster rollout explain ROLLOUT CLUSTER` says what was not ready.
 R021 | A target became unhealthy too often while it soaked. | Read its message: `muster describe rollout NAME`.
+R022 | A target did not acknowledge in time, and the plan says that absence is failure. | Bring the cluster into contact, or say `offline: {policy: owe}`.
+R030 | A wave of the plan names clusters that the bundle does not target. | Take them out of the plan, or make the bundle target them.
+R031 | No wave of the plan has a member. | Check the waves' selectors against the registry: `muster get clusters -o wide`.
 
 L001 | This needs an operator's credential. | Use the context file that `muster serve` wrote.
 L002 | The address cannot be listened on. | Choose a free port, or end what uses it.

@@ -7,9 +7,10 @@ machine.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 
-from hypothesis import given, note
+from hypothesis import assume, given, note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from muster_core.errors import RolloutError
@@ -27,7 +28,7 @@ THIS, OTHER = "digest-this", "digest-other"
 
 @st.composite
 def plans(draw: st.DrawFn) -> ResolvedPlan:
-    deadline = float(draw(st.sampled_from([60, 300])))
+    deadline, holds = float(draw(st.sampled_from([60, 300]))), draw(st.booleans())
     waves = []
     for index in range(draw(st.integers(1, 3))):
         members = tuple(f"w{index}-{number}" for number in range(draw(st.integers(1, 5))))
@@ -40,6 +41,10 @@ def plans(draw: st.DrawFn) -> ResolvedPlan:
                 quorum_percent=draw(st.sampled_from([0, 50, 80, 100])),
                 soak=float(draw(st.sampled_from([0, 30, 120]))),
                 offline_after={name: float(draw(st.sampled_from([60, 180, 600]))) for name in members},
+                max_lost=draw(st.none() | st.integers(0, 1)),
+                offline_policy=draw(st.sampled_from(["owe", "owe", "wait", "fail"])),
+                soak_holds_slot=holds,
+                spread=draw(st.just({}) | st.fixed_dictionaries({n: st.sampled_from("ab") for n in members})),
             )
         )
     action = draw(st.sampled_from(["pause", "abort", "rollback"]))
@@ -63,6 +68,7 @@ class Place:
     offered_at: float | None = None
     acknowledged: bool = False
     was_owed: bool = False
+    crossed: bool = False  # acknowledged an offer that no longer stood
     late: bool = False
     flaps: int = 0
     soak_since: float = 0.0
@@ -84,6 +90,7 @@ class Recount:
     passed: set[int] = field(default_factory=set)
     paused_at: float = 0.0
     paused_for: float = 0.0
+    soaked: Counter[int] = field(default_factory=Counter)  # by wave: who soaked, where that holds no slot
 
     def unpaused(self, at: float) -> float:
         """Time without pauses: what deadlines count."""
@@ -110,7 +117,8 @@ class Recount:
             self._target(event, self.places[event.cluster])
             for index, spec in enumerate(self.plan.waves):
                 late = sum(place.wave == index and place.late for place in self.places.values())
-                assert self.number(index, HARMED) <= spec.max_failed + spec.max_in_flight + late
+                freed = 0 if spec.soak_holds_slot else self.soaked[index]
+                assert self.number(index, HARMED) <= spec.max_failed + spec.max_in_flight + late + freed
             return
         match event:
             case ev.WaveOpened():
@@ -121,6 +129,8 @@ class Recount:
             case ev.WavePassed():
                 assert not self.number(event.wave, FLYING | {"waiting"})
                 assert self.number(event.wave, {"done"}) >= self.quorum(event.wave)
+                if self.plan.waves[event.wave].offline_policy == "wait":
+                    assert not self.number(event.wave, {"owed"})
                 self.passed.add(event.wave)
             case ev.Paused():
                 assert not self.paused
@@ -142,9 +152,19 @@ class Recount:
                 if event.state == "RolledBack":
                     assert not states & FLYING
             case ev.Held():
-                assert self.number(self.wave, {"done"}) < self.quorum(self.wave)
+                waits = self.plan.waves[self.wave].offline_policy == "wait" and self.number(
+                    self.wave, {"owed"}
+                )
+                assert waits or self.number(self.wave, {"done"}) < self.quorum(self.wave)
             case _:
                 pass
+
+    def _one_value_at_a_time(self, cluster: str, wave: int) -> None:
+        """Who answered an offer that was withdrawn or owed may be of another value: nobody could stop that."""
+        spread = self.plan.waves[wave].spread
+        for name, place in self.places.items():
+            if spread and place.wave == wave and place.state in FLYING and not place.crossed:
+                assert spread[name] == spread[cluster]
 
     def go_on(self, at: float) -> None:
         self.paused_for, self.paused = at - self.unpaused(at), False
@@ -165,22 +185,28 @@ class Recount:
                 assert not self.paused
                 assert not self.stopping
                 assert place.wave <= self.wave
-                assert self.number(place.wave, FLYING) < spec.max_in_flight
+                holding = FLYING if spec.soak_holds_slot else FLYING - {"soaking"}
+                assert self.number(place.wave, holding) < spec.max_in_flight
+                self._one_value_at_a_time(event.cluster, place.wave)
                 for index in range(self.wave + 1):
-                    assert self.number(index, HARMED) <= self.plan.waves[index].max_failed
-                place.state, place.offered_at, place.acknowledged = "offered", at, False
+                    limits = self.plan.waves[index]
+                    assert self.number(index, HARMED) <= limits.max_failed
+                    assert limits.max_lost is None or self.number(index, {"lost"}) <= limits.max_lost
+                place.state, place.offered_at, place.acknowledged, place.crossed = "offered", at, False, False
             case ev.OfferWithdrawn():
                 assert place.state == "offered"
                 place.state = "waiting"
             case ev.TargetAcknowledged():
                 assert place.offered_at is not None
                 assert place.state in {"offered", "waiting", "owed"}
+                place.crossed = place.state != "offered"
                 place.state, place.acknowledged = "acknowledged", True
             case ev.TargetApplying():
                 assert place.state == "acknowledged"
                 place.state = "applying"
             case ev.SoakStarted():
                 assert place.acknowledged
+                self.soaked[place.wave] += place.state != "soaking"
                 place.state, place.soak_since, place.stood, place.stood_since = "soaking", at, 0.0, None
             case ev.SoakSuspended():
                 assert place.state == "soaking"
@@ -204,6 +230,7 @@ class Recount:
                 place.state = "lost"
             case ev.TargetOwed():
                 assert place.state == "offered", "only a target that never acknowledged becomes owed"
+                assert spec.offline_policy != "fail"
                 assert place.offered_at is not None
                 assert at - place.offered_at >= spec.offline_after[event.cluster] - EPSILON
                 place.state, place.was_owed = "owed", True
@@ -427,7 +454,7 @@ class AnyOrder(RuleBasedStateMachine):
             assert sum(len(wave.spec.members) for wave in machine.waves) == len(self.names)
             for wave in machine.waves:
                 settled = wave.count("waiting", "done", "owed", "skipped", "failed", "returned", "lost")
-                assert settled + wave.in_flight == len(wave.spec.members)
+                assert settled + len(wave.flying) == len(wave.spec.members)
             for target in machine.targets.values():
                 text = explain(machine, target.cluster, self.driven.now)
                 assert text.startswith(f"{target.cluster} is {target.state}")
@@ -484,6 +511,7 @@ def test_a_release_that_cuts_clusters_off_stops_at_the_first_wave(plan: Resolved
 
 @given(plan=plans(), years=st.integers(1, 10))
 def test_time_alone_never_passes_a_wave_below_quorum(plan: ResolvedPlan, years: int) -> None:
+    assume(all(wave.offline_policy == "owe" for wave in plan.waves))
     driven = Driven(plan)
     for _ in range(50 * years):
         driven.now = driven.machine.next_wake() or driven.now + 7 * 86_400
@@ -498,6 +526,7 @@ def test_time_alone_never_passes_a_wave_below_quorum(plan: ResolvedPlan, years: 
 @given(plan=plans(), away=st.integers(0, 2**15 - 1))
 def test_absent_clusters_are_owed_and_block_nothing(plan: ResolvedPlan, away: int) -> None:
     """With quorum reached by the others, the rollout succeeds, owing exactly the absent ones."""
+    assume(all(wave.offline_policy == "owe" for wave in plan.waves))
     names = [name for wave in plan.waves for name in wave.members]
     absent = {name for index, name in enumerate(names) if away >> index & 1}
     driven = Driven(plan)

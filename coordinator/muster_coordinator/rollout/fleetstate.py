@@ -133,6 +133,7 @@ class FleetState:
         if last and (ledger := self.debts.get(bundle)):
             plan = last.started.plan
             ledger.deadline, ledger.offer_for = plan.deadline, patience(plan)
+            ledger.failed_share = plan.catch_up_failed
 
     def offer(self, machine: RolloutMachine, target: Target) -> wire.Offer:
         """A target's offer with the credentials that its agent asks for."""

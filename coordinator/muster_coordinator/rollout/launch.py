@@ -188,6 +188,8 @@ class Launch:
         last, active = state.last_succeeded(bundle), state.active_of(bundle)
         if last is None or name in last.targets or (active and name in active.targets):
             return
+        if name in last.started.plan.excluded:
+            return
         cluster = state.clusters.get(name)
         if cluster is None or cluster.entry is None or not self._targets(bundle, cluster.entry):
             return

@@ -16,6 +16,7 @@ API_VERSION = "muster.dev/v1alpha1"
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
 ObjectName = Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")]
 Duration = Annotated[str, Meta(pattern=r"^([0-9]+(ms|s|m|h|d))+$")]
+Percent = Annotated[str, Meta(pattern=r"^(100|[1-9][0-9]?)%$")]
 CountOrPercent = int | Annotated[str, Meta(pattern=r"^(100|[0-9]{1,2})%$")]
 Labels = dict[str, str]
 
@@ -148,17 +149,28 @@ class Bundle(Model, frozen=True, kw_only=True):
 
 
 class Offline(Model, frozen=True, kw_only=True):
+    """``owe`` frees the slot and lets the wave go on, ``wait`` frees the slot and holds the wave, ``fail`` is harm."""
+
     after: Duration | UnsetType = UNSET
+    policy: Literal["owe", "wait", "fail"] = "owe"
 
 
 class Wave(Model, frozen=True, kw_only=True):
-    """Exactly one of selector and rest. Percentages are of the wave."""
+    """Exactly one of names, selector, percent and rest. Other percentages are of the wave.
+
+    ``percent`` takes that share of all members of the rollout, of those that no wave before took. ``spread`` is a label:
+    only clusters with one value of it are in flight at a time.
+    """
 
     name: Name
+    names: list[Name] = []
     selector: Selector | None = None
+    percent: Percent | UnsetType = UNSET
     rest: bool = False
+    spread: str = ""
     max_in_flight: CountOrPercent = "25%"
     max_failed: CountOrPercent = 0
+    max_lost: CountOrPercent | UnsetType = UNSET
     quorum: Annotated[str, Meta(pattern=r"^(100|[0-9]{1,2})%$")] = "50%"
     soak: Duration = "0s"
     offline: Offline = msgspec.field(default_factory=Offline)
@@ -173,11 +185,14 @@ class OnFailure(Model, frozen=True, kw_only=True):
 
 class CatchUp(Model, frozen=True, kw_only=True):
     max_in_flight: CountOrPercent = "10%"
+    max_failed: CountOrPercent = "5%"
 
 
 class RolloutPlanSpec(Model, frozen=True, kw_only=True):
     waves: Annotated[list[Wave], Meta(min_length=1)]
     deadline: Duration = "15m"
+    soak_holds_slot: bool = True
+    unmatched: Literal["refuse", "last", "exclude"] = "refuse"
     on_failure: OnFailure = msgspec.field(default_factory=OnFailure)
     catch_up: CatchUp = msgspec.field(default_factory=CatchUp)
 

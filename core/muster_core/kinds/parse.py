@@ -190,16 +190,20 @@ def _check(document: Document, parsed: object) -> None:
 
 
 def _check_wave(document: Document, wave: Wave, path: Path, earlier: list[str]) -> None:
-    if wave.rest == (wave.selector is not None):
-        raise KindError(document, path, "exactly one of selector and rest: true")
+    ways = [wave.rest, wave.selector is not None, bool(wave.names), isinstance(wave.percent, str)]
+    if sum(ways) != 1:
+        raise KindError(document, path, "exactly one of names, selector, percent and rest: true")
+    if len(set(wave.names)) < len(wave.names):
+        raise KindError(document, (*path, "names"), "a cluster is named twice")
     if wave.selector is not None:
         _check_selector(document, wave.selector, (*path, "selector"))
     if wave.name in earlier:
         raise KindError(document, (*path, "name"), f"two waves are named {wave.name}")
     if isinstance(wave.max_in_flight, int) and wave.max_in_flight < 1:
         raise KindError(document, (*path, "maxInFlight"), "at least 1")
-    if isinstance(wave.max_failed, int) and wave.max_failed < 0:
-        raise KindError(document, (*path, "maxFailed"), "at least 0")
+    for field, value in (("maxFailed", wave.max_failed), ("maxLost", wave.max_lost)):
+        if isinstance(value, int) and value < 0:
+            raise KindError(document, (*path, field), "at least 0")
 
 
 def _check_selector(document: Document, selector: Selector, path: Path) -> None:

@@ -49,6 +49,8 @@ class WaveBoard:
     spec: ResolvedWave
     states: dict[str, int] = field(default_factory=dict)
     waiting: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    groups: dict[str, OrderedDict[str, None]] = field(default_factory=dict)
+    last_group: str = ""
     flying: dict[str, None] = field(default_factory=dict)
     harmed: dict[str, None] = field(default_factory=dict)
     quorum: int = 0
@@ -59,7 +61,16 @@ class WaveBoard:
 
     @property
     def in_flight(self) -> int:
-        return len(self.flying)
+        """Those that hold a slot: offered to soaking, or to applying where a soak holds none."""
+        return len(self.flying) - (0 if self.spec.soak_holds_slot else self.states.get("soaking", 0))
+
+    def next_waiting(self) -> str | None:
+        """Who is offered next: the head of the queue, or of the one group that may be in flight now. O(1)."""
+        if not self.spec.spread:
+            return next(iter(self.waiting), None)
+        if self.flying:
+            return next(iter(self.groups.get(self.last_group, ())), None)
+        return next(iter(self.groups.get(self.last_group, ())), next(iter(self.waiting), None))
 
     @property
     def done(self) -> int:
@@ -67,8 +78,23 @@ class WaveBoard:
 
     @property
     def spent(self) -> bool:
-        """The failure budget is used up; ``maxLost`` defaults to ``maxFailed``, so that one sum is judged."""
-        return len(self.harmed) > self.spec.max_failed
+        """A budget is used up: failed and lost together, or the lost alone where they have one of their own."""
+        too_many_lost = self.spec.max_lost is not None and self.states.get("lost", 0) > self.spec.max_lost
+        return len(self.harmed) > self.spec.max_failed or too_many_lost
+
+    @property
+    def waits_for_absent(self) -> int:
+        """Owed members that hold the wave, where the plan waits for them."""
+        return self.states.get("owed", 0) if self.spec.offline_policy == "wait" else 0
+
+    def enqueue(self, cluster: str, *, first: bool) -> None:
+        for queue in (self.waiting, self.groups.setdefault(self.spec.spread.get(cluster, ""), OrderedDict())):
+            queue[cluster] = None
+            queue.move_to_end(cluster, last=not first)
+
+    def dequeue(self, cluster: str) -> None:
+        self.waiting.pop(cluster, None)
+        self.groups.get(self.spec.spread.get(cluster, ""), OrderedDict()).pop(cluster, None)
 
     @property
     def reached_quorum(self) -> bool:
@@ -88,7 +114,7 @@ class Board:
             wave.states["waiting"] = len(wave.spec.members)
             wave.quorum = quorum_count(wave.spec.quorum_percent, len(wave.spec.members))
             for cluster in wave.spec.members:
-                wave.waiting[cluster] = None
+                wave.enqueue(cluster, first=False)
                 self.targets[cluster] = Target(cluster, index, attempt=attempt, since=at)
 
     def in_flight(self) -> Iterator[Target]:
@@ -105,14 +131,13 @@ class Board:
         wave.states[old] -= 1
         wave.states[state] = wave.states.get(state, 0) + 1
         if old == "waiting":
-            wave.waiting.pop(cluster, None)
+            wave.dequeue(cluster)
         elif old in IN_FLIGHT and state not in IN_FLIGHT:
             wave.flying.pop(cluster, None)
         elif old in HARMED and state not in HARMED:
             wave.harmed.pop(cluster, None)
         if state == "waiting":
-            wave.waiting[cluster] = None
-            wave.waiting.move_to_end(cluster, last=not first)
+            wave.enqueue(cluster, first=first)
         elif state in IN_FLIGHT:
             wave.flying[cluster] = None
         elif state in HARMED:
@@ -128,6 +153,8 @@ class Board:
         target, at = self.targets[event.cluster], event.at
         match event:
             case ev.OfferMade():
+                wave = self.waves[target.wave]
+                wave.last_group = wave.spec.spread.get(target.cluster, "")
                 self.move(target, "offered", at).was_offered = True
                 self.arm(target, at, self.waves[target.wave].spec.offline_after[target.cluster])
             case ev.OfferWithdrawn():

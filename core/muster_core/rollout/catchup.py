@@ -139,6 +139,7 @@ class CatchUp:
 
     def __init__(self, bundle: str, *, deadline: float = 900.0, offer_for: float = 900.0) -> None:
         self.bundle = bundle
+        self.failed_share: str | int = FAILED_SHARE
         self.deadline = deadline
         self.offer_for = offer_for
         self.debts: dict[str, Debt] = {}
@@ -161,7 +162,7 @@ class CatchUp:
     # --- questions -------------------------------------------------------------------------------
 
     def max_failed(self) -> int:
-        return max(1, resolve_count(FAILED_SHARE, self.base, rounding="down"))
+        return max(1, resolve_count(self.failed_share, self.base, rounding="down"))
 
     @property
     def stopped(self) -> bool:

@@ -117,6 +117,11 @@ def _waiting(machine: RolloutMachine, target: Target, now: float, clock: Clock) 
     first = min(flying, key=lambda t: t.deadline if t.deadline is not None else float("inf"), default=None)
     if first is None:
         return "It is offered next."
+    wave = machine.waves[target.wave]
+    group = wave.spec.spread.get(target.cluster, "")
+    if wave.spec.spread and group != wave.last_group:
+        first_ones = wave.last_group or "no value"
+        return f"One value of the plan's spread at a time, and {first_ones} is on: {_doing(first, clock)}."
     ahead = 0
     for cluster in machine.waves[target.wave].waiting:
         if cluster == target.cluster:

@@ -262,7 +262,10 @@ class RolloutMachine:
 
     def _timeout(self, target: Target, now: float, out: list[ev.AnyEvent]) -> None:
         cluster, online = target.cluster, target.cluster in self._online
-        if target.state == "offered":
+        if target.state == "offered" and self.waves[target.wave].spec.offline_policy == "fail":
+            text = "did not acknowledge in time, and the plan says offline: fail"
+            self._emit(ev.TargetFailed(at=now, cluster=cluster, code="R022", message=text), out)
+        elif target.state == "offered":
             self._emit(ev.TargetOwed(at=now, cluster=cluster), out)
         elif target.soak_runs and online:
             self._emit(ev.TargetDone(at=now, cluster=cluster), out)
@@ -304,6 +307,11 @@ class RolloutMachine:
         current = self.waves[self.wave]
         if current.waiting or current.flying:
             return self._unhold(now, out)
+        if current.waits_for_absent:
+            if self.state != "Held":
+                why = f"offline: wave {current.spec.name} waits for {current.waits_for_absent} that are away"
+                self._emit(ev.Held(at=now, why=why), out)
+            return False
         if not current.reached_quorum:
             if self.state != "Held":
                 why = f"quorum: wave {current.spec.name} has {current.done} of {current.quorum} done"
@@ -320,8 +328,7 @@ class RolloutMachine:
         return True
 
     def _offer(self, wave: WaveBoard, now: float, out: list[ev.AnyEvent]) -> None:
-        while wave.waiting and wave.in_flight < wave.spec.max_in_flight:
-            cluster = next(iter(wave.waiting))
+        while wave.in_flight < wave.spec.max_in_flight and (cluster := wave.next_waiting()) is not None:
             self._emit(ev.OfferMade(at=now, cluster=cluster, attempt=self.targets[cluster].attempt), out)
 
     def _unhold(self, now: float, out: list[ev.AnyEvent]) -> bool:

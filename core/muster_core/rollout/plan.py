@@ -7,10 +7,11 @@ Owns the resolution at the start of a rollout: who is in which wave, and what ea
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
+from msgspec import UnsetType
 
 from muster_core.durations import parse_duration, resolve_count
 from muster_core.errors import RolloutError
@@ -18,6 +19,9 @@ from muster_core.kinds.model import RolloutPlan, Wave
 from muster_core.select import matches
 
 CONTACT_INTERVALS_UNTIL_AWAY = 3
+
+
+ORDER_LABEL = "muster.dev/order"
 
 
 class Member(NamedTuple):
@@ -29,7 +33,11 @@ class Member(NamedTuple):
 
 
 class ResolvedWave(msgspec.Struct, frozen=True, kw_only=True):
-    """One wave, frozen. ``offline_after`` in seconds per member, since site classes differ."""
+    """One wave, frozen. ``offline_after`` in seconds per member, since site classes differ.
+
+    ``spread`` gives each member's value of the label of which only one is in flight at a time; empty: no such label.
+    ``max_lost`` bounds the lost alone, ``max_failed`` failed and lost together.
+    """
 
     name: str
     members: tuple[str, ...]
@@ -38,6 +46,10 @@ class ResolvedWave(msgspec.Struct, frozen=True, kw_only=True):
     quorum_percent: int
     soak: float
     offline_after: dict[str, float]
+    max_lost: int | None = None
+    offline_policy: str = "owe"
+    soak_holds_slot: bool = True
+    spread: dict[str, str] = {}
 
 
 class ResolvedPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,12 +60,16 @@ class ResolvedPlan(msgspec.Struct, frozen=True, kw_only=True):
     deadline: float
     action: str
     catch_up_in_flight: str | int
+    catch_up_failed: str | int = "5%"
+    excluded: tuple[str, ...] = ()
 
 
 def resolve(plan: RolloutPlan, members: Sequence[Member], bundle: str = "") -> ResolvedPlan:
     """Every member in exactly one wave, the first that selects it. ``bundle`` is whom errors name.
 
-    ``MUSTER-R001`` when nobody is targeted, ``MUSTER-R002`` when members match no wave.
+    Members of a wave are in the order of their label ``muster.dev/order`` (a number; those without come last), then of
+    their names. ``MUSTER-R001`` when nobody is targeted, ``MUSTER-R002`` when members match no wave and the plan does not
+    say where they go, ``MUSTER-R030`` when a wave names a cluster that is not targeted.
     """
     name, spec = plan.metadata.name, plan.spec
     if not members:
@@ -63,22 +79,27 @@ def resolve(plan: RolloutPlan, members: Sequence[Member], bundle: str = "") -> R
             object=bundle or name,
             hint="Check spec.targets against the registry.",
         )
-    left = sorted(members)
+    left = sorted(members, key=_order)
+    _require_named(plan, {member.name for member in members}, bundle)
     deadline = parse_duration(spec.deadline)
     waves = []
     for wave in spec.waves:
-        chosen = [m for m in left if wave.rest or (wave.selector and matches(wave.selector, m.labels))]
+        chosen = _chosen(wave, left, len(members))
         taken = {member.name for member in chosen}
         left = [member for member in left if member.name not in taken]
+        if spec.unmatched == "last" and wave is spec.waves[-1]:
+            chosen, left = [*chosen, *left], []
         if chosen:
-            waves.append(_resolved(wave, chosen, deadline))
-    if left:
+            waves.append(_resolved(wave, chosen, deadline, soak_holds_slot=spec.soak_holds_slot))
+    if not waves:
+        raise RolloutError("R031", f"no wave of plan {name} has a member", object=bundle or name)
+    if left and spec.unmatched == "refuse":
         names = ", ".join(member.name for member in left[:5]) + (" …" if len(left) > 5 else "")
         raise RolloutError(
             "R002",
             f"{len(left)} clusters match no wave of plan {name}",
             object=names,
-            hint="Add a wave with rest: true.",
+            hint="Add a wave with rest: true, or say unmatched: last or exclude.",
         )
     return ResolvedPlan(
         name=name,
@@ -86,16 +107,58 @@ def resolve(plan: RolloutPlan, members: Sequence[Member], bundle: str = "") -> R
         deadline=deadline,
         action=spec.on_failure.action,
         catch_up_in_flight=spec.catch_up.max_in_flight,
+        catch_up_failed=spec.catch_up.max_failed,
+        excluded=tuple(member.name for member in left),
     )
 
 
-def _resolved(wave: Wave, chosen: Sequence[Member], deadline: float) -> ResolvedWave:
-    after = wave.offline.after
+def _order(member: Member) -> tuple[float, str]:
+    try:
+        number = float(member.labels.get(ORDER_LABEL, ""))
+    except ValueError:
+        number = math.inf
+    return (number if math.isfinite(number) else math.inf, member.name)
+
+
+def _chosen(wave: Wave, left: Sequence[Member], total: int) -> list[Member]:
+    if isinstance(wave.percent, str):
+        return list(left[: resolve_count(wave.percent, total, rounding="down-at-least-one")])
+    return [
+        member
+        for member in left
+        if wave.rest
+        or member.name in wave.names
+        or (wave.selector is not None and matches(wave.selector, member.labels))
+    ]
+
+
+def _require_named(plan: RolloutPlan, members: Container[str], bundle: str) -> None:
+    for wave in plan.spec.waves:
+        strangers = [name for name in wave.names if name not in members]
+        if strangers:
+            raise RolloutError(
+                "R030",
+                f"wave {wave.name} of plan {plan.metadata.name} names clusters that are not targeted",
+                object=", ".join(strangers[:5]),
+                hint="Take it out of the plan, or make the bundle target it.",
+            )
+
+
+def _resolved(
+    wave: Wave, chosen: Sequence[Member], deadline: float, *, soak_holds_slot: bool
+) -> ResolvedWave:
+    after, lost = wave.offline.after, wave.max_lost
     return ResolvedWave(
         name=wave.name,
         members=tuple(member.name for member in chosen),
         max_in_flight=resolve_count(wave.max_in_flight, len(chosen), rounding="down-at-least-one"),
         max_failed=resolve_count(wave.max_failed, len(chosen), rounding="down"),
+        max_lost=resolve_count(lost, len(chosen), rounding="down")
+        if not isinstance(lost, UnsetType)
+        else None,
+        offline_policy=wave.offline.policy,
+        soak_holds_slot=soak_holds_slot,
+        spread={m.name: m.labels.get(wave.spread, "") for m in chosen} if wave.spread else {},
         quorum_percent=int(wave.quorum.removesuffix("%")),
         soak=parse_duration(wave.soak),
         offline_after={

@@ -79,7 +79,7 @@ def test_the_examples_are_accepted() -> None:
         (Bundle, PLAN, "f.yaml:2: kind: 'RolloutPlan' is not the kind expected here; write Bundle"),
         (Bundle, BUNDLE.replace("v1alpha1", "v1"), "f.yaml:1: apiVersion: 'muster.dev/v1' is not known"),
         (Bundle, "- a\n", "f.yaml:1: a mapping with apiVersion and kind is expected"),
-        (RolloutPlan, PLAN.replace("rest: true}", "rest: true, selector: {}}"), "spec.waves[1]: exactly one of selector and rest"),
+        (RolloutPlan, PLAN.replace("rest: true}", "rest: true, selector: {}}"), "spec.waves[1]: exactly one of names, selector, percent and rest: true"),
         (RolloutPlan, PLAN + "  - {name: late, selector: {}}\n", "rest: true takes what is left"),
         (RolloutPlan, PLAN.replace("name: rest,", "name: canary,"), "spec.waves[1].name: two waves are named canary"),
         (RolloutPlan, PLAN.replace("rest: true}", "rest: true, maxInFlight: 0}"), "spec.waves[1].maxInFlight: at least 1"),

@@ -9,6 +9,7 @@ from muster_core.fleet import read_fleet, read_registry
 from muster_core.manifest.check import manifest_problems
 from muster_core.tree import MemoryTree
 
+KEY = "ed25519:" + "a" * 64
 KIND = "apiVersion: muster.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n"
 MAP = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {region: '${REGION}'}\n"
 FILES = {
@@ -32,7 +33,9 @@ def problems(changes: Mapping[str, str], labels: str = "region: eu") -> list[str
     tree = MemoryTree({path: text.encode() for path, text in {**FILES, **changes}.items()})
     contents = read_fleet(tree)
     assert contents.problems == []
-    entry = KIND.format(kind="Cluster", name=f"one, labels: {{{labels}}}", spec="{uid: u, identityKey: k}")
+    entry = KIND.format(
+        kind="Cluster", name=f"one, labels: {{{labels}}}", spec="{uid: u, identityKey: '" + KEY + "'}"
+    )
     clusters, _ = read_registry(MemoryTree({"clusters/one.yaml": entry.encode()}))
     return [str(problem) for problem in manifest_problems(tree, contents, clusters)]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from muster_core.rollout import events as ev
 from muster_core.rollout.machine import RolloutMachine
 from muster_core.rollout.plan import ResolvedPlan, ResolvedWave
@@ -11,7 +13,13 @@ DIGEST = "tree-1"
 
 
 def wave(
-    name: str, *members: str, flying: int = 1, failed: int = 0, quorum: int = 50, soak: float = 0
+    name: str,
+    *members: str,
+    flying: int = 1,
+    failed: int = 0,
+    quorum: int = 50,
+    soak: float = 0,
+    **more: Any,
 ) -> ResolvedWave:
     return ResolvedWave(
         name=name,
@@ -21,6 +29,7 @@ def wave(
         quorum_percent=quorum,
         soak=float(soak),
         offline_after=dict.fromkeys(members, 900.0),
+        **more,
     )
 
 

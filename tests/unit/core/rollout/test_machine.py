@@ -321,3 +321,50 @@ def test_failures_within_the_budget_do_not_stop_a_wave() -> None:
     story.failed("s1")
     story.healthy("s2", "s3")
     assert (story.machine.wave, story.machine.state) == (2, "Running")
+
+
+def test_the_lost_have_a_budget_of_their_own() -> None:
+    story = Story(wave("all", "a", "b", "c", "d", flying=4, failed=3, max_lost=0))
+    story.acknowledge("a", "b")
+    story.online("a", False)
+    story.wait(600)
+    assert story.state("a") == "lost"
+    assert story.machine.state == "Paused"
+
+
+def test_a_soak_that_holds_no_slot_lets_the_next_ones_go() -> None:
+    story = Story(wave("all", "a", "b", "c", soak=600, soak_holds_slot=False))
+    story.healthy("a")
+    assert (story.state("a"), story.state("b")) == ("soaking", "offered")
+    story.healthy("b")
+    assert story.state("c") == "offered"
+
+
+def test_one_value_of_the_spread_is_in_flight_at_a_time() -> None:
+    regions = {"a": "eu", "b": "us", "c": "eu", "d": "us"}
+    story = Story(wave("all", "a", "b", "c", "d", flying=3, spread=regions))
+    assert [story.state(name) for name in "abcd"] == ["offered", "waiting", "offered", "waiting"]
+    story.healthy("a")
+    assert story.state("b") == "waiting", "the other one of its region is still on its way"
+    story.healthy("c")
+    assert [story.state(name) for name in "bd"] == ["offered", "offered"]
+
+
+def test_a_plan_that_waits_for_the_absent_is_held_by_them_and_by_nothing_else() -> None:
+    story = Story(wave("all", "a", "b", flying=1, offline_policy="wait"), wave("next", "c"), away=("a",))
+    story.wait(900)
+    assert story.state("a") == "owed", "its slot is free"
+    story.healthy("b")
+    assert (story.machine.state, story.state("c")) == ("Held", "waiting")
+    assert "waits for 1 that are away" in story.machine.why
+    story.online("a")
+    story.healthy("a")
+    assert story.state("c") == "offered"
+
+
+def test_where_absence_is_failure_it_counts_as_harm() -> None:
+    story = Story(wave("all", "a", "b", offline_policy="fail"), away=("a",))
+    story.wait(900)
+    assert story.state("a") == "failed"
+    assert story.machine.targets["a"].code == "R022"
+    assert story.machine.state == "Paused"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+import yaml
 from muster_core.errors import RolloutError
 from muster_core.kinds.model import RolloutPlan
 from muster_core.rollout.plan import Member, quorum_count, resolve
@@ -73,3 +74,48 @@ def test_quorum_is_never_less_than_its_share_and_never_nobody(
     percent: int, members: int, expected: int
 ) -> None:
     assert quorum_count(percent, members) == expected
+
+
+def of(waves: str, **spec: object) -> RolloutPlan:
+    return plan(waves=yaml.safe_load(waves), **spec)
+
+
+def named(name: str, **labels: str) -> Member:
+    return Member(name, labels, 60.0)
+
+
+def test_a_share_of_all_members_goes_first_and_never_nobody() -> None:
+    members = [named(f"c{number:02}") for number in range(20)]
+    waves = "[{name: tenth, percent: 10%}, {name: more, percent: 50%}, {name: rest, rest: true}]"
+    assert [len(w.members) for w in resolve(of(waves), members).waves] == [2, 10, 8]
+    one = of("[{name: one, percent: 1%}, {name: rest, rest: true}]")
+    assert [len(w.members) for w in resolve(one, members[:3]).waves] == [1, 2]
+
+
+def test_the_order_is_that_of_the_label_and_then_of_names() -> None:
+    members = [named("a"), named("b", **{"muster.dev/order": "2"}), named("c", **{"muster.dev/order": "10"})]
+    members.append(named("d", **{"muster.dev/order": "first"}))
+    (wave,) = resolve(of("[{name: all, rest: true}]"), members).waves
+    assert wave.members == ("b", "c", "a", "d")
+
+
+def test_a_wave_of_names_takes_exactly_them() -> None:
+    members = [named("a"), named("b"), named("c")]
+    first, rest = resolve(of("[{name: two, names: [c, a]}, {name: rest, rest: true}]"), members).waves
+    assert (first.members, rest.members) == (("a", "c"), ("b",))
+    with pytest.raises(RolloutError, match=r"R030.*zurich"):
+        resolve(of("[{name: two, names: [zurich]}, {name: rest, rest: true}]"), members)
+
+
+def test_who_is_in_no_wave_is_refused_or_goes_last_or_is_left_out() -> None:
+    members, waves = (
+        [named("a", ring="canary"), named("b")],
+        "[{name: c, selector: {matchLabels: {ring: canary}}}]",
+    )
+    with pytest.raises(RolloutError, match="R002"):
+        resolve(of(waves), members)
+    assert resolve(of(waves, unmatched="last"), members).waves[0].members == ("a", "b")
+    excluded = resolve(of(waves, unmatched="exclude"), members)
+    assert (excluded.waves[0].members, excluded.excluded) == (("a",), ("b",))
+    with pytest.raises(RolloutError, match="R031"):
+        resolve(of(waves, unmatched="exclude"), members[1:])
