@@ -6,9 +6,11 @@ Owns reading files for ``validate`` and previews, with the limits of core. It ne
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from muster_core.errors import ValidationError
+from muster_core.manifest.load import MAX_BYTES, oversized
 from muster_core.tree import EXECUTABLE, REGULAR, SYMLINK, TreeFile
 
 MAX_FILES = 100_000
@@ -39,4 +41,9 @@ class FolderTree:
         target = self._root / path
         if target.is_symlink():
             raise ValidationError("V025", "symbolic links are not followed", object=path)
+        facts = target.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            raise ValidationError("V025", "only regular files are read", object=path)
+        if facts.st_size > MAX_BYTES:
+            raise oversized(path)
         return target.read_bytes()

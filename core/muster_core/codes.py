@@ -183,6 +183,7 @@ K053 | This system cannot hold a file in memory, and a credential is not written
 K054 | The public keys that the agent published cannot be read. | Delete them: the agent writes them again when it starts.
 K055 | The kubeconfig has no current context. | `kubectl config use-context NAME`, in that file.
 K056 | The credential of a cluster is not there, or not yet. | Put it there; it is tried again.
+K099 | The agent itself failed on a bundle; the others go on, and it is tried again. | Report the traceback of the agent's log; what runs stays.
 
 R001 | The bundle targets no cluster. | Compare `spec.targets` with the registry.
 R002 | Clusters of the bundle match no wave of its plan. | Add a wave with `rest: true`.

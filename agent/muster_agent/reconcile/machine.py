@@ -172,6 +172,14 @@ class BundleMachine:
             case Tick():
                 return self._tick(now)
 
+    def fault(self, what: str, now: float) -> list[Command]:
+        """The agent itself failed on this bundle: it is told and tried again later, and other bundles go on."""
+        self.code, self.message = "K099", what
+        if self._admitting:
+            return self._refused(Refused("K099", what, True), now)
+        self.phase = "Degraded"
+        return [*self._retry_later(now), Report()]
+
     def shown_phase(self) -> str:
         return "Deselected" if self._deselected else self.phase
 

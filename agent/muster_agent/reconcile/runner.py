@@ -136,7 +136,7 @@ class Reconciler:
 
     async def _drive(self, name: str, bundle: _Bundle) -> None:
         """One bundle's life: events in order, commands in order."""
-        await self._perform(name, bundle, bundle.machine.start(self._clock()))
+        await self._safely(name, bundle, bundle.machine.start(self._clock()))
         while True:
             wake = bundle.machine.next_wake()
             delay = max(0.0, wake - self._clock()) if wake is not None else 3600.0
@@ -145,9 +145,18 @@ class Reconciler:
             bundle.due = anyio.Event()
             events, bundle.events = bundle.events or [m.Tick()], []
             for event in dict.fromkeys(events):
-                await self._perform(name, bundle, bundle.machine.handle(event, self._clock()))
+                await self._safely(name, bundle, bundle.machine.handle(event, self._clock()))
             if m.Changed() in events:
                 await anyio.sleep(SETTLE)  # a burst of events is looked at once
+
+    async def _safely(self, name: str, bundle: _Bundle, commands: list[m.Command]) -> None:
+        """A fault of ours in one bundle is that bundle's: it is told with its place, and the others go on."""
+        try:
+            await self._perform(name, bundle, commands)
+        except Exception as error:
+            log.exception("a fault of the agent itself", bundle=name)
+            what = f"a fault of the agent itself ({type(error).__name__}); its log says where"
+            await self._perform(name, bundle, bundle.machine.fault(what, self._clock()))
 
     def _tell(self, name: str, event: m.Event) -> None:
         bundle = self._bundles[name]

@@ -8,6 +8,7 @@ used are recomputed. It never trusts what it fetched: that is ``verify``'s work.
 from __future__ import annotations
 
 import hashlib
+import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ import git
 import structlog
 from git.exc import CommandError, GitCommandError
 from muster_core.errors import GitError, TrustError
+from muster_core.manifest.load import oversized
 from muster_core.tree import SUBMODULE, SYMLINK, TreeFile
 from muster_core.trust.authority import Change
 from muster_core.trust.gitobject import MAX_OBJECT
@@ -64,7 +66,9 @@ class BlobTree:
     def read(self, path: str) -> bytes:
         oid = self._blobs.get(path)
         if oid is None:
-            raise GitError("G010", "no such regular file at this commit (or it is too large)", object=path)
+            if any(file.path == path and file.mode not in (SUBMODULE, SYMLINK) for file in self._files):
+                raise oversized(path)
+            raise GitError("G010", "no such regular file at this commit", object=path)
         return self._source.blob(oid, path)
 
     def oid(self, path: str) -> str:
@@ -89,11 +93,7 @@ class SourceRepository:
         sweep(folder)
         self.url, self.branch, self._anchor = url, branch, anchor
         self._folder, self._bounds, self._tidied = folder, bounds, 0
-        self._repo = (
-            git.Repo(folder)
-            if (folder / "HEAD").exists()
-            else git.Repo.init(folder, bare=True, initial_branch="none")
-        )
+        self._repo = _initialised(folder)
         with self._repo.config_writer() as config:
             for section, name, value in SETTINGS:
                 config.set_value(section, name, value)
@@ -394,6 +394,16 @@ class SourceRepository:
         """Ends git's long-lived children; they come back when they are needed."""
         with self._batch:
             self._repo.git.clear_cache()
+
+
+def _initialised(folder: Path) -> git.Repo:
+    """Opened, with what is missing of its skeleton made again; a folder that is beyond that is a copy, and begins anew."""
+    try:
+        return git.Repo.init(folder, bare=True, initial_branch="none")
+    except (GitCommandError, git.InvalidGitRepositoryError):
+        shutil.rmtree(folder)
+        folder.mkdir()
+        return git.Repo.init(folder, bare=True, initial_branch="none")
 
 
 def _tags_by_target(refs: Mapping[str, str]) -> dict[str, list[RemoteTag]]:

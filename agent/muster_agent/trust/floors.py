@@ -18,6 +18,7 @@ from muster_core.errors import KubernetesError, TrustError
 from muster_core.manifest.objects import Manifest, ObjectRef
 from muster_core.trust.directive import SequencePlace
 
+from muster_agent.cluster.home import apply_at_home
 from muster_agent.cluster.port import ClusterApi
 from muster_agent.source.repository import SourceRepository
 from muster_agent.state.port import StatePort
@@ -149,7 +150,8 @@ class FloorKeeper:
             return
         data = base64.b64encode(msgspec.json.encode(self.floors)).decode()
         ref = self._secret()
-        await self._api.apply(
+        await apply_at_home(
+            self._api,
             {
                 "apiVersion": ref.api_version,
                 "kind": ref.kind,
@@ -157,7 +159,6 @@ class FloorKeeper:
                 "type": "Opaque",
                 "data": {KEY: data},
             },
-            force=True,
         )
         self._mirrored = self.floors
 

@@ -105,6 +105,7 @@ def validate(ctx: click.Context, path: Path, style: str) -> None:
     problems += unsound
     judged = _policies(tree, contents, clusters, {problem.bundle for problem in unsound})
     problems += judged.denied
+    problems = list(dict.fromkeys(problems))
     problems.sort(key=lambda problem: (problem.file, problem.line))
     if style == "table":
         for problem in problems:

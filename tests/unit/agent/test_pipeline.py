@@ -342,3 +342,22 @@ async def test_a_policy_that_is_not_built_rejects_its_commit_by_name(stage: Stag
     assert report.code.startswith("P")
     assert "noSuchThing" in report.message
     assert await stage.value() == "one"
+
+
+async def test_a_fault_of_the_agent_in_one_bundle_is_told_and_mended_without_a_restart(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with stage.agent() as reconciler:
+        real, broken = reconciler._desired.admit, [True]
+
+        async def admit(*args: Any) -> Any:
+            if broken:
+                broken.clear()
+                raise TypeError("nobody thought of this")
+            return await real(*args)
+
+        monkeypatch.setattr(reconciler._desired, "admit", admit)
+        await stage.offer(stage.commits[0], "shop-0001")
+        await stage.until(lambda: stage.last().code == "K099")
+        await stage.outcome("shop-0001", wire.OUTCOME_HEALTHY)
+    assert await stage.value() == "one"
