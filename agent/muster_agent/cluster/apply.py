@@ -248,6 +248,15 @@ class Applier:
         result: ChangeSet,
     ) -> None:
         seen = self._observer.seen.get(ref)
+        if ref.kind == NAMESPACE_KIND and ref.name == self._namespace:
+            own = KubernetesError(
+                "K014",
+                "this namespace is the agent's own",
+                object=str(ref),
+                hint="Its labels say what may run beside the agent. Take it out of the bundle.",
+            )
+            result.changes.append(Change(ref, "refused", own))
+            return
         if ref.kind == NAMESPACE_KIND and seen and seen.live.part_of not in ("", applyset):
             result.applied[ref] = Applied(desired, seen.live.owned, seen.live.uid)
             result.changes.append(Change(ref, "unchanged"))

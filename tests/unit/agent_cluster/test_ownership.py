@@ -129,6 +129,24 @@ async def test_a_bundle_cannot_deliver_a_parent_object(api: KubeCluster, whose: 
         assert (await other.apply(config("theirs"))).changes == []
 
 
+async def test_a_bundle_cannot_deliver_the_agents_own_namespace(api: KubeCluster) -> None:
+    await api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "muster-system"}})
+    async with observing(api) as observer:
+        bundle = Bundle(api, observer, "shop", "muster-system")
+        labels = {"pod-security.kubernetes.io/enforce": "privileged"}
+        mine = {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": "muster-system", "labels": labels},
+        }
+        result = await bundle.apply(mine, config())
+    assert [str(change.error.code) for change in result.errors if change.error] == ["K014"]
+    live = await api.get(ObjectRef("v1", "Namespace", "", "muster-system"))
+    assert live is not None
+    assert labels.items() - (live["metadata"].get("labels") or {}).items()
+    assert await api.get(ObjectRef("v1", "ConfigMap", "default", "one")) is not None, "the others go on"
+
+
 async def test_a_prune_that_waits_for_a_finalizer_is_asked_for_once(api: KubeCluster) -> None:
     held = config("held")
     held["metadata"]["finalizers"] = ["example.com/never"]
