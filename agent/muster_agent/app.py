@@ -64,6 +64,7 @@ async def run(settings: Settings) -> None:
     try:
         async with anyio.create_task_group() as group:
             group.start_soon(_stop_on_signal, group.cancel_scope)
+            group.start_soon(state.run)
             ready = ["not joined yet"]
             await group.start(
                 http.serve, settings.metrics_host, settings.metrics_port, metrics.registry, lambda: ready[0]

@@ -11,6 +11,9 @@ AUTHORITY = "core/muster_core/trust/authority.py"
 HEADS = "agent/muster_agent/trust/heads.py"
 WIRE = "test_hostile_git_wire.py::"
 REGISTRAR = "test_registrar_attacks.py::"
+HOST = "test_hostile_git_host.py::"
+KEEPER = "agent/muster_agent/trust/keeper.py"
+FLOORS = "agent/muster_agent/trust/floors.py"
 
 MUTANTS = [
     (
@@ -63,5 +66,55 @@ MUTANTS = [
     (
         "an-installer-gives-any-label", AUTHORITY, "not twins and _may_have_labels(role, new) and", "not twins and",
         REGISTRAR + "test_an_installers_key_does_not_change[a label outside its selector]",
+    ),
+    (
+        "heads-below-the-floor", HEADS, "if floor and not await source.descends(commit, floor):", "if False:",
+        HOST + "test_a_rewound_branch_takes_nothing_back",
+    ),
+    (
+        "heads-beside-the-floor", HEADS, "if floor and not await source.descends(commit, floor):", "if False:",
+        HOST + "test_a_rewritten_history_is_refused_even_when_a_releaser_signed_it",
+    ),
+    (
+        "any-repository-of-the-signers", HEADS, "if anchor and not await source.descends(commit, anchor):", "if False:",
+        HOST + "test_another_repository_signed_by_the_same_key_is_refused",
+    ),
+    (
+        "floors-are-not-read-from-the-secret", FLOORS, "_decoded(await self._api.get(self._secret()))", "Floors()",
+        HOST + "test_a_replay_of_an_older_signed_commit_after_the_state_was_lost_gains_nothing",
+    ),
+    (
+        "unsigned-heads", KEEPER, "        if not found and problem is not None:", "        if False:",
+        HOST + "test_an_unsigned_head_is_refused",
+    ),
+    (
+        "strangers-are-signers", AUTHORITY, "if not any(key.fingerprint == fingerprint for key in keys):", "if False:",
+        HOST + "test_a_head_signed_by_a_stranger_is_refused",
+    ),
+    (
+        "paths-beyond-the-role", AUTHORITY,
+        "            raise not_covered(change, signers, document, now)", "            continue",
+        HOST + "test_a_head_whose_paths_exceed_the_signers_role_is_refused",
+    ),
+    (
+        "tags-of-any-name", KEEPER, 'if tag.name != name or (tag.target, tag.target_kind) != (commit, "commit"):',
+        'if (tag.target, tag.target_kind) != (commit, "commit"):',
+        HOST + "test_a_tag_object_under_another_name_approves_nothing",
+    ),
+    (
+        "tags-of-any-commit", KEEPER, 'if tag.name != name or (tag.target, tag.target_kind) != (commit, "commit"):',
+        "if tag.name != name:", HOST + "test_a_tag_moved_to_another_commit_approves_nothing",
+    ),
+    (
+        "paths-of-any-form", SOURCE, "            if not _sound(path):", "            if False:",
+        HOST + "test_a_path_that_leads_out_of_the_tree_is_refused",
+    ),
+    (
+        "files-of-any-size", SOURCE, "and int(size) <= MAX_BLOB_BYTES:", "and int(size) >= 0:",
+        HOST + "test_a_file_of_many_megabytes_refuses_its_release",
+    ),
+    (
+        "registrars-sign-content", AUTHORITY, "        if role.role in names\n", "        if True\n",
+        REGISTRAR + "test_a_registrars_key_on_the_main_branch_is_refused",
     ),
 ]  # fmt: skip

@@ -15,10 +15,15 @@ from urllib.parse import quote, unquote
 import anyio
 import anyio.to_thread
 import msgspec
+import structlog
 from muster_core.errors import MusterError
+
+log = structlog.get_logger()
 
 R = TypeVar("R", bound=msgspec.Struct)
 VERSION = 1
+GATHER = 0.02  # seconds in which records come together before they are written
+AGAIN = 5.0  # seconds until a write that failed is tried again
 
 
 class StateError(MusterError):
@@ -54,6 +59,21 @@ class FileState:
             raise StateError("K021", "another agent uses this state folder", object=str(folder)) from error
         self._pending: dict[str, bytes | None] = {}
         self._writing = anyio.Lock()
+        self._put = anyio.Event()
+
+    async def run(self) -> None:
+        """Writes what is put though nobody waits for it: a report made while the hub is away survives a kill."""
+        while True:
+            await self._put.wait()
+            self._put = anyio.Event()
+            await anyio.sleep(GATHER)
+            while True:
+                try:
+                    await self.durable()
+                    break
+                except StateError as error:
+                    log.warning("the state is not on disk yet", error=str(error))
+                await anyio.sleep(AGAIN)
 
     def close(self) -> None:
         """What was put and is not on disk yet is written now."""
@@ -103,9 +123,11 @@ class FileState:
     def put(self, name: str, record: msgspec.Struct) -> None:
         envelope = _Envelope(VERSION, type(record).__name__, msgspec.Raw(msgspec.json.encode(record)))
         self._pending[name] = msgspec.json.encode(envelope)
+        self._put.set()
 
     def remove(self, name: str) -> None:
         self._pending[name] = None
+        self._put.set()
 
     async def durable(self) -> None:
         async with self._writing:

@@ -2,7 +2,8 @@
 
 Owns the protocol: ``put`` and ``remove`` hold at once for whoever asks here, and are on disk (fsynced) when
 ``durable`` returns. Whoever is about to act on a record (send, apply) waits for that first; a reader after a crash
-sees an old record or a new one, never a mixture, and nothing that was acted on is missing."""
+sees an old record or a new one, never a mixture, and nothing that was acted on is missing. What nobody waits for is
+written within moments all the same."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -9,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
 import msgspec
 import pytest
+from muster_agent.state import files
 from muster_agent.state.files import FileState, StateError
 from muster_agent.state.records import Floors
 
@@ -182,4 +185,46 @@ def test_records_are_the_owners_alone(tmp_path: Path) -> None:
     state = FileState(tmp_path / "state")
     assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
     assert stat.S_IMODE((tmp_path / "state" / "floors.json").stat().st_mode) == 0o600
+    state.close()
+
+
+async def test_what_nobody_waits_for_is_on_disk_within_moments(tmp_path: Path) -> None:
+    """A report made while the hub is away was lost by a kill: no send ever waited for it."""
+    state = FileState(tmp_path)
+    async with anyio.create_task_group() as group:
+        group.start_soon(state.run)
+        for record in (OLD, NEW):
+            state.put("floors", record)
+            with anyio.fail_after(10):
+                while not (tmp_path / "floors.json").exists() or on_disk(tmp_path) != record:
+                    await anyio.sleep(0.005)
+        group.cancel_scope.cancel()
+    state.close()
+
+
+async def test_a_volume_that_fills_up_is_written_when_there_is_room_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = FileState(tmp_path)
+    monkeypatch.setattr(files, "AGAIN", 0.01)
+    tries: list[int] = []
+
+    def full(*_: Any) -> None:
+        tries.append(1)
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(state.run)
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "replace", full)
+            state.put("floors", NEW)
+            with anyio.fail_after(10):
+                while len(tries) < 2:
+                    await anyio.sleep(0.005)
+            assert not (tmp_path / "floors.json").exists()
+        with anyio.fail_after(10):
+            while not (tmp_path / "floors.json").exists():
+                await anyio.sleep(0.005)
+        group.cancel_scope.cancel()
+    assert on_disk(tmp_path) == NEW
     state.close()
