@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
+UPGRADE ?=
 # Tests run beside each other on the cores of a small machine.
 JOBS ?= 2
 
@@ -53,8 +54,8 @@ tools: $(STAMP)  ## build kube-apiserver, kube-controller-manager, etcd and kust
 gen: $(STAMP)  ## write the generated modules of the wire again
 	@PATH=$$PWD/$(BIN):$$PATH $(BIN)/python proto/generate.py
 
-lock: $(STAMP)  ## compile requirements.lock from pyproject.toml and requirements-dev.in
-	@$(BIN)/pip-compile --quiet --upgrade --all-extras --allow-unsafe --generate-hashes --no-annotate --no-header \
+lock: $(STAMP)  ## compile requirements.lock from pyproject.toml and requirements-dev.in (UPGRADE=--upgrade takes newer versions)
+	@$(BIN)/pip-compile --quiet $(UPGRADE) --all-extras --allow-unsafe --generate-hashes --no-annotate --no-header \
 	  --no-emit-index-url --no-emit-find-links --strip-extras --output-file requirements.lock pyproject.toml requirements-dev.in
 
 bench: $(STAMP)  ## the benchmarks; raw results go to tests/bench/results/
