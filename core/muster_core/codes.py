@@ -70,6 +70,10 @@ V063 | The audit log cannot be written, and too much waits for it. | Free space 
 V064 | A token issuer's address is no https URL. | Pass the issuer's https URL.
 V065 | An operator cannot be given a certificate under this name or with this role. | Use 1 to 128 letters, digits and ._@+-, and one of viewer, operator, approver, admin.
 V066 | This is no checkpoint of audit logs. | Take it for changed: find out who put it into the registry branch.
+V070 | A window's cron expression cannot be used. | Write minute, hour, day of the month, month and weekday: `0 1 * * *`.
+V071 | There is no such time zone. | Write an IANA name like `Europe/Berlin`, or `UTC`.
+V072 | A window never opens. | Correct its cron expression: no month has such a day.
+V073 | A window is open for too short or too long a time. | Write a duration from `1m` to `366d`.
 
 G001 | This is no URL of a repository. | Write `https://…`, `ssh://…` or `file://…`.
 G002 | The repository cannot be fetched. | Check the address, the credentials and the network; the last good state stays, and it is tried again.
