@@ -107,12 +107,15 @@ def main() -> None:
     if not host or not port.isdigit():
         sys.stderr.write(f"--metrics {arguments.metrics}: write HOST:PORT\n")
         sys.exit(2)
-    from muster_agent.app import main as start
-    from muster_agent.obs.logging import configure
+    from muster_host.ending import run
+    from muster_host.logs import configure
+
+    from muster_agent.app import serve
 
     configure(arguments.log_format, debug=arguments.debug)
     sys.exit(
-        start(
+        run(
+            serve,
             Settings(
                 arguments.cluster,
                 token,
@@ -124,7 +127,7 @@ def main() -> None:
                 int(port),
                 arguments.poll,
                 arguments.kustomize,
-            )
+            ),
         )
     )
 

@@ -8,25 +8,24 @@ from __future__ import annotations
 import os
 import random
 import signal
-import sys
 import time
 from collections.abc import Awaitable, Callable
 
 import anyio
 import structlog
-from muster_core.errors import MusterError, ValidationError
+from muster_core.errors import MusterError
 from muster_core.manifest.objects import ObjectRef
 from muster_core.session.backoff import Backoff
 from muster_core.token import JoinToken
+from muster_host import probes
+from muster_host.auditlog import AuditLog
 
 from muster_agent.admission import Desired
-from muster_agent.audit import AuditLog
 from muster_agent.cluster.kube import KubeCluster
 from muster_agent.identity import join as joining
 from muster_agent.identity.publish import publish
 from muster_agent.link import client
 from muster_agent.link.session import LinkSession, load_outbox
-from muster_agent.obs import http
 from muster_agent.obs.metrics import Metrics
 from muster_agent.reconcile.runner import Reconciler
 from muster_agent.render.renderer import Renderer, find_kustomize
@@ -54,7 +53,7 @@ async def _patiently(what: Callable[[], Awaitable[str]]) -> str:
         await anyio.sleep(backoff.next_delay())
 
 
-async def run(settings: Settings) -> None:
+async def serve(settings: Settings) -> None:
     """Until SIGTERM or SIGINT. A refused token, or a mode that is not built, ends it with an error."""
     clock, uniform = time.time, random.uniform
     state = FileState(settings.state_dir)
@@ -67,7 +66,7 @@ async def run(settings: Settings) -> None:
             group.start_soon(state.run)
             ready = ["not joined yet"]
             await group.start(
-                http.serve, settings.metrics_host, settings.metrics_port, metrics.registry, lambda: ready[0]
+                probes.serve, settings.metrics_host, settings.metrics_port, metrics.registry, lambda: ready[0]
             )
             uid = await _patiently(api.uid)
             version = await _patiently(api.version)
@@ -155,21 +154,3 @@ async def _stop_on_signal(scope: anyio.CancelScope) -> None:
             log.info("stopping", signal=signal.Signals(number).name)
             scope.cancel()
             return
-
-
-def main(settings: Settings) -> int:
-    """The process's exit code; an error of ours is one line."""
-    try:
-        anyio.run(run, settings)
-    except MusterError as error:
-        errors: tuple[Exception, ...] = (error,)
-    except ExceptionGroup as group:
-        ours, others = group.split(MusterError)
-        if others or ours is None:
-            raise
-        errors = ours.exceptions
-    else:
-        return 0
-    for one in errors:
-        sys.stderr.write(f"{one}\n")
-    return 2 if isinstance(errors[0], ValidationError) else 1

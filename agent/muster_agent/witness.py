@@ -18,7 +18,7 @@ from muster_agent.state.records import BundleRecord, Enrolment, OfferRecord
 
 
 class Log(Protocol):
-    """The part of :class:`muster_agent.audit.AuditLog` that is needed here."""
+    """The part of :class:`muster_host.auditlog.AuditLog` that is needed here."""
 
     def record(self, action: str, *, actor: str, object: str, result: str = "ok", **detail: str) -> Any: ...  # noqa: A002
 

@@ -18,7 +18,8 @@ from pathlib import Path
 import anyio
 import structlog
 from muster_core.addresses import is_wildcard
-from muster_core.errors import MusterError
+from muster_host import probes
+from muster_host.auditlog import AuditLog
 
 from muster_coordinator.access.calls import Calls
 from muster_coordinator.access.issuer import IssuerKeys, https_fetch
@@ -31,7 +32,6 @@ from muster_coordinator.api.operator import OperatorApi
 from muster_coordinator.api.watchers import Watchers
 from muster_coordinator.audit.exchange import HeadExchange
 from muster_coordinator.audit.keeper import HeadKeeper
-from muster_coordinator.audit.log import AuditLog
 from muster_coordinator.audit.registry import ACTOR, certified, noted, read_before
 from muster_coordinator.catalog.catalog import Catalog, Reading
 from muster_coordinator.catalog.repository import FleetRepository
@@ -40,7 +40,6 @@ from muster_coordinator.enrol.x509 import Authority, write_private
 from muster_coordinator.link.agents import LinkServicer
 from muster_coordinator.link.listeners import Listener, edge_servicers, link_servicers, listen, taken
 from muster_coordinator.link.operators import OperatorServicer
-from muster_coordinator.obs import http
 from muster_coordinator.obs.metrics import Metrics
 from muster_coordinator.rollout.engine import Effects, Engine
 from muster_coordinator.settings import Address, Oidc, Settings
@@ -77,6 +76,7 @@ def _verifier(given: Oidc | None) -> TokenVerifier | None:
 
 async def serve(settings: Settings) -> None:
     """Runs until SIGTERM or SIGINT. Prints one JSON line when it is ready."""
+    gc.set_threshold(*COLLECT_AFTER)
     data, clock = settings.data_dir, time.time
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
     authority = Authority.load_or_make(data, dt.datetime.now(dt.UTC), settings.certificate_life)
@@ -173,7 +173,7 @@ async def serve(settings: Settings) -> None:
             late.append(api)
             try:
                 port = await group.start(
-                    http.serve,
+                    probes.serve,
                     settings.metrics.host,
                     settings.metrics.port,
                     metrics.registry,
@@ -240,24 +240,3 @@ def _told(ready: dict[str, str]) -> str:
 def _unready(catalog: Catalog) -> str:
     """Why nothing can be rolled out yet, or nothing."""
     return catalog.error or ("" if catalog.reading.heads.commit else "the fleet repository was not read yet")
-
-
-def main(settings: Settings) -> int:
-    """The process's exit code; an error of ours is one line."""
-    gc.set_threshold(*COLLECT_AFTER)
-    try:
-        anyio.run(serve, settings)
-    except KeyboardInterrupt:  # before it was ready to be stopped
-        return 130
-    except MusterError as error:
-        errors: tuple[Exception, ...] = (error,)
-    except ExceptionGroup as group:
-        ours, others = group.split(MusterError)
-        if others or ours is None:
-            raise
-        errors = ours.exceptions
-    else:
-        return 0
-    for one in errors:
-        sys.stderr.write(f"{one}\n")
-    return 1

@@ -205,8 +205,10 @@ def serve(
         )
     elif oidc_audience or oidc_roles or oidc_ca_file or oidc_required:
         raise click.UsageError("an --oidc option needs --oidc-issuer")
-    from muster_coordinator.app import main
-    from muster_coordinator.obs.logging import configure
+    from muster_host.ending import run
+    from muster_host.logs import configure
+
+    from muster_coordinator import app
 
     configure(log_format, debug=debug)
     settings = Settings(
@@ -224,4 +226,4 @@ def serve(
         dt.timedelta(seconds=certificate_life),
         oidc,
     )
-    return main(settings)
+    return run(app.serve, settings)

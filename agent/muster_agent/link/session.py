@@ -18,9 +18,9 @@ from muster_core.audit.chain import Head
 from muster_core.errors import JoinError, LinkError, MusterError
 from muster_core.session.backoff import Backoff
 from muster_core.session.outbox import Outbox, OutboxState
+from muster_host.auditlog import AuditLog
 from muster_proto.v1 import link_pb2 as wire
 
-from muster_agent.audit import AuditLog
 from muster_agent.identity import join as joining
 from muster_agent.identity import x509
 from muster_agent.link.client import RoundTrips, Stream, session

@@ -11,11 +11,11 @@ from contextvars import ContextVar
 
 from google.protobuf.message import Message
 from muster_core.audit.actions import ACTIONS
+from muster_host.auditlog import AuditLog
 
 from muster_coordinator.access.errors import DeniedError
 from muster_coordinator.access.principal import Access, Credentials, Principal
 from muster_coordinator.access.roles import Role, least_role
-from muster_coordinator.audit.log import AuditLog
 
 CALLER: ContextVar[Principal] = ContextVar("caller")
 """Who makes the call that runs now: set by the interceptor, read by the API (``started_by``, actions)."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from muster_host.auditlog import AuditLog
 from muster_proto.v1 import operator_pb2 as op
 
 from muster_coordinator.access.calls import CALLER
 from muster_coordinator.api.operator import NotFoundError
 from muster_coordinator.audit.heads import HeadRow
 from muster_coordinator.audit.keeper import HeadKeeper
-from muster_coordinator.audit.log import AuditLog
 
 
 @dataclass(slots=True)

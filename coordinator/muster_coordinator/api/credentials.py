@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from muster_host.auditlog import AuditLog
 from muster_proto.v1 import operator_pb2 as op
 
 from muster_coordinator.access.calls import CALLER
 from muster_coordinator.access.operators import OperatorBooks
 from muster_coordinator.api.operator import NotFoundError
-from muster_coordinator.audit.log import AuditLog
 from muster_coordinator.store.port import OperatorRow
 
 

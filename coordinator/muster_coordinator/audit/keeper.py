@@ -12,9 +12,9 @@ from collections.abc import Callable
 import anyio
 import structlog
 from muster_core.audit.chain import Head
+from muster_host.auditlog import AuditLog
 
 from muster_coordinator.audit.heads import AgentHeads, Alarm, HeadRow
-from muster_coordinator.audit.log import AuditLog
 from muster_coordinator.store.port import Batch, Store
 
 log = structlog.get_logger()

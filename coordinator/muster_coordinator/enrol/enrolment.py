@@ -13,9 +13,9 @@ from collections.abc import Callable
 import msgspec
 from muster_core.errors import JoinError, LinkError, MusterError
 from muster_core.sealing.keys import encode_identity
+from muster_host.auditlog import AuditLog
 from muster_proto.v1 import link_pb2 as wire
 
-from muster_coordinator.audit.log import AuditLog
 from muster_coordinator.enrol import tokens
 from muster_coordinator.enrol.x509 import Authority
 from muster_coordinator.rollout.engine import Effects, Engine

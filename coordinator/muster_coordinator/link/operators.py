@@ -15,6 +15,7 @@ import grpc.aio
 import structlog
 from google.protobuf.message import Message
 from muster_core.errors import MusterError
+from muster_host.auditlog import AuditError
 from muster_proto.v1 import operator_pb2 as op
 from muster_proto.v1 import operator_pb2_grpc
 
@@ -27,7 +28,6 @@ from muster_coordinator.api.credentials import CredentialApi
 from muster_coordinator.api.directives import DirectiveApi
 from muster_coordinator.api.joins import JoinApi
 from muster_coordinator.api.operator import OperatorApi
-from muster_coordinator.audit.log import AuditError
 from muster_coordinator.enrol.x509 import presented
 from muster_coordinator.link.statuses import fail
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import anyio
 import msgspec
-from muster_agent import audit as auditing
 from muster_agent.identity import join as joining
 from muster_agent.identity import x509
 from muster_agent.link import client
@@ -24,7 +23,6 @@ from muster_agent.state.records import Identity
 from muster_agent.witness import Witness
 from muster_coordinator.access.calls import Calls
 from muster_coordinator.access.principal import Access
-from muster_coordinator.audit.log import AuditLog
 from muster_coordinator.catalog.catalog import Reading
 from muster_coordinator.catalog.repository import Heads
 from muster_coordinator.enrol.enrolment import Enrolment
@@ -37,6 +35,8 @@ from muster_core.audit.journal import Journal
 from muster_core.kinds.model import Cluster, ClusterSpec, Metadata
 from muster_core.sealing.keys import IdentityKey, SealingKey, encode_identity
 from muster_core.session.backoff import Backoff
+from muster_host import auditlog
+from muster_host.auditlog import AuditLog
 from muster_proto.v1 import link_pb2 as wire
 from muster_proto.v1 import link_pb2_grpc
 
@@ -135,12 +135,12 @@ async def hub(
             await engine.aclose()
 
 
-def opened_log(folder: Path, clock: Callable[[], float]) -> auditing.AuditLog:
+def opened_log(folder: Path, clock: Callable[[], float]) -> auditlog.AuditLog:
     """As ``AuditLog.open`` does it, at once."""
     folder.mkdir(parents=True, exist_ok=True)
     sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
-    read = partial(auditing._read, folder)
-    return auditing.AuditLog(folder, Journal(f"cluster/{UID}", sizes, read, int(clock() * 1000)), clock)
+    read = partial(auditlog._read, folder)
+    return auditlog.AuditLog(folder, Journal(f"cluster/{UID}", sizes, read, int(clock() * 1000)), clock)
 
 
 @dataclass
@@ -151,7 +151,7 @@ class Agent:
     who: Identity
     state: FileState = field(init=False)
     link: LinkSession = field(init=False)
-    audit: auditing.AuditLog = field(init=False)
+    audit: auditlog.AuditLog = field(init=False)
     received: list[wire.HubFrame] = field(default_factory=list)
     resent: list[str] = field(default_factory=list)
     clock: Callable[[], float] = time.time

@@ -14,7 +14,6 @@ import aiohttp
 import anyio
 import pytest
 from muster_agent.admission import Desired
-from muster_agent.audit import AuditLog
 from muster_agent.cluster.kube import KubeCluster
 from muster_agent.obs.metrics import Metrics
 from muster_agent.reconcile.runner import Reconciler
@@ -28,6 +27,7 @@ from muster_agent.witness import Witness
 from muster_core.errors import MusterError
 from muster_core.fleet import read_fleet
 from muster_core.sealing.keys import IdentityKey, SealingKey, encode_identity
+from muster_host.auditlog import AuditLog
 from muster_lab.kube import LabKube, Settings
 from muster_proto.v1 import link_pb2 as wire
 from unit.agent.stage import FLEET_ID, KIND, Origin, bundle, config_map, fleet

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 LOGS = (
-    "import structlog\nfrom muster_agent.obs.logging import configure\nconfigure({style!r}, debug={debug})\n"
+    "import structlog\nfrom muster_host.logs import configure\nconfigure({style!r}, debug={debug})\n"
     "log = structlog.get_logger()\nlog.debug('whisper')\nlog.info('said', cluster='a')\n"
 )
 

@@ -11,8 +11,8 @@ from muster_coordinator.access.errors import DeniedError, UnauthenticatedError
 from muster_coordinator.access.oidc import TokenVerifier
 from muster_coordinator.access.principal import Access, Credentials, Principal
 from muster_coordinator.access.roles import METHODS, ROLLOUT_ACTIONS, SERVICE, Role, least_role
-from muster_coordinator.audit.log import AuditLog
 from muster_core.audit.chain import Entry, decode
+from muster_host.auditlog import AuditLog
 from muster_proto.v1 import operator_pb2 as op
 
 ADMIN = "an-admin-token-made-for-this-test"

@@ -11,11 +11,11 @@ import pytest
 from muster_coordinator.audit.exchange import HeadExchange
 from muster_coordinator.audit.heads import HeadRow
 from muster_coordinator.audit.keeper import HeadKeeper
-from muster_coordinator.audit.log import AuditLog
 from muster_coordinator.audit.registry import Known, certified, noted, read_before
 from muster_coordinator.store.port import Batch, JoinRow
 from muster_coordinator.store.sql.store import SqlStore
 from muster_core.audit.chain import decode
+from muster_host.auditlog import AuditLog
 from unit.agent.hub import UID, Agent, Hub, entry, first_certificate, hub, identity, until
 
 WRITER = f"cluster/{UID}"

@@ -22,7 +22,6 @@ from muster_coordinator.api.credentials import CredentialApi
 from muster_coordinator.api.operator import OperatorApi
 from muster_coordinator.api.watchers import QUEUE, Watchers
 from muster_coordinator.audit.keeper import HeadKeeper
-from muster_coordinator.audit.log import AuditLog
 from muster_coordinator.catalog.catalog import Catalog, Reading
 from muster_coordinator.catalog.repository import FleetRepository
 from muster_coordinator.enrol.enrolment import Enrolment
@@ -33,6 +32,7 @@ from muster_coordinator.rollout.engine import Effects, Engine
 from muster_coordinator.store.port import JoinRow
 from muster_coordinator.store.sql.store import SqlStore
 from muster_core.sealing.keys import IdentityKey, encode_identity
+from muster_host.auditlog import AuditLog
 from muster_proto.v1 import operator_pb2 as op
 from muster_proto.v1 import operator_pb2_grpc
 from unit.coordinator.commits import git

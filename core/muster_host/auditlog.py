@@ -1,4 +1,4 @@
-"""The agent's audit log: what it refused, opened, applied and was told, on disk in its state folder.
+"""A program's audit log on disk: the agent's in its state folder, the coordinator's beside its database and no part of it.
 
 Owns the file calls and the batching of syncs; the chain, its segments and what may be written are the core's. It never blocks
 the event loop on a disk, and never tells a head that a crash could take back.

@@ -1,7 +1,6 @@
 """``/metrics``, ``/healthz`` and ``/readyz`` over plain HTTP.
 
-Owns a tiny server for probes: GET only, one request a connection, everything bounded. It never serves anything else. Agent
-and coordinator have this text each, and a test keeps the two alike (docs/architecture.md says why).
+Owns a tiny server for probes: GET only, one request a connection, everything bounded. It never serves anything else.
 """
 
 from __future__ import annotations

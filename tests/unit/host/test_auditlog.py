@@ -13,18 +13,15 @@ from typing import Any
 import anyio
 import anyio.from_thread
 import anyio.lowlevel
-import muster_agent.audit
-import muster_coordinator.audit.log
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from muster_core.audit.chain import START, Entry, Head, decode, verify, verify_lines
 from muster_core.audit.journal import ordered
 from muster_core.errors import MusterError
+from muster_host import auditlog
 
 WRITER = "cluster/5f0c"
-MODULES = [muster_agent.audit, muster_coordinator.audit.log]
-pytestmark = pytest.mark.parametrize("module", MODULES, ids=["agent", "coordinator"])
 
 
 def entries(folder: Path) -> list[Entry]:
@@ -36,8 +33,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-async def opened(module: Any, folder: Path, **sizes: int) -> Any:
-    return await module.AuditLog.open(folder, WRITER, lambda: 1_700_000_000.5, **sizes)
+async def opened(folder: Path, **sizes: int) -> Any:
+    return await auditlog.AuditLog.open(folder, WRITER, lambda: 1_700_000_000.5, **sizes)
 
 
 def apply(audit: Any, number: int) -> Entry:
@@ -45,10 +42,10 @@ def apply(audit: Any, number: int) -> Entry:
     return entry
 
 
-async def test_entries_come_back_after_a_restart_and_the_chain_goes_on(module: Any, tmp_path: Path) -> None:
+async def test_entries_come_back_after_a_restart_and_the_chain_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "state" / "audit"
     for round_number in range(3):
-        audit = await opened(module, folder)
+        audit = await opened(folder)
         assert audit.recovered.seq == round_number * 2
         apply(audit, round_number)
         await audit.flush()
@@ -58,15 +55,15 @@ async def test_entries_come_back_after_a_restart_and_the_chain_goes_on(module: A
     assert entries(folder)[0].at == 1_700_000_000_500
 
 
-async def test_only_the_owner_can_read_it(module: Any, tmp_path: Path) -> None:
+async def test_only_the_owner_can_read_it(tmp_path: Path) -> None:
     folder = tmp_path / "audit"
-    await opened(module, folder)
+    await opened(folder)
     assert folder.stat().st_mode & 0o777 == 0o700
     assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o600}
 
 
-async def test_a_head_is_told_only_when_it_is_on_disk(module: Any, tmp_path: Path) -> None:
-    audit = await opened(module, tmp_path)
+async def test_a_head_is_told_only_when_it_is_on_disk(tmp_path: Path) -> None:
+    audit = await opened(tmp_path)
     before = audit.head
     entry = apply(audit, 1)
     assert audit.head == before
@@ -87,9 +84,9 @@ class Counting:
 
 
 async def test_many_entries_share_one_sync_and_none_is_on_the_event_loop(
-    module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    audit = await opened(module, tmp_path)
+    audit = await opened(tmp_path)
     counting = Counting()
     monkeypatch.setattr(os, "fsync", counting)
 
@@ -106,8 +103,8 @@ async def test_many_entries_share_one_sync_and_none_is_on_the_event_loop(
     assert threading.get_ident() not in counting.threads
 
 
-async def test_the_writer_task_writes_soon_and_what_is_left_when_it_ends(module: Any, tmp_path: Path) -> None:
-    audit = await opened(module, tmp_path)
+async def test_the_writer_task_writes_soon_and_what_is_left_when_it_ends(tmp_path: Path) -> None:
+    audit = await opened(tmp_path)
     async with anyio.create_task_group() as group:
         group.start_soon(audit.run)
         entry = apply(audit, 1)
@@ -132,9 +129,9 @@ def failing(real: Callable[[int], None], failures: int) -> Callable[[int], None]
 
 
 async def test_a_full_disk_is_an_error_and_nothing_is_forgotten(
-    module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    audit = await opened(module, tmp_path)
+    audit = await opened(tmp_path)
     before = audit.head
     monkeypatch.setattr(os, "fsync", failing(os.fsync, 1))
     apply(audit, 1)
@@ -147,10 +144,10 @@ async def test_a_full_disk_is_an_error_and_nothing_is_forgotten(
 
 
 async def test_the_writer_task_tries_again_when_the_disk_has_room(
-    module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    audit = await opened(module, tmp_path)
-    monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
+    audit = await opened(tmp_path)
+    monkeypatch.setattr(auditlog, "RETRY_SECONDS", 0.01)
     monkeypatch.setattr(os, "fsync", failing(os.fsync, 3))
     entry = apply(audit, 1)
     async with anyio.create_task_group() as group:
@@ -163,9 +160,9 @@ async def test_the_writer_task_tries_again_when_the_disk_has_room(
 
 
 async def test_a_flush_that_is_cancelled_in_mid_write_is_finished(
-    module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    audit = await opened(module, tmp_path)
+    audit = await opened(tmp_path)
     real = os.fsync
     with anyio.CancelScope() as scope:
 
@@ -186,8 +183,8 @@ async def test_a_flush_that_is_cancelled_in_mid_write_is_finished(
     assert verify(entries(tmp_path), expected_head=last.head).count == 3
 
 
-async def test_it_rotates_and_keeps_its_size_when_heads_are_acknowledged(module: Any, tmp_path: Path) -> None:
-    audit = await opened(module, tmp_path, segment_bytes=2_000, total_bytes=8_000)
+async def test_it_rotates_and_keeps_its_size_when_heads_are_acknowledged(tmp_path: Path) -> None:
+    audit = await opened(tmp_path, segment_bytes=2_000, total_bytes=8_000)
     for number in range(200):
         apply(audit, number)
         await audit.flush()
@@ -199,8 +196,8 @@ async def test_it_rotates_and_keeps_its_size_when_heads_are_acknowledged(module:
     assert verify(kept, expected_head=audit.head).holds
 
 
-async def test_a_restored_old_folder_shows_an_older_head(module: Any, tmp_path: Path) -> None:
-    audit = await opened(module, tmp_path)
+async def test_a_restored_old_folder_shows_an_older_head(tmp_path: Path) -> None:
+    audit = await opened(tmp_path)
     apply(audit, 1)
     await audit.flush()
     backup = contents(tmp_path)
@@ -210,13 +207,13 @@ async def test_a_restored_old_folder_shows_an_older_head(module: Any, tmp_path: 
     told = audit.head
     for name, data in backup.items():
         (tmp_path / name).write_bytes(data)
-    restored = await opened(module, tmp_path)
+    restored = await opened(tmp_path)
     assert restored.recovered.seq == 2 < told.seq
     assert verify(entries(tmp_path), known_heads=[told]).code in ("forked", "truncated")
 
 
-async def test_lines_after_a_number_are_what_an_export_holds(module: Any, tmp_path: Path) -> None:
-    audit = await opened(module, tmp_path, segment_bytes=1_500)
+async def test_lines_after_a_number_are_what_an_export_holds(tmp_path: Path) -> None:
+    audit = await opened(tmp_path, segment_bytes=1_500)
     for number in range(20):
         apply(audit, number)
     everything = [line async for line in audit.lines()]
@@ -226,8 +223,8 @@ async def test_lines_after_a_number_are_what_an_export_holds(module: Any, tmp_pa
         assert [line async for line in audit.lines(after)] == everything[after:]
 
 
-async def test_a_changed_line_is_exported_as_it_is_and_found(module: Any, tmp_path: Path) -> None:
-    audit = await opened(module, tmp_path, segment_bytes=1_500)
+async def test_a_changed_line_is_exported_as_it_is_and_found(tmp_path: Path) -> None:
+    audit = await opened(tmp_path, segment_bytes=1_500)
     for number in range(20):
         apply(audit, number)
     await audit.flush()
@@ -237,8 +234,8 @@ async def test_a_changed_line_is_exported_as_it_is_and_found(module: Any, tmp_pa
     assert (verdict.broken_seq, verdict.code) == (3, "unreadable")
 
 
-async def test_what_must_not_be_written_is_refused(module: Any, tmp_path: Path) -> None:
-    audit = await opened(module, tmp_path)
+async def test_what_must_not_be_written_is_refused(tmp_path: Path) -> None:
+    audit = await opened(tmp_path)
     with pytest.raises(MusterError, match="V060"):
         audit.record("secret-opened", actor="agent", object="shop-db", value="hunter2")
     await audit.flush()
@@ -248,12 +245,12 @@ async def test_what_must_not_be_written_is_refused(module: Any, tmp_path: Path) 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.integers(0, 400), count=st.integers(1, 6))
 def test_a_file_that_was_cut_anywhere_opens_again(
-    module: Any, tmp_path_factory: pytest.TempPathFactory, cut: int, count: int
+    tmp_path_factory: pytest.TempPathFactory, cut: int, count: int
 ) -> None:
     folder = tmp_path_factory.mktemp("audit")
 
     async def run() -> tuple[Head, Head]:
-        audit = await opened(module, folder)
+        audit = await opened(folder)
         for number in range(count):
             apply(audit, number)
         await audit.flush()
@@ -261,7 +258,7 @@ def test_a_file_that_was_cut_anywhere_opens_again(
         whole = file.read_bytes()
         file.write_bytes(whole[: max(0, len(whole) - cut)])
         lost = whole[-cut:].count(b"\n") if cut else 0
-        again = await opened(module, folder)
+        again = await opened(folder)
         return Head(max(0, audit.head.seq - lost), ""), again.recovered
 
     expected, recovered = anyio.run(run)
@@ -273,7 +270,7 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 import anyio
-from {module} import AuditLog
+from muster_host.auditlog import AuditLog
 
 async def main():
     audit = await AuditLog.open(Path(sys.argv[1]), "{writer}", time.time, 4_000, 400_000)
@@ -288,8 +285,8 @@ anyio.run(main)
 """
 
 
-def test_every_head_that_was_told_is_there_after_kill_9(module: Any, tmp_path: Path) -> None:
-    program = PROGRAM.format(module=module.__name__, writer=WRITER)
+def test_every_head_that_was_told_is_there_after_kill_9(tmp_path: Path) -> None:
+    program = PROGRAM.format(writer=WRITER)
     told: list[Head] = [START]
     for round_number in range(5):
         process = subprocess.Popen(
@@ -302,7 +299,7 @@ def test_every_head_that_was_told_is_there_after_kill_9(module: Any, tmp_path: P
             told += [
                 _head(line) for line in process.stdout.read().splitlines(keepends=True) if line.endswith("\n")
             ]
-    audit = anyio.run(opened, module, tmp_path)
+    audit = anyio.run(opened, tmp_path)
     assert audit.recovered.seq >= told[-1].seq
     verdict = verify(
         entries(tmp_path), expected_head=audit.head, known_heads=[head for head in told if head.seq]
