@@ -86,6 +86,14 @@ class Answer(Generic[M]):
             _line(row, self._widths)
 
 
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Rows that are no messages; the last column is the one that may be long."""
+    widths = [max(len(row[index]) for row in (heads, *rows)) for index in range(len(heads))]
+    _line(heads, widths, bold=True)
+    for row in rows:
+        _line(row, widths)
+
+
 def _line(cells: Sequence[str], widths: Sequence[int], *, bold: bool = False) -> None:
     """On a terminal what does not fit is cut, but for the last column, which says why: it gets a line of its own."""
     padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]

@@ -212,6 +212,7 @@ R021 | A target became unhealthy too often while it soaked. | Read its message: 
 R022 | A target did not acknowledge in time, and the plan says that absence is failure. | Bring the cluster into contact, or say `offline: {policy: owe}`.
 R030 | A wave of the plan names clusters that the bundle does not target. | Take them out of the plan, or make the bundle target them.
 R031 | No wave of the plan has a member. | Check the waves' selectors against the registry: `muster get clusters -o wide`.
+R070 | A flag's text is no time that varies. | Write `90s`, or `90s..10m`: the median and the 99th percentile.
 
 L001 | This needs an operator's credential. | Use the context file that `muster serve` wrote.
 L002 | The address cannot be listened on. | Choose a free port, or end what uses it.

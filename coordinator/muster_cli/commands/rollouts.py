@@ -12,6 +12,7 @@ from muster_core.errors import RolloutError
 from muster_proto.v1 import operator_pb2 as op
 
 from muster_cli.columns import ROLLOUTS, short, wave
+from muster_cli.commands import forecast
 from muster_cli.output import Answer
 from muster_cli.trust.signing import KEY
 from muster_cli.verbs import CHECKOUT, OUTPUT, VALUES_OUTPUT, Nouns, client
@@ -27,6 +28,10 @@ ENDED = frozenset({"Succeeded", "Failed", "Aborted", "RolledBack", "Superseded"}
 @click.group(cls=Nouns)
 def rollout() -> None:
     """Start, watch, pause, resume, abort and explain rollouts."""
+
+
+rollout.add_command(forecast.plan)
+rollout.add_command(forecast.simulate)
 
 
 @rollout.command("start")
