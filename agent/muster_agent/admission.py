@@ -17,7 +17,7 @@ from muster_core.fleet import FleetContents, compile_fleet_policies, read_fleet,
 from muster_core.kinds.model import Cluster
 from muster_core.manifest.objects import Manifest
 from muster_core.policy import PolicySet, Verdict
-from muster_core.release import BundleAt, Release, registry_digest
+from muster_core.release import BundleAt, Release, entry_digest
 from muster_core.sealing.keys import SealingKey, encode_identity
 from muster_core.select import Value, targeted, values_for
 from muster_core.trust.directive import SequencePlace
@@ -300,7 +300,7 @@ class Desired:
     def _own_entry(self, offered: str) -> Cluster:
         if self.entry is None:
             raise self._no_entry()
-        if offered and offered != registry_digest(self.entry):
+        if offered and offered != entry_digest(self.entry):
             raise TrustError(
                 "T023",
                 "the registry's entry here is not the one that was offered",
@@ -368,7 +368,7 @@ class Desired:
             may_return=at.bundle.spec.rollback == "previous"
             and plan is not None
             and plan.spec.on_failure.action == "rollback",
-            entry_digest=registry_digest(entry),
+            entry_digest=entry_digest(entry),
             secrets=chosen.places,
             kept_secrets=chosen.kept,
         )

@@ -295,7 +295,8 @@ class _Reader:
                 missing(f"{error.message}: {path}", "spec", "secrets", index)
         for index, path in enumerate(at.bundle.spec.source.include):
             self._exists(at, path, missing, "spec", "source", "include", index)
-        self._exists(at, at.bundle.spec.source.path, missing, "spec", "source", "path")
+        if at.bundle.spec.remove is None:
+            self._exists(at, at.bundle.spec.source.path, missing, "spec", "source", "path")
         if contents.problems_of(name):
             return
         try:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
+from msgspec import UNSET
 
 from muster_core.errors import ValidationError
 from muster_core.kinds.model import Bundle, Cluster, FleetSecret
@@ -58,13 +59,13 @@ def bundle_tree(tree: Tree, at: BundleAt) -> Subtree:
 
 
 def tree_digest(tree: Tree, at: BundleAt, secrets: Sequence[FleetSecret]) -> str:
-    """Hex SHA-256. The bundle's own spec counts by its meaning, not by its text.
+    """Hex SHA-256. The bundle's own spec counts by its meaning, not by its text; of one that is being removed, only that.
 
     ``MUSTER-V025`` for a symlink or submodule inside the source, neither of which is followed; ``V001`` for a file that is
     too large.
     """
     lines: list[tuple[bytes, bytes, bytes]] = []
-    for file in bundle_tree(tree, at).files():
+    for file in bundle_tree(tree, at).files() if at.bundle.spec.remove is None else ():
         if file.mode in (SYMLINK, SUBMODULE):
             raise ValidationError(
                 "V025",
@@ -88,5 +89,14 @@ def tree_digest(tree: Tree, at: BundleAt, secrets: Sequence[FleetSecret]) -> str
 
 
 def registry_digest(cluster: Cluster) -> str:
-    """The digest of a registry entry: a change of it may change what the cluster renders."""
+    """The digest of a whole registry entry: whether two mean the same."""
     return digest(msgspec.to_builtins(cluster))
+
+
+def entry_digest(cluster: Cluster) -> str:
+    """The digest of what in a registry entry may change what the cluster renders.
+
+    When and whether a site takes releases changes none of them, so nothing is offered anew for it.
+    """
+    spec = msgspec.structs.replace(cluster.spec, site=None, removal=UNSET)
+    return registry_digest(msgspec.structs.replace(cluster, spec=spec))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from muster_core.durations import resolve_count
 from muster_core.errors import MusterError, RolloutError
 from muster_core.kinds.model import Cluster
-from muster_core.release import Release, registry_digest
+from muster_core.release import Release, entry_digest
 from muster_core.rollout import events as ev
 from muster_core.rollout.machine import RolloutMachine
 from muster_core.rollout.plan import Member, resolve
@@ -54,7 +54,7 @@ class Launch:
         for name, entry in reading.clusters.items():
             cluster = state.cluster(name)
             if cluster.entry != entry:
-                cluster.entry_digest = registry_digest(entry)
+                cluster.entry_digest = entry_digest(entry)
             cluster.entry = entry
         for name, cluster in state.clusters.items():
             if cluster.entry is not None and name not in reading.clusters:

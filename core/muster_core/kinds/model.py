@@ -127,6 +127,18 @@ class BundleHealth(Model, frozen=True, kw_only=True):
     deadline: Duration = "5m"
 
 
+class Remove(Model, frozen=True, kw_only=True):
+    """The release has no objects: wherever it goes, what the bundle delivered before is pruned.
+
+    What takes other things with it when it goes stays in the cluster unless it is said here: a claim its data, a definition
+    every object of its kind, a namespace everything in it, claims as well, so ``namespaces`` asks for ``claims``.
+    """
+
+    namespaces: bool = False
+    claims: bool = False
+    definitions: bool = False
+
+
 class BundleSpec(Model, frozen=True, kw_only=True):
     source: Source = msgspec.field(default_factory=Source)
     render: Render = msgspec.field(default_factory=Render)
@@ -136,6 +148,7 @@ class BundleSpec(Model, frozen=True, kw_only=True):
     secrets: list[str] = []
     health: BundleHealth = msgspec.field(default_factory=BundleHealth)
     rollback: Literal["previous", "none"] = "previous"
+    remove: Remove | None = None
 
 
 class Bundle(Model, frozen=True, kw_only=True):
@@ -215,14 +228,38 @@ class SealingKey(Model, frozen=True, kw_only=True):
     signature: str
 
 
+class SiteWindow(Model, frozen=True, kw_only=True):
+    """From a cron expression's moments on, for a duration; in the site's time zone."""
+
+    cron: str
+    duration: Duration
+
+
+class Site(Model, frozen=True, kw_only=True):
+    """What the place where a cluster stands allows, judged by the cluster itself.
+
+    Outside ``window`` it takes no new release; ``veto`` names bundles of which it takes none at all. What runs is healed all
+    the same.
+    """
+
+    time_zone: str = "UTC"
+    window: SiteWindow | None = None
+    veto: list[Name] = []
+
+
 class ClusterSpec(Model, frozen=True, kw_only=True):
-    """``revoked`` keeps the name and the keys taken: the cluster is offered nothing and cannot come back."""
+    """``revoked`` keeps the name and the keys taken: the cluster is offered nothing and cannot come back.
+
+    ``removal: uninstall`` asks the cluster to prune every bundle before its entry is taken out.
+    """
 
     uid: str
     revoked: bool = False
+    removal: Literal["uninstall"] | UnsetType = UNSET
     protected_labels: Labels = {}
     values: dict[str, str | int | float | bool] = {}
     site_class: str = "connected"
+    site: Site | None = None
     identity_key: str
     sealing_keys: list[SealingKey] = []
 

@@ -16,13 +16,17 @@ from muster_core.errors import ValidationError
 from muster_core.kinds.model import (
     API_VERSION,
     Bundle,
+    Cluster,
     Fleet,
     FleetSecret,
+    Render,
     RolloutPlan,
     Selector,
+    Source,
     Wave,
 )
 from muster_core.manifest.load import Document, Path
+from muster_core.windows import parse_window
 
 K = TypeVar("K")
 
@@ -173,6 +177,12 @@ def _check(document: Document, parsed: object) -> None:
             raise KindError(document, ("spec", "render"), "exactly one of manifests and kustomize")
         for index, target in enumerate(parsed.spec.targets):
             _check_selector(document, target.selector, ("spec", "targets", index, "selector"))
+        _check_removal(document, parsed)
+    elif isinstance(parsed, Cluster):
+        site = parsed.spec.site
+        if site is not None:
+            cron, duration = (site.window.cron, site.window.duration) if site.window else (ALWAYS, "1h")
+            check_window(document, cron, duration, site.time_zone, ("spec", "site"))
     elif isinstance(parsed, FleetSecret):
         _check_selector(document, parsed.spec.selector, ("spec", "selector"))
     elif isinstance(parsed, Fleet):
@@ -187,6 +197,34 @@ def _check(document: Document, parsed: object) -> None:
             raise KindError(
                 document, ("spec", "waves"), "rest: true takes what is left, so it can only be the last wave"
             )
+
+
+ALWAYS = "0 * * * *"
+_WINDOW_FIELDS: dict[str, Path] = {"V071": ("timeZone",), "V073": ("window", "duration")}
+
+
+def check_window(document: Document, cron: str, duration: str, zone: str, path: Path) -> None:
+    """That a window can be used; the fields of it stand below ``path``."""
+    try:
+        parse_window(cron, duration, zone)
+    except ValidationError as error:
+        where = _WINDOW_FIELDS.get(error.code, ("window", "cron"))
+        raise KindError(document, (*path, *where), f"{error.message}: {error.object}") from error
+
+
+def _check_removal(document: Document, bundle: Bundle) -> None:
+    """A bundle that is being removed has no objects, so nothing that says where they come from means anything."""
+    spec = bundle.spec
+    if spec.remove is None:
+        return
+    idle = {"source": spec.source != Source(), "render": spec.render != Render(),
+            "namespace": bool(spec.namespace), "secrets": bool(spec.secrets)}  # fmt: skip
+    for field, is_set in idle.items():
+        if is_set:
+            raise KindError(document, ("spec", field), "means nothing beside spec.remove; take it out")
+    if spec.remove.namespaces and not spec.remove.claims:
+        what = "a namespace takes its claims with it; say claims: true as well, or neither"
+        raise KindError(document, ("spec", "remove", "namespaces"), what)
 
 
 def _check_wave(document: Document, wave: Wave, path: Path, earlier: list[str]) -> None:

@@ -215,6 +215,7 @@ class AgentFrame(_message.Message):
     REPORT_FIELD_NUMBER: _builtins.int
     OFFER_REPLY_FIELD_NUMBER: _builtins.int
     BEAT_FIELD_NUMBER: _builtins.int
+    REMOVAL_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """of this sender, rises by one within a session epoch; 0 = carries no durable content"""
     @_builtins.property
@@ -225,6 +226,8 @@ class AgentFrame(_message.Message):
     def offer_reply(self) -> Global___OfferReply: ...
     @_builtins.property
     def beat(self) -> Global___Beat: ...
+    @_builtins.property
+    def removal(self) -> Global___Removal: ...
     def __init__(
         self,
         *,
@@ -233,12 +236,13 @@ class AgentFrame(_message.Message):
         report: Global___Report | None = ...,
         offer_reply: Global___OfferReply | None = ...,
         beat: Global___Beat | None = ...,
+        removal: Global___Removal | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["beat", b"beat", "body", b"body", "hello", b"hello", "offer_reply", b"offer_reply", "report", b"report"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["beat", b"beat", "body", b"body", "hello", b"hello", "offer_reply", b"offer_reply", "removal", b"removal", "report", b"report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["beat", b"beat", "body", b"body", "hello", b"hello", "offer_reply", b"offer_reply", "report", b"report", "seq", b"seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beat", b"beat", "body", b"body", "hello", b"hello", "offer_reply", b"offer_reply", "removal", b"removal", "report", b"report", "seq", b"seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["hello", "report", "offer_reply", "beat"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["hello", "report", "offer_reply", "beat", "removal"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -380,6 +384,7 @@ class Hello(_message.Message):
     KUBERNETES_VERSION_FIELD_NUMBER: _builtins.int
     AUDIT_SEQ_FIELD_NUMBER: _builtins.int
     AUDIT_HASH_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
     capability: _builtins.int
     cluster_name: _builtins.str
     cluster_uid: _builtins.str
@@ -392,6 +397,8 @@ class Hello(_message.Message):
     audit_seq: _builtins.int
     """the newest entry of the agent's audit log; what its folder held, until a Welcome came"""
     audit_hash: _builtins.bytes
+    removed: _builtins.bool
+    """as the registry asked, nothing of any bundle is left here"""
     @_builtins.property
     def bundles(self) -> _containers.RepeatedCompositeFieldContainer[Global___BundleDigest]:
         """what the agent last reported, by digest: only differences are sent again"""
@@ -409,10 +416,11 @@ class Hello(_message.Message):
         kubernetes_version: _builtins.str = ...,
         audit_seq: _builtins.int = ...,
         audit_hash: _builtins.bytes = ...,
+        removed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "audit_hash", b"audit_hash", "audit_seq", b"audit_seq", "bundles", b"bundles", "capability", b"capability", "cluster_name", b"cluster_name", "cluster_uid", b"cluster_uid", "head_commit", b"head_commit", "kubernetes_version", b"kubernetes_version", "session_epoch", b"session_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "audit_hash", b"audit_hash", "audit_seq", b"audit_seq", "bundles", b"bundles", "capability", b"capability", "cluster_name", b"cluster_name", "cluster_uid", b"cluster_uid", "head_commit", b"head_commit", "kubernetes_version", b"kubernetes_version", "removed", b"removed", "session_epoch", b"session_epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -529,6 +537,8 @@ class Offer(_message.Message):
     DIRECTIVE_SIGNATURE_FIELD_NUMBER: _builtins.int
     PROOF_FIELD_NUMBER: _builtins.int
     CATCH_UP_FIELD_NUMBER: _builtins.int
+    RETURNS_FIELD_NUMBER: _builtins.int
+    RETURNS_FROM_FIELD_NUMBER: _builtins.int
     rollout: _builtins.str
     attempt: _builtins.int
     wave: _builtins.str
@@ -541,6 +551,10 @@ class Offer(_message.Message):
     """armoured SSH signature over it"""
     catch_up: _builtins.bool
     """owed from before: the directive's catchUpUntil counts"""
+    returns: _builtins.bool
+    """takes the cluster back; it ignores the site's window, and is judged by the cluster's own memory"""
+    returns_from: _builtins.str
+    """the rollout that is taken back"""
     @_builtins.property
     def release(self) -> Global___Release: ...
     @_builtins.property
@@ -561,10 +575,12 @@ class Offer(_message.Message):
         directive_signature: _builtins.bytes = ...,
         proof: Global___MerkleProof | None = ...,
         catch_up: _builtins.bool = ...,
+        returns: _builtins.bool = ...,
+        returns_from: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["proof", b"proof", "release", b"release"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "catch_up", b"catch_up", "deadline_seconds", b"deadline_seconds", "directive", b"directive", "directive_signature", b"directive_signature", "proof", b"proof", "registry_digest", b"registry_digest", "release", b"release", "rollout", b"rollout", "soak_seconds", b"soak_seconds", "wave", b"wave"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "catch_up", b"catch_up", "deadline_seconds", b"deadline_seconds", "directive", b"directive", "directive_signature", b"directive_signature", "proof", b"proof", "registry_digest", b"registry_digest", "release", b"release", "returns", b"returns", "returns_from", b"returns_from", "rollout", b"rollout", "soak_seconds", b"soak_seconds", "wave", b"wave"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -699,11 +715,15 @@ class OfferReply(_message.Message):
         UNSPECIFIED: OfferReply._Answer.ValueType  # 0
         ACKNOWLEDGED: OfferReply._Answer.ValueType  # 1
         REFUSED: OfferReply._Answer.ValueType  # 2
+        DEFERRED: OfferReply._Answer.ValueType  # 3
 
-    class Answer(_Answer, metaclass=_AnswerEnumTypeWrapper): ...
+    class Answer(_Answer, metaclass=_AnswerEnumTypeWrapper):
+        """DEFERRED: the site's window is closed. Nothing was applied and the offer is forgotten, also where it was acknowledged before."""
+
     UNSPECIFIED: OfferReply.Answer.ValueType  # 0
     ACKNOWLEDGED: OfferReply.Answer.ValueType  # 1
     REFUSED: OfferReply.Answer.ValueType  # 2
+    DEFERRED: OfferReply.Answer.ValueType  # 3
 
     ROLLOUT_FIELD_NUMBER: _builtins.int
     BUNDLE_FIELD_NUMBER: _builtins.int
@@ -711,6 +731,7 @@ class OfferReply(_message.Message):
     ANSWER_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    DEFERRED_UNTIL_UNIX_FIELD_NUMBER: _builtins.int
     rollout: _builtins.str
     bundle: _builtins.str
     attempt: _builtins.int
@@ -718,6 +739,8 @@ class OfferReply(_message.Message):
     code: _builtins.str
     """MUSTER-… when refused"""
     message: _builtins.str
+    deferred_until_unix: _builtins.int
+    """when the site's window opens"""
     def __init__(
         self,
         *,
@@ -727,14 +750,43 @@ class OfferReply(_message.Message):
         answer: Global___OfferReply.Answer.ValueType = ...,
         code: _builtins.str = ...,
         message: _builtins.str = ...,
+        deferred_until_unix: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "attempt", b"attempt", "bundle", b"bundle", "code", b"code", "message", b"message", "rollout", b"rollout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "attempt", b"attempt", "bundle", b"bundle", "code", b"code", "deferred_until_unix", b"deferred_until_unix", "message", b"message", "rollout", b"rollout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OfferReply: _TypeAlias = OfferReply  # noqa: Y015
+
+@_typing.final
+class Removal(_message.Message):
+    """What the registry asked of a cluster that is to be removed is done: every bundle's objects are gone but those that were kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGISTRY_COMMIT_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
+    registry_commit: _builtins.str
+    """whose entry asked for it"""
+    @_builtins.property
+    def kept(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"v1/Namespace shop": protected, so left where they are; at most 100"""
+
+    def __init__(
+        self,
+        *,
+        registry_commit: _builtins.str = ...,
+        kept: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept", b"kept", "registry_commit", b"registry_commit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Removal: _TypeAlias = Removal  # noqa: Y015
 
 @_typing.final
 class Report(_message.Message):
@@ -769,7 +821,7 @@ class Report(_message.Message):
     """the offer that this answers to, empty when none"""
     attempt: _builtins.int
     phase: _builtins.str
-    """Pending Applying Ready Degraded Blocked Deselected Suspended"""
+    """Pending Applying Ready Degraded Blocked Deselected Suspended Removing Removed"""
     outcome: Global___Outcome.ValueType
     """the verdict for (rollout, attempt)"""
     code: _builtins.str

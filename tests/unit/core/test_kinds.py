@@ -150,3 +150,72 @@ def test_no_value_crashes_the_parser(kind: str, metadata: object, spec: object) 
     (document,) = load_documents(json.dumps(value).encode(), "f.yaml")
     with contextlib.suppress(KindError):
         parse(document, KINDS[kind])
+
+
+CLUSTER = """\
+apiVersion: muster.dev/v1alpha1
+kind: Cluster
+metadata: {name: berlin-04}
+spec:
+  uid: 5f0c
+  identityKey: ed25519:00
+  site: {timeZone: %s, window: {cron: "%s", duration: %s}, veto: [shop]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("zone", "cron", "duration", "said"),
+    [
+        ("Mars/Phobos", "0 1 * * *", "5h", "spec.site.timeZone: the time zone is not known: Mars/Phobos"),
+        (
+            "Europe/Berlin",
+            "0 0 31 2 *",
+            "5h",
+            "spec.site.window.cron: a window with this cron expression never opens",
+        ),
+        (
+            "Europe/Berlin",
+            "0 1 * *",
+            "5h",
+            "spec.site.window.cron: the cron expression of a window cannot be used",
+        ),
+        (
+            "Europe/Berlin",
+            "0 1 * * *",
+            "5s",
+            "spec.site.window.duration: a window is open for a minute at least",
+        ),
+        (
+            "Europe/Berlin",
+            "0 1 * * *",
+            "long",
+            "spec.site.window.duration: not the right form; write a duration",
+        ),
+    ],
+)
+def test_a_site_s_window_that_cannot_be_used_is_refused_at_its_field(
+    zone: str, cron: str, duration: str, said: str
+) -> None:
+    assert said in refused(CLUSTER % (zone, cron, duration), Cluster)
+
+
+def test_a_site_s_window_is_accepted() -> None:
+    text = CLUSTER % ("Europe/Berlin", "0 1 * * *", "5h")
+    site = parse(load_documents(text.encode(), "f.yaml")[0], Cluster).spec.site
+    assert site is not None
+    assert (site.time_zone, site.veto) == ("Europe/Berlin", ["shop"])
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("source: {path: app}", "spec.source: means nothing beside spec.remove"),
+        ("render: {kustomize: {}}", "spec.render: means nothing beside spec.remove"),
+        ("namespace: shop", "spec.namespace: means nothing beside spec.remove"),
+        ("secrets: [../../secrets/db.yaml]", "spec.secrets: means nothing beside spec.remove"),
+        ("remove: {namespaces: true}", "spec.remove.namespaces: a namespace takes its claims with it"),
+    ],
+)
+def test_a_removal_says_nothing_of_objects(more: str, said: str) -> None:
+    text = BUNDLE + f"  {more}\n" + ("" if "remove:" in more else "  remove: {}\n")
+    assert said in refused(text, Bundle)

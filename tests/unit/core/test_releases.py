@@ -10,7 +10,7 @@ from muster_core.errors import ValidationError
 from muster_core.kinds.model import Bundle, Cluster, FleetSecret
 from muster_core.kinds.parse import parse
 from muster_core.manifest.load import load_documents
-from muster_core.release import BundleAt, Release, bundle_tree, registry_digest, tree_digest
+from muster_core.release import BundleAt, Release, bundle_tree, entry_digest, registry_digest, tree_digest
 from muster_core.tree import MemoryTree, Subtree
 
 SPEC = "targets: [{selector: {}}], source: {path: overlay, include: [../../bases/web]}"
@@ -114,3 +114,21 @@ def test_a_changed_registry_entry_has_another_digest() -> None:
     )
     assert registry_digest(one) == registry_digest(msgspec.convert(msgspec.to_builtins(one), Cluster))
     assert registry_digest(one) != registry_digest(other)
+
+
+def test_a_removal_is_made_of_its_own_spec_alone() -> None:
+    spec = "targets: [{selector: {}}], remove: {}"
+    base = digest(FILES, spec)
+    assert digest({**FILES, "bundles/shop/overlay/a.yaml": b"a: 2\n"}, spec) == base
+    assert digest({"bundles/shop/bundle.yaml": b""}, spec) == base
+    assert digest(FILES, "targets: [{selector: {}}], remove: {claims: true}") != base
+
+
+def test_when_a_site_takes_releases_offers_none_anew() -> None:
+    text = "apiVersion: muster.dev/v1alpha1\nkind: Cluster\nmetadata: {name: a}\nspec: {uid: u, identityKey: k%s}\n"
+    plain, site, going = (
+        parse(load_documents((text % more).encode(), "f.yaml")[0], Cluster)
+        for more in ("", ", site: {veto: [shop]}", ", removal: uninstall")
+    )
+    assert entry_digest(plain) == entry_digest(site) == entry_digest(going) == registry_digest(plain)
+    assert len({registry_digest(plain), registry_digest(site), registry_digest(going)}) == 3
