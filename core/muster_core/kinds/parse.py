@@ -186,8 +186,8 @@ def _check(document: Document, parsed: object) -> None:
     elif isinstance(parsed, FleetSecret):
         _check_selector(document, parsed.spec.selector, ("spec", "selector"))
     elif isinstance(parsed, Fleet):
-        for name, site in parsed.spec.site_classes.items():
-            if parse_duration(site.contact_interval) < 1:
+        for name, site_class in parsed.spec.site_classes.items():
+            if parse_duration(site_class.contact_interval) < 1:
                 raise KindError(document, ("spec", "siteClasses", name, "contactInterval"), "at least 1s")
     elif isinstance(parsed, RolloutPlan):
         names = [wave.name for wave in parsed.spec.waves]
