@@ -84,8 +84,9 @@ class OperatorClient:
     def list_clusters(self, selector: str = "") -> op.ClusterList:
         return self._call(self._stub.ListClusters, op.ListClustersRequest(selector=selector))
 
-    def list_bundles(self, selector: str = "") -> op.BundleList:
-        return self._call(self._stub.ListBundles, op.ListBundlesRequest(selector=selector))
+    def list_bundles(self, selector: str = "", *, places: bool = False) -> op.BundleList:
+        """``places``: also which cluster has which release, which is much where many are."""
+        return self._call(self._stub.ListBundles, op.ListBundlesRequest(selector=selector, places=places))
 
     def list_rollouts(self, bundle: str = "") -> op.RolloutList:
         return self._call(self._stub.ListRollouts, op.ListRolloutsRequest(bundle=bundle))
@@ -145,6 +146,12 @@ class OperatorClient:
             request = op.ListAuditRequest(after=after)
             for line in self._stub.ListAudit(request, metadata=self._metadata, timeout=self._timeout):
                 yield line.line
+
+    def rollout_events(self, request: op.ListEventsRequest) -> Iterator[op.RolloutEvent]:
+        """A rollout's log in order. With ``follow`` until it ends, without a deadline."""
+        with self._translated():
+            timeout = None if request.follow else self._timeout
+            yield from self._stub.ListEvents(request, metadata=self._metadata, timeout=timeout)
 
     def watch(self, request: op.WatchRequest) -> Iterator[op.Event]:
         """The present state, one SYNCED, then changes until the caller stops: the call without a deadline."""

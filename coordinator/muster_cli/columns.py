@@ -15,6 +15,8 @@ from muster_proto.v1 import operator_pb2 as op
 
 from muster_cli.output import Column, age
 
+NAMED = 8
+
 
 def short(release: wire.Release) -> str:
     """The commit as people say it."""
@@ -27,15 +29,28 @@ def worst_of(cluster: op.ClusterView) -> str:
     return cluster.message or next(bad, "-")
 
 
-def spread(bundle: op.BundleView) -> str:
-    """Which release is where: ``3f2c9d1×5 9ab01c2×1``."""
-    counts: dict[str, int] = {}
+def where(bundle: op.BundleView) -> str:
+    """Which release is where: ``3f2c9d1 ×38, a81b02e ×2 (owed 1), none ×1``."""
+    return ", ".join(_counted(count) for count in bundle.releases) or "-"
+
+
+def _counted(count: op.ReleaseCount) -> str:
+    owed = f" (owed {count.owed})" if count.owed else ""
+    return f"{short(count.release) if count.release.commit else 'none'} ×{count.clusters}{owed}"
+
+
+def elsewhere(bundle: op.BundleView) -> str:
+    """The clusters that do not have the release that the bundle moves to, by what they have."""
+    names: dict[str, list[str]] = {}
     for place in bundle.places:
-        counts[short(place.release)] = counts.get(short(place.release), 0) + 1
-    return (
-        " ".join(f"{commit}×{count}" for commit, count in sorted(counts.items(), key=lambda item: -item[1]))
-        or "-"
+        if place.release.tree_digest != bundle.target.tree_digest:
+            names.setdefault(short(place.release), []).append(place.cluster)
+    told = (
+        f"{commit}: {', '.join(sorted(found)[:NAMED])}"
+        + (f" and {len(found) - NAMED} more" if len(found) > NAMED else "")
+        for commit, found in sorted(names.items())
     )
+    return "; ".join(told) or "-"
 
 
 def wave(rollout: op.RolloutView) -> str:
@@ -59,14 +74,15 @@ CLUSTERS: Sequence[Column[op.ClusterView]] = (
 )
 BUNDLES: Sequence[Column[op.BundleView]] = (
     Column("BUNDLE", lambda b: b.name),
-    Column("RELEASE", lambda b: short(b.current)),
-    Column("PLAN", lambda b: b.plan or "-"),
+    Column("TARGET", lambda b: short(b.target)),
+    Column("PLAN", lambda b: b.plan or "-", wide=True),
     Column("READY", lambda b: f"{b.ready}/{b.matched}"),
     Column("DEGRADED", lambda b: str(b.degraded)),
     Column("BLOCKED", lambda b: str(b.blocked)),
     Column("OWED", lambda b: str(b.owed)),
     Column("ROLLOUT", lambda b: b.active_rollout or "-"),
-    Column("SPREAD", lambda b: spread(b)),
+    Column("WHERE", lambda b: where(b)),
+    Column("ELSEWHERE", lambda b: elsewhere(b), wide=True),
     Column("ERROR", lambda b: b.error or "-"),
 )
 ROLLOUTS: Sequence[Column[op.RolloutView]] = (

@@ -73,10 +73,14 @@ def clusters(ctx: click.Context, selector: str, style: str, watch: bool) -> None
 @WATCH
 @click.pass_context
 def bundles(ctx: click.Context, selector: str, style: str, watch: bool) -> None:
-    """List bundles: what is deployed where.
+    """List bundles: which release is where.
 
-    The newest release, how many clusters are ready, which releases are where, and what is wrong in Git.
-    One bundle in full: muster describe bundle NAME.
+    TARGET is the release that the bundle moves to or holds, WHERE how many clusters have which one. With -o wide,
+    also who has another one. One bundle in full: muster describe bundle NAME.
+
+    \b
+    Example:
+      muster get bundles -l team=web -o wide
     """
     wanted = parse_selector(selector)
     with client(ctx) as operator:
@@ -85,7 +89,8 @@ def bundles(ctx: click.Context, selector: str, style: str, watch: bool) -> None:
             request = op.WatchRequest(bundles=True)
             follow(operator, request, "bundle", BUNDLES, style, lambda item: matches(wanted, item.labels))
         else:
-            Answer(BUNDLES, "bundle", style).show(operator.list_bundles(selector).bundles)
+            found = operator.list_bundles(selector, places=style in {"wide", "json", "yaml"})
+            Answer(BUNDLES, "bundle", style).show(found.bundles)
 
 
 @get.command("rollouts")

@@ -45,6 +45,7 @@ METHODS: Mapping[str, Role] = {
     "GetRollout": Role.VIEWER,
     "Explain": Role.VIEWER,
     "ListOwed": Role.VIEWER,
+    "ListEvents": Role.VIEWER,
     "Watch": Role.VIEWER,
     "ListOperators": Role.VIEWER,
     "ListAudit": Role.VIEWER,

@@ -6,7 +6,7 @@ it is answered. It never lets a caller choose content: only which known commit, 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 
@@ -112,9 +112,10 @@ class OperatorApi:
         names = [name for name in sorted(state.clusters) if matches(wanted, views.labels_of(state, name))]
         return op.ClusterList(clusters=[views.cluster_view(state, state.clusters[name]) for name in names])
 
-    def list_bundles(self, selector: str) -> op.BundleList:
-        state, wanted = self.engine.state, parse_selector(selector)
-        shown = [views.bundle_view(state, name) for name in sorted(views.bundle_names(state.reading))]
+    def list_bundles(self, request: op.ListBundlesRequest) -> op.BundleList:
+        state, wanted = self.engine.state, parse_selector(request.selector)
+        names = sorted(views.bundle_names(state.reading))
+        shown = [views.bundle_view(state, name, places=request.places) for name in names]
         return op.BundleList(bundles=[view for view in shown if matches(wanted, dict(view.labels))])
 
     def list_rollouts(self, bundle: str) -> op.RolloutList:
@@ -246,9 +247,10 @@ class OperatorApi:
         now = self.clock()
         at = int(now * 1000)
         events = [op.Event(kind=op.Event.LOG, at_unix_ms=at, text=line) for line in effects.lines]
-        events += self._present(effects.clusters, effects.bundles | faulty, effects.rollouts, asking, now)
+        events += self._present(effects.clusters, effects.bundles | faulty, (), asking, now)
+        ways = {brief: self._rollouts(effects.rollouts, now, brief) for brief in self.watchers.ways()}
         for watcher in self.watchers:
-            for event in events:
+            for event in (*events, *ways[watcher.brief]):
                 watcher.tell(event)
 
     def _asking_anew(self, effects: Effects) -> set[str]:
@@ -272,8 +274,26 @@ class OperatorApi:
         self._reading = reading
         return {problem.bundle for problem in reading.problems if problem.bundle}
 
+    def _rollouts(self, names: Iterable[str], now: float, brief: bool) -> list[op.Event]:
+        state, at = self.engine.state, int(now * 1000)
+        return [
+            op.Event(
+                kind=op.Event.ROLLOUT,
+                at_unix_ms=at,
+                rollout=views.rollout_view(state.rollouts[name], targets=not brief),
+            )
+            for name in sorted(names)
+            if name in state.rollouts
+        ]
+
     def _present(
-        self, clusters: set[str], bundles: set[str], rollouts: set[str], asking: set[str], now: float
+        self,
+        clusters: set[str],
+        bundles: set[str],
+        rollouts: Iterable[str],
+        asking: set[str],
+        now: float,
+        brief: bool = False,
     ) -> list[op.Event]:
         state, at = self.engine.state, int(now * 1000)
         events = [
@@ -292,16 +312,7 @@ class OperatorApi:
             op.Event(kind=op.Event.BUNDLE, at_unix_ms=at, bundle=views.bundle_view(state, name))
             for name in sorted(bundles)
         ]
-        events += [
-            op.Event(
-                kind=op.Event.ROLLOUT,
-                at_unix_ms=at,
-                rollout=views.rollout_view(state.rollouts[name], targets=True),
-            )
-            for name in sorted(rollouts)
-            if name in state.rollouts
-        ]
-        return events
+        return events + self._rollouts(rollouts, now, brief)
 
     async def watch(self, request: op.WatchRequest) -> AsyncIterator[op.Event]:
         """The present state, then ``SYNCED``, then changes; all of it anew when the reader was too slow."""
@@ -320,7 +331,7 @@ class OperatorApi:
                 case _:
                     return True
 
-        watcher = self.watchers.add(wants)
+        watcher = self.watchers.add(wants, brief=request.brief)
         try:
             while True:
                 state = self.engine.state
@@ -331,6 +342,7 @@ class OperatorApi:
                     set(state.rollouts),
                     set(state.clusters),
                     self.clock(),
+                    request.brief,
                 ):
                     if wants(event):
                         yield event

@@ -5,7 +5,7 @@ Owns the projection; it never changes anything.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from muster_core.rollout.explain import why
 from muster_core.rollout.machine import RolloutMachine
@@ -87,7 +87,8 @@ def bundle_names(reading: Reading) -> set[str]:
     return {*reading.contents.bundles, *(problem.bundle for problem in reading.problems if problem.bundle)}
 
 
-def bundle_view(state: FleetState, name: str) -> op.BundleView:
+def bundle_view(state: FleetState, name: str, *, places: bool = True) -> op.BundleView:
+    """``places``: also which cluster has which release; the counts are there in any case."""
     contents = state.reading.contents
     at = contents.bundles.get(name)
     active, last = state.active_of(name), state.last_succeeded(name)
@@ -106,9 +107,13 @@ def bundle_view(state: FleetState, name: str) -> op.BundleView:
     )
     if last:
         view.last_succeeded.CopyFrom(wire_release(release_of(last)))
+    moves_to = active or last
+    view.target.CopyFrom(wire_release(release_of(moves_to)) if moves_to else view.current)
     if directed := state.directives.newest(name):
         view.directive_sequence = directed.directive.sequence
         view.directive_digest = directed.directive.digest
+    owed = state.owed_in(name)
+    counts: dict[str, op.ReleaseCount] = {}
     for cluster in state.clusters.values():
         report = cluster.reports.get(name)
         if at is None:  # it cannot be read: it is where it was
@@ -116,21 +121,32 @@ def bundle_view(state: FleetState, name: str) -> op.BundleView:
         else:
             matched = cluster.entry is not None and targeted(at.bundle, cluster.entry.all_labels)
         if matched:
-            view.matched += 1
             phase = report.phase if report else "Pending"
+            release = report.release if report else wire.Release(bundle=name)
+            view.matched += 1
             view.ready += phase == "Ready"
             view.degraded += phase == "Degraded"
             view.blocked += phase == "Blocked"
-            release = report.release if report else wire.Release(bundle=name)
-            view.places.append(
-                op.BundlePlace(
-                    cluster=cluster.name,
-                    release=release,
-                    phase=phase,
-                    message=report.message if report else "",
+            # By what it is: the same tree came with many a commit.
+            count = counts.setdefault(release.tree_digest, op.ReleaseCount(release=release))
+            count.clusters += 1
+            count.ready += phase == "Ready"
+            count.owed += cluster.name in owed
+            if places:
+                message = report.message if report else ""
+                view.places.append(
+                    op.BundlePlace(cluster=cluster.name, release=release, phase=phase, message=message)
                 )
-            )
+    if view.target.tree_digest in counts:  # one commit for one tree, wherever it is named
+        counts[view.target.tree_digest].release.commit = view.target.commit
+    view.releases.extend(sorted(counts.values(), key=_place))
     return view
+
+
+def _place(count: op.ReleaseCount) -> tuple[bool, int, str]:
+    """Most clusters first; those that have no release yet come last."""
+    commit = count.release.commit
+    return (not commit, -count.clusters, commit)
 
 
 def rollout_view(machine: RolloutMachine, *, targets: bool) -> op.RolloutView:
@@ -152,6 +168,10 @@ def rollout_view(machine: RolloutMachine, *, targets: bool) -> op.RolloutView:
         lost=machine.count("lost"),
         owed=machine.count("owed"),
         waves=[_wave(machine, index) for index in range(len(machine.waves))],
+        reason=machine.started.reason,
+        attempt=machine.started.attempt,
+        goes_back=machine.started.goes_back,
+        skipped=machine.count("skipped"),
     )
     if targets:
         view.targets.extend(target_view(machine, name) for name in machine.targets)
@@ -176,7 +196,19 @@ def _wave(machine: RolloutMachine, index: int) -> op.WaveView:
         max_failed=wave.spec.max_failed,
         quorum=wave.quorum,
         soak_seconds=int(wave.spec.soak),
+        soaking=wave.count("soaking"),
+        soak_until_unix_ms=int(1000 * max(_soaks(machine, index), default=0.0)),
     )
+
+
+def _soaks(machine: RolloutMachine, index: int) -> Iterator[float]:
+    """When each soak of a wave that runs is over. O(in flight)."""
+    if machine.has_ended:
+        return
+    for cluster in machine.waves[index].flying:
+        target = machine.targets[cluster]
+        if target.soak_runs and target.deadline is not None:
+            yield target.deadline
 
 
 def target_view(machine: RolloutMachine, cluster: str) -> op.TargetView:

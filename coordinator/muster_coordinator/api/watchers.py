@@ -15,10 +15,13 @@ QUEUE = 2_000
 
 
 class Watcher:
-    """Events for one ``Watch`` call. ``overflowed`` asks for the present state again."""
+    """Events for one ``Watch`` call. ``overflowed`` asks for the present state again.
 
-    def __init__(self, wants: Callable[[op.Event], bool]) -> None:
-        self._wants = wants
+    ``brief``: rollouts without their targets, which can be very many.
+    """
+
+    def __init__(self, wants: Callable[[op.Event], bool], brief: bool = False) -> None:
+        self._wants, self.brief = wants, brief
         self._queue: asyncio.Queue[op.Event] = asyncio.Queue(QUEUE)
         self.overflowed = False
 
@@ -49,8 +52,12 @@ class Watchers:
     def __len__(self) -> int:
         return len(self._watchers)
 
-    def add(self, wants: Callable[[op.Event], bool]) -> Watcher:
-        watcher = Watcher(wants)
+    def ways(self) -> set[bool]:
+        """Whether some want rollouts brief, whole, or both: what nobody wants is not made."""
+        return {watcher.brief for watcher in self._watchers}
+
+    def add(self, wants: Callable[[op.Event], bool], *, brief: bool = False) -> Watcher:
+        watcher = Watcher(wants, brief)
         self._watchers.add(watcher)
         return watcher
 

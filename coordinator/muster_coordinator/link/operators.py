@@ -26,6 +26,7 @@ from muster_coordinator.access.roles import SERVICE
 from muster_coordinator.api.audits import AuditApi
 from muster_coordinator.api.credentials import CredentialApi
 from muster_coordinator.api.directives import DirectiveApi
+from muster_coordinator.api.history import HistoryApi
 from muster_coordinator.api.joins import JoinApi
 from muster_coordinator.api.operator import OperatorApi
 from muster_coordinator.enrol.x509 import presented
@@ -161,6 +162,7 @@ class OperatorServicer(operator_pb2_grpc.OperatorServicer):
     def __init__(self, api: OperatorApi, credentials: CredentialApi, audits: AuditApi) -> None:
         self._api, self._credentials, self._audits = api, credentials, audits
         self._directives, self._joins = DirectiveApi(api.engine), JoinApi(api.engine)
+        self._history = HistoryApi(api.engine.state, api.store, api.watchers)
 
     async def _answer(self, context: grpc.aio.ServicerContext[Any, Any], call: Callable[[], Any]) -> Any:
         try:
@@ -191,7 +193,7 @@ class OperatorServicer(operator_pb2_grpc.OperatorServicer):
         return await self._answer(context, lambda: self._api.list_clusters(request.selector))  # type: ignore[no-any-return]
 
     async def ListBundles(self, request: op.ListBundlesRequest, context: Any) -> op.BundleList:
-        return await self._answer(context, lambda: self._api.list_bundles(request.selector))  # type: ignore[no-any-return]
+        return await self._answer(context, lambda: self._api.list_bundles(request))  # type: ignore[no-any-return]
 
     async def ListRollouts(self, request: op.ListRolloutsRequest, context: Any) -> op.RolloutList:
         return await self._answer(context, lambda: self._api.list_rollouts(request.bundle))  # type: ignore[no-any-return]
@@ -239,6 +241,16 @@ class OperatorServicer(operator_pb2_grpc.OperatorServicer):
 
     async def AcknowledgeHead(self, request: op.AcknowledgeHeadRequest, context: Any) -> op.AuditHead:
         return await self._answer(context, lambda: self._audits.acknowledge(request))  # type: ignore[no-any-return]
+
+    async def ListEvents(self, request: op.ListEventsRequest, context: Any) -> AsyncIterator[op.RolloutEvent]:
+        events = self._history.events(request)
+        try:
+            async for event in events:
+                yield event
+        except MusterError as error:
+            await fail(context, error)
+        finally:
+            await events.aclose()  # type: ignore[attr-defined]
 
     async def ListAudit(self, request: op.ListAuditRequest, context: Any) -> AsyncIterator[op.AuditLine]:
         try:

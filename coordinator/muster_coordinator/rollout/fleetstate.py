@@ -177,6 +177,12 @@ class FleetState:
         now = active.count("owed") if active else 0
         return now + (len(self.debts[bundle].owed()) if bundle in self.debts else 0)
 
+    def owed_in(self, bundle: str) -> set[str]:
+        """Clusters that wait for a release of this bundle."""
+        active, ledger = self.active_of(bundle), self.debts.get(bundle)
+        names = {name for name, t in active.targets.items() if t.state == "owed"} if active else set[str]()
+        return names | ({debt.cluster for debt in ledger.owed()} if ledger else set())
+
 
 def patience(plan: ResolvedPlan) -> float:
     """How long a catch-up's offer stands, in seconds: as long as the plan gives the most distant of its members."""

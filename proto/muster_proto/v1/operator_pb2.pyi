@@ -329,15 +329,18 @@ class ListBundlesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SELECTOR_FIELD_NUMBER: _builtins.int
+    PLACES_FIELD_NUMBER: _builtins.int
     selector: _builtins.str
+    places: _builtins.bool
     def __init__(
         self,
         *,
         selector: _builtins.str = ...,
+        places: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["selector", b"selector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["places", b"places", "selector", b"selector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -501,6 +504,37 @@ class BundlePlace(_message.Message):
 Global___BundlePlace: _TypeAlias = BundlePlace  # noqa: Y015
 
 @_typing.final
+class ReleaseCount(_message.Message):
+    """How many clusters have a release of a bundle; owed: of these, how many wait for another one. Without a commit: none yet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RELEASE_FIELD_NUMBER: _builtins.int
+    CLUSTERS_FIELD_NUMBER: _builtins.int
+    READY_FIELD_NUMBER: _builtins.int
+    OWED_FIELD_NUMBER: _builtins.int
+    clusters: _builtins.int
+    ready: _builtins.int
+    owed: _builtins.int
+    @_builtins.property
+    def release(self) -> _link_pb2.Release: ...
+    def __init__(
+        self,
+        *,
+        release: _link_pb2.Release | None = ...,
+        clusters: _builtins.int = ...,
+        ready: _builtins.int = ...,
+        owed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["release", b"release"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clusters", b"clusters", "owed", b"owed", "ready", b"ready", "release", b"release"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseCount: _TypeAlias = ReleaseCount  # noqa: Y015
+
+@_typing.final
 class BundleView(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -539,6 +573,8 @@ class BundleView(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     DIRECTIVE_SEQUENCE_FIELD_NUMBER: _builtins.int
     DIRECTIVE_DIGEST_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    RELEASES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     plan: _builtins.str
     error: _builtins.str
@@ -558,6 +594,12 @@ class BundleView(_message.Message):
     def last_succeeded(self) -> _link_pb2.Release: ...
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def target(self) -> _link_pb2.Release: ...
+    @_builtins.property
+    def releases(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReleaseCount]:
+        """what it moves to or holds; most clusters first"""
+
     def __init__(
         self,
         *,
@@ -576,10 +618,12 @@ class BundleView(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         directive_sequence: _builtins.int = ...,
         directive_digest: _builtins.str = ...,
+        target: _link_pb2.Release | None = ...,
+        releases: _abc.Iterable[Global___ReleaseCount] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["current", b"current", "last_succeeded", b"last_succeeded"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["current", b"current", "last_succeeded", b"last_succeeded", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_rollout", b"active_rollout", "blocked", b"blocked", "current", b"current", "degraded", b"degraded", "directive_digest", b"directive_digest", "directive_sequence", b"directive_sequence", "error", b"error", "labels", b"labels", "last_succeeded", b"last_succeeded", "matched", b"matched", "name", b"name", "owed", b"owed", "places", b"places", "plan", b"plan", "ready", b"ready"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_rollout", b"active_rollout", "blocked", b"blocked", "current", b"current", "degraded", b"degraded", "directive_digest", b"directive_digest", "directive_sequence", b"directive_sequence", "error", b"error", "labels", b"labels", "last_succeeded", b"last_succeeded", "matched", b"matched", "name", b"name", "owed", b"owed", "places", b"places", "plan", b"plan", "ready", b"ready", "releases", b"releases", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -666,6 +710,8 @@ class WaveView(_message.Message):
     MAX_FAILED_FIELD_NUMBER: _builtins.int
     QUORUM_FIELD_NUMBER: _builtins.int
     SOAK_SECONDS_FIELD_NUMBER: _builtins.int
+    SOAKING_FIELD_NUMBER: _builtins.int
+    SOAK_UNTIL_UNIX_MS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     state: _builtins.str
     total: _builtins.int
@@ -680,6 +726,9 @@ class WaveView(_message.Message):
     max_failed: _builtins.int
     quorum: _builtins.int
     soak_seconds: _builtins.int
+    soaking: _builtins.int
+    soak_until_unix_ms: _builtins.int
+    """the last soak that runs; 0: none does"""
     def __init__(
         self,
         *,
@@ -697,10 +746,12 @@ class WaveView(_message.Message):
         max_failed: _builtins.int = ...,
         quorum: _builtins.int = ...,
         soak_seconds: _builtins.int = ...,
+        soaking: _builtins.int = ...,
+        soak_until_unix_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "failed", b"failed", "in_flight", b"in_flight", "lost", b"lost", "max_failed", b"max_failed", "max_in_flight", b"max_in_flight", "name", b"name", "owed", b"owed", "quorum", b"quorum", "skipped", b"skipped", "soak_seconds", b"soak_seconds", "state", b"state", "total", b"total", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "failed", b"failed", "in_flight", b"in_flight", "lost", b"lost", "max_failed", b"max_failed", "max_in_flight", b"max_in_flight", "name", b"name", "owed", b"owed", "quorum", b"quorum", "skipped", b"skipped", "soak_seconds", b"soak_seconds", "soak_until_unix_ms", b"soak_until_unix_ms", "soaking", b"soaking", "state", b"state", "total", b"total", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -728,6 +779,10 @@ class RolloutView(_message.Message):
     FAILED_FIELD_NUMBER: _builtins.int
     LOST_FIELD_NUMBER: _builtins.int
     OWED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    GOES_BACK_FIELD_NUMBER: _builtins.int
+    SKIPPED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     bundle: _builtins.str
     plan: _builtins.str
@@ -743,6 +798,10 @@ class RolloutView(_message.Message):
     failed: _builtins.int
     lost: _builtins.int
     owed: _builtins.int
+    reason: _builtins.str
+    attempt: _builtins.int
+    goes_back: _builtins.bool
+    skipped: _builtins.int
     @_builtins.property
     def release(self) -> _link_pb2.Release: ...
     @_builtins.property
@@ -770,10 +829,14 @@ class RolloutView(_message.Message):
         failed: _builtins.int = ...,
         lost: _builtins.int = ...,
         owed: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        goes_back: _builtins.bool = ...,
+        skipped: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["release", b"release"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "done", b"done", "ended_unix_ms", b"ended_unix_ms", "failed", b"failed", "in_flight", b"in_flight", "lost", b"lost", "name", b"name", "owed", b"owed", "plan", b"plan", "release", b"release", "started_by", b"started_by", "started_unix_ms", b"started_unix_ms", "state", b"state", "targets", b"targets", "total", b"total", "wave_index", b"wave_index", "waves", b"waves", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "bundle", b"bundle", "done", b"done", "ended_unix_ms", b"ended_unix_ms", "failed", b"failed", "goes_back", b"goes_back", "in_flight", b"in_flight", "lost", b"lost", "name", b"name", "owed", b"owed", "plan", b"plan", "reason", b"reason", "release", b"release", "skipped", b"skipped", "started_by", b"started_by", "started_unix_ms", b"started_unix_ms", "state", b"state", "targets", b"targets", "total", b"total", "wave_index", b"wave_index", "waves", b"waves", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -869,6 +932,70 @@ class RenewDirectiveRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RenewDirectiveRequest: _TypeAlias = RenewDirectiveRequest  # noqa: Y015
+
+@_typing.final
+class ListEventsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLLOUT_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    FOLLOW_FIELD_NUMBER: _builtins.int
+    WHOLE_FIELD_NUMBER: _builtins.int
+    rollout: _builtins.str
+    after: _builtins.int
+    follow: _builtins.bool
+    whole: _builtins.bool
+    def __init__(
+        self,
+        *,
+        rollout: _builtins.str = ...,
+        after: _builtins.int = ...,
+        follow: _builtins.bool = ...,
+        whole: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "follow", b"follow", "rollout", b"rollout", "whole", b"whole"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListEventsRequest: _TypeAlias = ListEventsRequest  # noqa: Y015
+
+@_typing.final
+class RolloutEvent(_message.Message):
+    """One event of a rollout as it is stored. event is its name, text what it says in words, data its JSON."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    AT_UNIX_MS_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    at_unix_ms: _builtins.int
+    event: _builtins.str
+    cluster: _builtins.str
+    text: _builtins.str
+    data: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        at_unix_ms: _builtins.int = ...,
+        event: _builtins.str = ...,
+        cluster: _builtins.str = ...,
+        text: _builtins.str = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_unix_ms", b"at_unix_ms", "cluster", b"cluster", "data", b"data", "event", b"event", "number", b"number", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RolloutEvent: _TypeAlias = RolloutEvent  # noqa: Y015
 
 @_typing.final
 class ListOwedRequest(_message.Message):
@@ -1062,10 +1189,12 @@ class WatchRequest(_message.Message):
     BUNDLES_FIELD_NUMBER: _builtins.int
     ROLLOUTS_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    BRIEF_FIELD_NUMBER: _builtins.int
     clusters: _builtins.bool
     bundles: _builtins.bool
     rollouts: _builtins.bool
     name: _builtins.str
+    brief: _builtins.bool
     def __init__(
         self,
         *,
@@ -1073,10 +1202,11 @@ class WatchRequest(_message.Message):
         bundles: _builtins.bool = ...,
         rollouts: _builtins.bool = ...,
         name: _builtins.str = ...,
+        brief: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles", "clusters", b"clusters", "name", b"name", "rollouts", b"rollouts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["brief", b"brief", "bundles", b"bundles", "clusters", b"clusters", "name", b"name", "rollouts", b"rollouts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -109,6 +109,11 @@ class OperatorStub:
                 request_serializer=muster__proto_dot_v1_dot_operator__pb2.GetRequest.SerializeToString,
                 response_deserializer=muster__proto_dot_v1_dot_operator__pb2.ClusterView.FromString,
                 _registered_method=True)
+        self.ListEvents = channel.unary_stream(
+                '/muster.v1.Operator/ListEvents',
+                request_serializer=muster__proto_dot_v1_dot_operator__pb2.ListEventsRequest.SerializeToString,
+                response_deserializer=muster__proto_dot_v1_dot_operator__pb2.RolloutEvent.FromString,
+                _registered_method=True)
         self.ListOwed = channel.unary_unary(
                 '/muster.v1.Operator/ListOwed',
                 request_serializer=muster__proto_dot_v1_dot_operator__pb2.ListOwedRequest.SerializeToString,
@@ -253,6 +258,13 @@ class OperatorServicer:
 
     def AcknowledgeFloor(self, request, context):
         """an operator has seen that a cluster's floor went back
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListEvents(self, request, context):
+        """a rollout's log, in order; with follow until it ends
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -403,6 +415,11 @@ def add_OperatorServicer_to_server(servicer, server):
                     servicer.AcknowledgeFloor,
                     request_deserializer=muster__proto_dot_v1_dot_operator__pb2.GetRequest.FromString,
                     response_serializer=muster__proto_dot_v1_dot_operator__pb2.ClusterView.SerializeToString,
+            ),
+            'ListEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListEvents,
+                    request_deserializer=muster__proto_dot_v1_dot_operator__pb2.ListEventsRequest.FromString,
+                    response_serializer=muster__proto_dot_v1_dot_operator__pb2.RolloutEvent.SerializeToString,
             ),
             'ListOwed': grpc.unary_unary_rpc_method_handler(
                     servicer.ListOwed,
@@ -860,6 +877,33 @@ class Operator:
             '/muster.v1.Operator/AcknowledgeFloor',
             muster__proto_dot_v1_dot_operator__pb2.GetRequest.SerializeToString,
             muster__proto_dot_v1_dot_operator__pb2.ClusterView.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/muster.v1.Operator/ListEvents',
+            muster__proto_dot_v1_dot_operator__pb2.ListEventsRequest.SerializeToString,
+            muster__proto_dot_v1_dot_operator__pb2.RolloutEvent.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,6 +52,8 @@ class OperatorStub:
     """a newer directive for a release that clusters wait for"""
     AcknowledgeFloor: _grpc.UnaryUnaryMultiCallable[_operator_pb2.GetRequest, _operator_pb2.ClusterView]
     """an operator has seen that a cluster's floor went back"""
+    ListEvents: _grpc.UnaryStreamMultiCallable[_operator_pb2.ListEventsRequest, _operator_pb2.RolloutEvent]
+    """a rollout's log, in order; with follow until it ends"""
     ListOwed: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ListOwedRequest, _operator_pb2.OwedList]
     Explain: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ExplainRequest, _operator_pb2.Explanation]
     Refresh: _grpc.UnaryUnaryMultiCallable[_operator_pb2.RefreshRequest, _operator_pb2.Info]
@@ -93,6 +95,8 @@ class OperatorAsyncStub(OperatorStub):
     """a newer directive for a release that clusters wait for"""
     AcknowledgeFloor: _aio.UnaryUnaryMultiCallable[_operator_pb2.GetRequest, _operator_pb2.ClusterView]  # type: ignore[assignment]
     """an operator has seen that a cluster's floor went back"""
+    ListEvents: _aio.UnaryStreamMultiCallable[_operator_pb2.ListEventsRequest, _operator_pb2.RolloutEvent]  # type: ignore[assignment]
+    """a rollout's log, in order; with follow until it ends"""
     ListOwed: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListOwedRequest, _operator_pb2.OwedList]  # type: ignore[assignment]
     Explain: _aio.UnaryUnaryMultiCallable[_operator_pb2.ExplainRequest, _operator_pb2.Explanation]  # type: ignore[assignment]
     Refresh: _aio.UnaryUnaryMultiCallable[_operator_pb2.RefreshRequest, _operator_pb2.Info]  # type: ignore[assignment]
@@ -221,6 +225,14 @@ class OperatorServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operator_pb2.ClusterView, _abc.Awaitable[_operator_pb2.ClusterView]]:
         """an operator has seen that a cluster's floor went back"""
+
+    @_abc_1.abstractmethod
+    def ListEvents(
+        self,
+        request: _operator_pb2.ListEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_operator_pb2.RolloutEvent], _abc.AsyncIterator[_operator_pb2.RolloutEvent]]:
+        """a rollout's log, in order; with follow until it ends"""
 
     @_abc_1.abstractmethod
     def ListOwed(

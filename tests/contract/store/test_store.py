@@ -36,6 +36,13 @@ def event(number: int, stream: str = "shop-0001") -> EventRow:
     return EventRow(stream, number, b"%d" % number)
 
 
+async def test_one_log_is_read_in_order_from_anywhere(store: SqlStore) -> None:
+    await store.commit(Batch(events=[event(n) for n in (1, 2, 3)] + [event(1, "other-0001")]))
+    assert [row.number for row in await store.events("shop-0001", 0, 2)] == [1, 2]
+    assert [row.data for row in await store.events("shop-0001", 2, 2)] == [b"3"]
+    assert not await store.events("shop-0001", 3, 2)
+
+
 async def test_a_token_is_taken_by_one_of_many_at_once(store: SqlStore) -> None:
     await store.add_token(TOKEN)
     winners = []

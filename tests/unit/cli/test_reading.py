@@ -26,7 +26,9 @@ def filled(hub: Hub) -> Hub:
         ]),
         op.ClusterView(name="edge-1", state="Offline", owed=["shop-0007"]),
     ]  # fmt: skip
-    hub.bundles = [op.BundleView(name="shop", current=RELEASE, plan="rings", matched=2, ready=1, places=[
+    hub.bundles = [op.BundleView(name="shop", current=RELEASE, target=RELEASE, plan="rings", matched=2, ready=1, releases=[
+        op.ReleaseCount(release=RELEASE, clusters=1, ready=1), op.ReleaseCount(clusters=1, owed=1),
+    ], places=[
         op.BundlePlace(cluster="berlin-04", release=RELEASE, phase="Ready"), op.BundlePlace(cluster="edge-1", phase="Pending"),
     ])]  # fmt: skip
     hub.rollouts = [op.RolloutView(name="shop-0007", bundle="shop", release=RELEASE, state="Running", wave_index=1, total=40, done=14,
@@ -48,7 +50,22 @@ def test_tables_hold_what_people_ask_for(muster: Muster, filled: Hub) -> None:
     assert rollout.split()[:6] == ["shop-0007", "shop", "3f2c9d1", "Running", "2/2", "stores"]
     assert "14/40" in rollout
     assert rollout.endswith("soaking until 14:05")
-    assert "3f2c9d1×1" in muster("get", "bundles").out
+    head, shop = muster("get", "bundles").out.splitlines()
+    assert head.split() == [
+        "BUNDLE",
+        "TARGET",
+        "READY",
+        "DEGRADED",
+        "BLOCKED",
+        "OWED",
+        "ROLLOUT",
+        "WHERE",
+        "ERROR",
+    ]
+    assert "3f2c9d1 ×1, none ×1 (owed 1)" in shop
+    assert not filled.requests[-1].places
+    assert "edge-1" in muster("get", "bundles", "-o", "wide").out
+    assert filled.requests[-1].places
     assert muster("get", "tokens").out.splitlines()[1].split()[:3] == ["t1", "a", "Used"]
     assert "tier=store" in muster("get", "clusters", "-o", "wide").out
 

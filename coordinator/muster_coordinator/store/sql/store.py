@@ -195,6 +195,11 @@ class SqlStore:
             found.setdefault(row.stream, []).append(row)
         return found
 
+    async def events(self, stream: str, after: int, limit: int) -> Sequence[EventRow]:
+        table = schema.events
+        wanted = sa.select(table).where(table.c.stream == stream, table.c.number > after)
+        return await self._rows(wanted.order_by(table.c.number).limit(limit), EventRow)
+
 
 def _create(connection: sa.Connection) -> None:
     schema.metadata.create_all(connection)

@@ -1,0 +1,89 @@
+"""The log of one rollout, as operators read and follow it.
+
+Owns paging through the store and the words of each event. What is told is what is durable: a follower learns from the
+watchers only that there is more, and reads it where it was written. It never changes anything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import msgspec
+from muster_core.rollout import events as ev
+from muster_core.rollout.machine import RolloutMachine
+from muster_proto.v1 import operator_pb2 as op
+
+from muster_coordinator.api.answers import NotFoundError
+from muster_coordinator.api.watchers import Watchers
+from muster_coordinator.rollout.fleetstate import FleetState
+from muster_coordinator.rollout.narration import event_line
+from muster_coordinator.store.port import EventRow, Store
+
+PAGE = 500
+SETTLE = 2.0  # seconds that a commit may take
+
+
+@dataclass(slots=True)
+class HistoryApi:
+    state: FleetState
+    store: Store
+    watchers: Watchers
+
+    async def events(self, request: op.ListEventsRequest) -> AsyncIterator[op.RolloutEvent]:
+        """From ``after`` on. With ``follow`` it goes on until the rollout has ended; ``MUSTER-L042`` for an unknown one."""
+        name, last = request.rollout, request.after
+        machine = self.state.rollouts.get(name)
+        if machine is None:
+            raise NotFoundError(
+                "L042", "there is no such rollout", object=name, hint="See them: muster get rollouts."
+            )
+        watcher = self.watchers.add(
+            lambda event: event.kind == op.Event.ROLLOUT and event.rollout.name == name, brief=True
+        )
+        quiet = False
+        try:
+            while True:
+                ended = machine.has_ended  # in memory, which is ahead of what is durable
+                rows = await self.store.events(name, last, PAGE)
+                for row in rows:
+                    last, event = row.number, ev.decode(row.data)
+                    yield _told(machine, row, event, whole=request.whole)
+                    if isinstance(event, ev.Ended):
+                        return
+                if len(rows) == PAGE:
+                    continue
+                if quiet or not request.follow:
+                    return
+                quiet = (
+                    ended and not rows
+                )  # nothing, for as long as a commit takes: ``after`` is past its end
+                with anyio.move_on_after(SETTLE if ended else math.inf):
+                    await watcher.next()
+        finally:
+            self.watchers.remove(watcher)
+
+
+def _told(machine: RolloutMachine, row: EventRow, event: ev.AnyEvent, *, whole: bool) -> op.RolloutEvent:
+    return op.RolloutEvent(
+        number=row.number,
+        at_unix_ms=int(event.at * 1000),
+        event=str(event.__struct_config__.tag),
+        cluster=event.cluster if isinstance(event, ev.TargetEvent) else "",
+        text=event_line(machine, event) or _words(machine, event),
+        data=row.data if whole else b"",
+    )
+
+
+def _words(machine: RolloutMachine, event: ev.AnyEvent) -> str:
+    """An event that has no sentence of its own: its name, and what it says besides when and to whom."""
+    said: dict[str, Any] = msgspec.to_builtins(event)
+    tag, cluster = said.pop("event"), said.pop("cluster", machine.name)
+    said.pop("at")
+    if isinstance(index := said.get("wave"), int) and index < len(machine.waves):
+        said["wave"] = machine.waves[index].spec.name
+    rest = ", ".join(f"{key} {value}" for key, value in said.items() if value not in ("", None, [], {}))
+    return f"{cluster} {tag}" + (f": {rest}" if rest else "")
