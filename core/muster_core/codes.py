@@ -226,7 +226,7 @@ L022 | The coordinator does not answer the agent. | Check that it runs, and the 
 L023 | The coordinator did not greet in time. | Nothing at first: the agent tries again; if it stays, look at the coordinator's load.
 L024 | What answered is no coordinator, or one of another version. | Check the link address.
 L025 | The coordinator sent the agent away. | The message says why; the agent comes back when it was told to.
-L030 | The database is of another version than this program reads. | Start the program that wrote it.
+L030 | The database is of a version that this program does not read. | Start the program that wrote it, or a newer one; older databases are changed at the start, one version after the other.
 L031 | The database cannot be read or written: a full disk, wrong permissions, or damage. | Make room, or mend the permissions; a damaged one: restore a backup, or move it away, and it is rebuilt from Git and agents' reports.
 L032 | A row of the database is not what this program writes. | Start the program that wrote it, or restore a backup.
 L040 | There is no such cluster. | `muster get clusters`
@@ -237,6 +237,9 @@ L044 | No certificate of this operator counts. | `muster operator list`
 L045 | No alarm is open for this writer of an audit log. | `muster audit heads`
 L050 | A session did not begin with a hello. | Use an agent of this program's version; nothing else speaks on this address.
 L051 | The coordinator has not read the registry yet. | Nothing: it does so by itself; if it stays, `muster version` and its log say why.
+L052 | The shared database cannot be reached, or the session that leads it is gone. | Check the server and the way to it; the coordinator ends, and started again it leads or waits as a standby.
+L053 | This is no URL of a PostgreSQL database. | Write `postgresql://USER:PASSWORD@HOST:PORT/NAME`, best into a file for `--database-file`.
+L054 | Another coordinator has taken the lead of the database. | Nothing: this one ends; started again it waits as a standby.
 L060 | The credential does not hold. | Sign in again, and send one credential only.
 L061 | The token is valid, but none of its groups has a role here. | An administrator maps a group to a role.
 L062 | This needs a role that the caller does not have. | Ask somebody who has it.

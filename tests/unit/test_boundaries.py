@@ -25,8 +25,8 @@ ALLOWED = {
         "coordinator/muster_cli/checkout.py",
     },
     "sqlalchemy": {
-        "coordinator/muster_coordinator/store/sql/schema.py",
-        "coordinator/muster_coordinator/store/sql/store.py",
+        f"coordinator/muster_coordinator/store/sql/{name}.py"
+        for name in ("migrations", "postgres", "schema", "sqlite", "store")
     },
     "nacl": {"core/muster_core/sealing/envelope.py", "core/muster_core/sealing/keys.py"},
     "cryptography": {

@@ -1,23 +1,24 @@
-"""The store on SQLite, embedded: WAL, full sync, one writer, BEGIN IMMEDIATE.
+"""The store on SQLAlchemy Core, on whichever engine a place stands for.
 
-Owns the only use of SQLAlchemy. A unit of work is one function that runs as a whole in a worker thread: an awaiting driver
-would go back to the event loop for every statement of it, and that costs the loop more than the statements do. Units are
-short and shielded from cancellation. It never reads a clock.
+A unit of work is one function that runs as a whole in a worker thread: an awaiting driver would go back to the event loop for
+every statement of it, and that costs the loop more than the statements do. Units are short, shielded from cancellation, and
+one writes at a time. It never reads a clock.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import anyio
 import anyio.to_thread
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.dialects import postgresql, sqlite
 
 from muster_coordinator.audit.heads import HeadRow
 from muster_coordinator.store.port import (
@@ -30,49 +31,66 @@ from muster_coordinator.store.port import (
     StoreError,
     TokenRow,
 )
-from muster_coordinator.store.sql import schema
+from muster_coordinator.store.sql import migrations, schema
+from muster_coordinator.store.sql.sqlite import SqlitePlace
 
 T = TypeVar("T")
 R = TypeVar("R")
 THREADS = 4
 
 
-class SqlStore:
-    """Open it with :meth:`open`; close it with :meth:`close`."""
+class Place(Protocol):
+    """Where the tables are. ``writing`` and ``snapshot`` are transactions; all calls block."""
 
-    def __init__(self, engine: sa.Engine, path: Path) -> None:
-        self._engine, self._path = engine, path
+    name: str
+    engine: sa.Engine
+
+    def writing(self) -> AbstractContextManager[sa.Connection]: ...
+
+    def snapshot(self) -> AbstractContextManager[sa.Connection]: ...
+
+    def keep_copy(self, mark: str) -> Path | None: ...
+
+    def told(self, error: sa.exc.DBAPIError) -> StoreError: ...
+
+    def close(self) -> None: ...
+
+
+class SqlStore:
+    """Open it with :meth:`open` or :meth:`on`; close it with :meth:`close`."""
+
+    def __init__(self, place: Place) -> None:
+        self._place, self._engine = place, place.engine
         self._writer, self._threads = anyio.Lock(), anyio.CapacityLimiter(THREADS)
-        dialect = engine.dialect
+        dialect = place.engine.dialect
         self._events = _Rows(sa.insert(schema.events), dialect)
-        self._reports = _Rows(_upsert(schema.reports), dialect)
-        self._sessions = _Rows(_upsert(schema.sessions), dialect)
-        self._joins = _Rows(_upsert(schema.joins), dialect)
-        self._heads = _Rows(_upsert(schema.audit_heads), dialect)
-        self._operators = _Rows(_upsert(schema.operators), dialect)
+        self._reports = _Rows(_upsert(schema.reports, dialect), dialect)
+        self._sessions = _Rows(_upsert(schema.sessions, dialect), dialect)
+        self._joins = _Rows(_upsert(schema.joins, dialect), dialect)
+        self._heads = _Rows(_upsert(schema.audit_heads, dialect), dialect)
+        self._operators = _Rows(_upsert(schema.operators, dialect), dialect)
 
     @classmethod
     async def open(cls, path: Path) -> SqlStore:
-        """Creates the tables in an empty file; ``MUSTER-L030`` for one of another version, ``L031`` for none of ours."""
-        engine = sa.create_engine(f"sqlite:///{path}")
+        """On a file, as :meth:`on`."""
+        return await cls.on(SqlitePlace(path))
 
-        @sa.event.listens_for(engine, "connect")
-        def prepare(connection: Any, _: object) -> None:
-            cursor = connection.cursor()
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000", "foreign_keys=ON"):
-                cursor.execute(f"PRAGMA {pragma}")
-            cursor.close()
+    @classmethod
+    async def on(cls, place: Place) -> SqlStore:
+        """Makes the tables of an empty database, and changes those of an older program after a copy was kept.
 
-        store = cls(engine, path)
+        ``MUSTER-L030`` for a database of a newer program, ``L031`` or ``L052`` for one that cannot be used.
+        """
+        store = cls(place)
         try:
-            await store._write(_create)
+            await store._in_thread(lambda: prepare(place))
         except BaseException:
             await store.close()
             raise
         return store
 
     async def close(self) -> None:
-        await self._in_thread(self._engine.dispose)
+        await self._in_thread(self._place.close)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         """Runs it to its end, also when who waits for it is cancelled."""
@@ -85,45 +103,23 @@ class SqlStore:
         """Runs it in a transaction of its own."""
 
         def transaction() -> T:
-            with self._engine.connect() as connection:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-                try:
-                    result = work(connection)
-                    connection.exec_driver_sql("COMMIT")
-                except BaseException:
-                    # A full disk ends the transaction by itself; then there is nothing to roll back.
-                    with contextlib.suppress(sa.exc.DBAPIError):
-                        connection.exec_driver_sql("ROLLBACK")
-                    raise
-                return result
+            with told(self._place), self._place.writing() as connection:
+                return work(connection)
 
         async with self._writer:
-            with self._told():
-                return await self._in_thread(transaction)
+            return await self._in_thread(transaction)
 
-    @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """What the disk does to the driver, as ``MUSTER-L031`` that names the file."""
-        try:
-            yield
-        except sa.exc.IntegrityError:  # this program's mistake, not the disk's
-            raise
-        except sa.exc.DBAPIError as error:
-            raise StoreError(
-                "L031",
-                f"the database cannot be read or written ({error.orig})",
-                object=str(self._path),
-                hint="Make room on the disk, or mend its permissions. A damaged one: restore a backup, or move it away, "
-                "and it is rebuilt from Git and from what agents report.",
-            ) from error
+    async def exclusively(self, work: Callable[[], T]) -> T:
+        """Runs what must not meet a transaction, in a thread."""
+        async with self._writer:
+            return await self._in_thread(work)
 
     async def _rows(self, query: sa.Select[Any], row: type[R]) -> list[R]:
         def read() -> list[R]:
-            with self._engine.connect() as connection:
+            with told(self._place), self._engine.connect() as connection:
                 return [row(**found._mapping) for found in connection.execute(query)]
 
-        with self._told():
-            return await self._in_thread(read)
+        return await self._in_thread(read)
 
     async def commit(self, batch: Batch) -> None:
         # Made here: what a batch holds is the caller's again while the thread writes.
@@ -201,17 +197,27 @@ class SqlStore:
         return await self._rows(wanted.order_by(table.c.number).limit(limit), EventRow)
 
 
-def _create(connection: sa.Connection) -> None:
-    schema.metadata.create_all(connection)
-    row = connection.execute(sa.select(schema.meta.c.value).where(schema.meta.c.key == "version")).first()
-    if row is None:
-        connection.execute(sa.insert(schema.meta), [{"key": "version", "value": str(schema.VERSION)}])
-    elif row[0] != str(schema.VERSION):
-        raise StoreError(
-            "L030",
-            f"the database is of version {row[0]}, this program reads {schema.VERSION}",
-            hint="Start the program that wrote it.",
-        )
+@contextlib.contextmanager
+def told(place: Place) -> Iterator[None]:
+    """What the disk or the server does to the driver, as an error that names the place."""
+    try:
+        yield
+    except sa.exc.IntegrityError:  # this program's mistake, not the disk's
+        raise
+    except sa.exc.DBAPIError as error:
+        raise place.told(error) from error
+
+
+def prepare(place: Place) -> None:
+    """As :meth:`SqlStore.on` says. Blocks."""
+    with told(place):
+        with place.engine.connect() as connection:
+            version = migrations.version_of(connection)
+        migrations.check(version, place.name)
+        if version is not None and version < schema.VERSION:
+            place.keep_copy(f"v{version}")
+        with place.writing() as connection:
+            migrations.upgrade(connection, place.name)
 
 
 def _plain(row: msgspec.Struct) -> dict[str, Any]:
@@ -233,8 +239,9 @@ class _Rows:
         return [self._picked(row) for row in rows]
 
 
-def _upsert(table: sa.Table) -> sa.Insert:
-    statement = upsert(table)
+def _upsert(table: sa.Table, dialect: sa.Dialect) -> sa.Insert:
+    # Both say it in the same words.
+    statement = postgresql.insert(table) if dialect.name == "postgresql" else sqlite.insert(table)
     keys = [column.name for column in table.primary_key]
     values = {
         column.name: statement.excluded[column.name] for column in table.columns if column.name not in keys
