@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import gc
 import json
+import random
 import secrets
 import signal
 import sys
@@ -37,9 +38,12 @@ from muster_coordinator.catalog.catalog import Catalog, Reading
 from muster_coordinator.catalog.repository import FleetRepository
 from muster_coordinator.enrol.enrolment import Enrolment
 from muster_coordinator.enrol.x509 import Authority, write_private
+from muster_coordinator.errands import Errands
 from muster_coordinator.link.agents import LinkServicer
 from muster_coordinator.link.listeners import Listener, edge_servicers, link_servicers, listen, taken
 from muster_coordinator.link.operators import OperatorServicer
+from muster_coordinator.notify.desk import Desk
+from muster_coordinator.notify.settings import read_endpoints
 from muster_coordinator.obs.metrics import Metrics
 from muster_coordinator.rollout.engine import Effects, Engine
 from muster_coordinator.settings import Address, Oidc, Settings
@@ -78,6 +82,7 @@ async def serve(settings: Settings) -> None:
     """Runs until SIGTERM or SIGINT. Prints one JSON line when it is ready."""
     gc.set_threshold(*COLLECT_AFTER)
     data, clock = settings.data_dir, time.time
+    endpoints = read_endpoints(settings.notify) if settings.notify else ()
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
     authority = Authority.load_or_make(data, dt.datetime.now(dt.UTC), settings.certificate_life)
     token = _token(data / "admin-token")
@@ -94,6 +99,7 @@ async def serve(settings: Settings) -> None:
     watchers = Watchers()
     late: list[OperatorApi] = []
     metrics_of: list[Metrics] = []
+    errands_of: list[Errands] = []
 
     def publish(effects: Effects) -> None:
         if metrics_of:
@@ -104,8 +110,10 @@ async def serve(settings: Settings) -> None:
                 metrics_of[0].wake.observe(effects.taken_seconds)
         if late:
             late[0].publish(effects)
+        if errands_of:
+            errands_of[0].heard(effects)
 
-    engine = Engine(store, clock, publish, GRACE_SECONDS)
+    engine = Engine(store, clock, publish, GRACE_SECONDS, Desk(endpoints))
     await engine.load()
 
     async def changed(reading: Reading) -> None:
@@ -121,6 +129,15 @@ async def serve(settings: Settings) -> None:
     servicer = LinkServicer(engine, enrolment, clock, BEAT_SECONDS, BACKOFF_SECONDS)
     metrics = Metrics(engine.state, lambda: servicer.streams, clock)
     metrics_of.append(metrics)
+    errands_of.append(
+        Errands(
+            engine,
+            clock,
+            random.uniform,
+            lambda name, result: metrics.notifications.labels(name, result).inc(),
+        )
+    )
+    engine.agents.strays.tally = lambda why: metrics.reports_ignored.labels(why).inc()
     enrolment.renewing = lambda result: metrics.renewals.labels(result).inc()
     hosts = [
         address.rpartition(":")[0].strip("[]")
@@ -137,6 +154,7 @@ async def serve(settings: Settings) -> None:
             group.start_soon(audit.run)
             group.start_soon(keeper.run)
             group.start_soon(engine.run)
+            group.start_soon(errands_of[0].run)
             api = OperatorApi(
                 engine,
                 catalog,

@@ -152,6 +152,11 @@ class RoleType(click.ParamType[tuple[str, Role]]):
     multiple=True,
     help="A claim that must have exactly this text, such as a tenant's id (repeatable).",
 )
+@click.option(
+    "--notify",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Whom to tell of pauses, failures, wanted approvals and long debts (docs/notifications.md).",
+)
 @click.option("--name", default="default", show_default=True, help="The context's name.")
 @click.option(
     "--log-format",
@@ -180,6 +185,7 @@ def serve(
     oidc_groups_claim: str,
     oidc_name_claim: str,
     oidc_required: tuple[tuple[str, str], ...],
+    notify: Path | None,
     name: str,
     log_format: Literal["auto", "json", "text"],
     debug: bool,
@@ -225,5 +231,6 @@ def serve(
         name,
         dt.timedelta(seconds=certificate_life),
         oidc,
+        notify,
     )
     return run(app.serve, settings)

@@ -43,7 +43,10 @@ class Oidc:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """``poll_seconds`` is how often the fleet repository is asked for news when nobody says so."""
+    """``poll_seconds`` is how often the fleet repository is asked for news when nobody says so.
+
+    ``notify`` is the file that names who is told of pauses and failures.
+    """
 
     data_dir: Path
     repository: str
@@ -58,3 +61,4 @@ class Settings:
     name: str
     certificate_life: dt.timedelta = dt.timedelta(hours=24)
     oidc: Oidc | None = None
+    notify: Path | None = None

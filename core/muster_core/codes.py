@@ -213,6 +213,8 @@ R022 | A target did not acknowledge in time, and the plan says that absence is f
 R030 | A wave of the plan names clusters that the bundle does not target. | Take them out of the plan, or make the bundle target them.
 R031 | No wave of the plan has a member. | Check the waves' selectors against the registry: `muster get clusters -o wide`.
 R070 | A flag's text is no time that varies. | Write `90s`, or `90s..10m`: the median and the 99th percentile.
+R080 | A server that a gate or a notification needs did not answer. | Check that it runs, and the way from the coordinator to it; it is asked again.
+R081 | What a gate or a notification names is no http or https URL. | Write `https://…`.
 
 L001 | This needs an operator's credential. | Use the context file that `muster serve` wrote.
 L002 | The address cannot be listened on. | Choose a free port, or end what uses it.
@@ -245,6 +247,8 @@ L061 | The token is valid, but none of its groups has a role here. | An administ
 L062 | This needs a role that the caller does not have. | Ask somebody who has it.
 L063 | The token issuer cannot be reached, so its tokens cannot be judged. | Use the admin token or a client certificate meanwhile.
 L064 | An operator's client certificate was revoked, has expired, or is not in this coordinator's books. | Have a new one made with muster operator certificate.
+L070 | The file of `muster serve --notify` is not as it has to be. | Read docs/notifications.md, which shows every field.
+L071 | A file with notification settings, or one that they name, cannot be used. | Check its path and who may read it; a secret is one line of text.
 
 J001 | This is no join token. | Copy it whole, or make a new one: `muster token create`.
 J002 | A token lives between a second and seven days. | Ask for a time within that.

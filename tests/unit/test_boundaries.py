@@ -35,6 +35,7 @@ ALLOWED = {
         "coordinator/muster_coordinator/enrol/x509.py",
         "core/muster_core/trust/sshsig.py",
     },
+    "aiohttp": {"agent/muster_agent/cluster/kube.py", "coordinator/muster_coordinator/outgoing.py"},
     "jwt": {
         "coordinator/muster_coordinator/access/issuer.py",
         "coordinator/muster_coordinator/access/oidc.py",

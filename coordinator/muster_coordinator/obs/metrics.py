@@ -10,6 +10,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from muster_coordinator.rollout.fleetstate import FleetState
+from muster_coordinator.rollout.strays import IGNORED
 
 
 class Metrics:
@@ -29,6 +30,20 @@ class Metrics:
         self.renewals = Counter(
             "muster_renewals_total", "Certificates asked for anew.", ["result"], registry=self.registry
         )
+        self.notifications = Counter(
+            "muster_notifications_total",
+            "Tries to take a notification to an endpoint, and those given up.",
+            ["endpoint", "result"],
+            registry=self.registry,
+        )
+        self.reports_ignored = Counter(
+            "muster_reports_ignored_total",
+            "Reports and answers that move no rollout, by why.",
+            ["why"],
+            registry=self.registry,
+        )
+        for why in IGNORED:
+            self.reports_ignored.labels(why)
         for result in ("renewed", "refused"):
             self.renewals.labels(result)
         self.registry.register(_StateGauges(state, streams, clock))

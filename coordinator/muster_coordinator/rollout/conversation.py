@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from muster_core.rollout import events as ev
+from muster_core.rollout.machine import RolloutMachine
 from muster_proto.v1 import link_pb2 as wire
 
 from muster_coordinator.rollout.effects import Effects, Work
@@ -19,6 +20,7 @@ from muster_coordinator.rollout.launch import Launch
 from muster_coordinator.rollout.narration import report_lines
 from muster_coordinator.rollout.offers import catchup_origin
 from muster_coordinator.rollout.record import Recorder
+from muster_coordinator.rollout.strays import Strays, stray
 from muster_coordinator.store.port import ReportRow, SessionRow
 
 Outcome = Literal["applying", "healthy", "failed", "returned"]
@@ -33,6 +35,7 @@ OUTCOMES: dict[int, Outcome] = {
 class Conversation:
     def __init__(self, state: FleetState, recorder: Recorder, launch: Launch) -> None:
         self._state, self._recorder, self._launch = state, recorder, launch
+        self.strays = Strays()
         # The head of an agent's audit log (number, hash); gives how much of that log is kept for good.
         self.heard_head: Callable[[ClusterState, int, bytes], int] = lambda cluster, seq, digest: 0
 
@@ -50,6 +53,8 @@ class Conversation:
 
         def work(effects: Effects, now: float) -> None:
             cluster = self._state.cluster(name)
+            if hello.session_epoch != cluster.inbox.epoch:
+                cluster.revisions.clear()  # its state was lost: its reports are numbered anew
             last = cluster.inbox.resume(hello.session_epoch)
             if not cluster.online:
                 effects.lines.append(f"{name} is in contact")
@@ -130,6 +135,7 @@ class Conversation:
             seq = frame.seq
             if seq and not cluster.inbox.is_new(seq):
                 effects.acks[name] = cluster.inbox.last
+                self._repeated(name, frame)
                 return
             body = frame.WhichOneof("body")
             if body == "report":
@@ -146,7 +152,10 @@ class Conversation:
     def _report(self, cluster: ClusterState, report: wire.Report, effects: Effects, now: float) -> None:
         name, bundle = cluster.name, report.bundle
         old = cluster.reports.get(bundle)
-        cluster.reports[bundle] = report
+        if report.revision < cluster.revisions.get(bundle, 0):
+            self.strays.ignore("stale", name, bundle, report.rollout)
+            return
+        cluster.reports[bundle], cluster.revisions[bundle] = report, report.revision
         effects.batch.reports[name, bundle] = ReportRow(name, bundle, report.SerializeToString())
         effects.clusters.add(name)
         effects.bundles.add(bundle)
@@ -157,11 +166,13 @@ class Conversation:
         digest, message = report.release.tree_digest, report.message
         origin = catchup_origin(report.rollout)
         if origin is not None:
+            if not self._caught(name, bundle, origin, report.rollout):
+                return
             ledger = self._state.ledger(bundle)
             self._recorder.debts(bundle, ledger.acknowledged(name, origin, now), effects)
             self._recorder.debts(bundle, ledger.reported(name, digest, outcome, message, now), effects)
             return
-        machine = self._state.rollouts.get(report.rollout)
+        machine = self._answered(name, bundle, report.rollout, report.attempt, outcome)
         if machine:
             # A verdict names the attempt; the release that runs may be the last healthy one again.
             if outcome in {"failed", "returned"}:
@@ -169,9 +180,42 @@ class Conversation:
             given = ev.Reported(name, report.attempt, digest, outcome, report.code, message)
             self._recorder.feed(machine, given, effects, now)
 
+    def _answered(
+        self, name: str, bundle: str, rollout: str, attempt: int, outcome: Outcome | None
+    ) -> RolloutMachine | None:
+        """The rollout that this answers to; None, and counted, when it can move nothing."""
+        machine = self._state.rollouts.get(rollout)
+        why = stray(machine, bundle, name, attempt)
+        if not why:
+            return machine
+        # A cluster goes on naming the rollout that it has its release from: that is no stray.
+        settled = (
+            why == "ended" and outcome == "healthy" and machine and machine.targets[name].state == "done"
+        )
+        if not settled:
+            self.strays.ignore(why, name, bundle, rollout)
+        return None
+
+    def _caught(self, name: str, bundle: str, origin: str, rollout: str) -> bool:
+        """Whether there was a rollout of this bundle that could be caught up with."""
+        machine = self._state.rollouts.get(origin)
+        if machine and machine.started.bundle == bundle:
+            return True
+        self.strays.ignore("foreign" if machine else "unknown", name, bundle, rollout)
+        return False
+
+    def _repeated(self, name: str, frame: wire.AgentFrame) -> None:
+        body = frame.WhichOneof("body")
+        if body == "report":
+            self.strays.ignore("duplicate", name, frame.report.bundle, frame.report.rollout)
+        elif body == "offer_reply":
+            self.strays.ignore("duplicate", name, frame.offer_reply.bundle, frame.offer_reply.rollout)
+
     def _reply(self, name: str, reply: wire.OfferReply, effects: Effects, now: float) -> None:
         origin = catchup_origin(reply.rollout)
         if origin is not None:
+            if not self._caught(name, reply.bundle, origin, reply.rollout):
+                return
             ledger = self._state.ledger(reply.bundle)
             if reply.answer == wire.OfferReply.ACKNOWLEDGED:
                 events = ledger.acknowledged(name, origin, now)
@@ -179,7 +223,7 @@ class Conversation:
                 events = ledger.refused(name, origin, reply.message, now)
             self._recorder.debts(reply.bundle, events, effects)
             return
-        machine = self._state.rollouts.get(reply.rollout)
+        machine = self._answered(name, reply.bundle, reply.rollout, reply.attempt, None)
         if machine is None:
             return
         if reply.answer == wire.OfferReply.REFUSED:

@@ -18,8 +18,8 @@ class Effects:
     """What is done after the batch is durable. A frame belongs to the one cluster that it is for.
 
     ``heads`` are frames that can wait: they go out after ``sends``. ``ended`` has the bundles of which a
-    rollout has ended. ``read``: a new reading of the repository was told to everybody in contact. Seconds are of the
-    transaction, and from the batch's beginning to the last frame handed over.
+    rollout has ended. ``read``: a new reading of the repository was told to everybody in contact. ``notices``: the log of
+    notifications grew. Seconds are of the transaction, and from the batch's beginning to the last frame handed over.
     """
 
     batch: Batch = field(default_factory=Batch)
@@ -33,6 +33,7 @@ class Effects:
     replies: list[Callable[[], None]] = field(default_factory=list)
     ended: set[str] = field(default_factory=set)
     read: bool = False
+    notices: bool = False
     commit_seconds: float = 0.0
     taken_seconds: float = 0.0
 

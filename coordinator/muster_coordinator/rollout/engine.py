@@ -25,6 +25,8 @@ from muster_core.rollout.machine import RolloutMachine
 from muster_proto.v1 import link_pb2 as wire
 
 from muster_coordinator.catalog.catalog import Reading
+from muster_coordinator.notify import notices
+from muster_coordinator.notify.desk import Desk
 from muster_coordinator.rollout import directives
 from muster_coordinator.rollout.conversation import Conversation
 from muster_coordinator.rollout.effects import Effects, Work
@@ -49,15 +51,22 @@ MANY_LINES = 8
 class Engine:
     """``clock`` gives unix seconds; ``publish`` hears of every change after it is durable.
 
-    ``grace`` is how long after a start silence is nobody's fault, in seconds. ``agents`` is what agents say.
+    ``grace`` is how long after a start silence is nobody's fault, in seconds. ``agents`` is what agents say, ``desk``
+    decides what people are told.
     """
 
     def __init__(
-        self, store: Store, clock: Callable[[], float], publish: Callable[[Effects], None], grace: float
+        self,
+        store: Store,
+        clock: Callable[[], float],
+        publish: Callable[[Effects], None],
+        grace: float,
+        desk: Desk | None = None,
     ) -> None:
         self.state = FleetState()
+        self.desk = desk or Desk()
         self._store, self._clock, self._publish, self._grace = store, clock, publish, grace
-        self._recorder = Recorder(self.state)
+        self._recorder = Recorder(self.state, self.desk)
         self._launch = Launch(self.state, self._recorder)
         self.agents = Conversation(self.state, self._recorder, self._launch)
         self._acks: dict[str, int] = {}
@@ -88,7 +97,12 @@ class Engine:
             with _whole(f"the log {stream}"):
                 if stream.startswith(CATCHUP_STREAM):
                     bundle = stream.removeprefix(CATCHUP_STREAM)
-                    state.debts[bundle] = cu.CatchUp.replay(bundle, (cu.decode(row.data) for row in rows))
+                    debts = [cu.decode(row.data) for row in rows]
+                    state.debts[bundle] = cu.CatchUp.replay(bundle, debts)
+                    self.desk.remember(state.debts[bundle], debts)
+                elif stream == notices.STREAM:
+                    for told in rows:
+                        self.desk.outbox.apply(notices.decode(told.data))
                 elif stream.startswith(directives.STREAM):
                     for event in rows:
                         state.directives.put(directives.decode_event(event.data))
@@ -96,8 +110,10 @@ class Engine:
                     machines.append(RolloutMachine.replay(ev.decode(row.data) for row in rows))
         for machine in sorted(machines, key=lambda m: (m.started.at, m.name)):
             state.put(machine)
+            self.desk.meet(machine)
         for bundle in state.debts:
             state.set_clocks(bundle)
+        self._recorder.wake_desk()
 
     # --- the loop ----------------------------------------------------------------------------------------------
 
@@ -140,6 +156,7 @@ class Engine:
                 work(effects, now)
             self._wake(effects, now)
             self._launch.settle(effects, now)
+            self._recorder.wake_desk()
             if effects.batch:
                 committing = anyio.current_time()
                 await self._store.commit(effects.batch)
@@ -167,7 +184,9 @@ class Engine:
     def _wake(self, effects: Effects, now: float) -> None:
         """Whose time has come."""
         for key in self._recorder.wakes.due(now):
-            if key.startswith(CATCHUP_STREAM):
+            if key == notices.STREAM:
+                self._recorder.tell(self.desk.due(now, self.state.owed_commit), effects)
+            elif key.startswith(CATCHUP_STREAM):
                 bundle = key.removeprefix(CATCHUP_STREAM)
                 ledger = self.state.debts[bundle]
                 self._recorder.debts(bundle, ledger.tick(now), effects)
@@ -252,6 +271,18 @@ class Engine:
     def acknowledge_floor(self, name: str) -> Callable[[Effects, float], str]:
         """As :meth:`Conversation.acknowledge_floor`."""
         return self.agents.acknowledge_floor(name)
+
+    def notice_sent(self, notice: str, endpoint: str) -> Work:
+        def work(effects: Effects, now: float) -> None:
+            self._recorder.tell(self.desk.outbox.sent(notice, endpoint, now), effects)
+
+        return work
+
+    def notice_dropped(self, notice: str, endpoint: str, why: str) -> Work:
+        def work(effects: Effects, now: float) -> None:
+            self._recorder.tell(self.desk.outbox.drop(notice, endpoint, why, now), effects)
+
+        return work
 
     def keep_directive(
         self,

@@ -30,13 +30,17 @@ CONTACT_INTERVAL = parse_duration(SiteClass().contact_interval)
 
 @dataclass(slots=True)
 class ClusterState:
-    """One cluster. ``send`` is there while it is in contact; ``alarm`` is what a person must look at."""
+    """One cluster. ``send`` is there while it is in contact; ``alarm`` is what a person must look at.
+
+    ``revisions`` are those of the reports that were taken in this session's epoch, since this program began.
+    """
 
     name: str
     entry: Cluster | None = None
     join: JoinRow | None = None
     inbox: Inbox = field(default_factory=Inbox)
     reports: dict[str, wire.Report] = field(default_factory=dict)
+    revisions: dict[str, int] = field(default_factory=dict)
     send: Callable[[wire.HubFrame], None] | None = None
     connection: int = 0
     last_seen: float = 0.0
@@ -171,6 +175,16 @@ class FleetState:
             if (debt := ledger.debts.get(cluster)) and debt.state != "failed"
         ]
         return sorted(set(names))
+
+    def owed_commit(self, bundle: str, cluster: str, rollout: str) -> str | None:
+        """The commit that a cluster is owed of exactly this rollout; None when it is not."""
+        machine, ledger = self.rollouts.get(rollout), self.debts.get(bundle)
+        debt = ledger.debts.get(cluster) if ledger else None
+        if debt and debt.origin == rollout and debt.state not in {"failed", "lost"}:
+            return debt.commit
+        if machine and not machine.has_ended and (target := machine.targets.get(cluster)):
+            return machine.started.commit if target.state == "owed" else None
+        return None
 
     def owed_count(self, bundle: str) -> int:
         active = self.active_of(bundle)

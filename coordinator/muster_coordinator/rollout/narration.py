@@ -40,7 +40,7 @@ def event_line(machine: RolloutMachine, event: ev.AnyEvent) -> str:
         case ev.TargetBack():
             return f"{event.cluster} is back and takes its turn"
         case ev.Paused():
-            return f"{name} is paused {event.by}: {event.reason}"
+            return f"{name} is paused by {event.by}" + (f": {event.reason}" if event.reason else "")
         case ev.Held():
             return f"{name} is held: {event.why}"
         case ev.Stopping():

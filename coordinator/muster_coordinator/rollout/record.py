@@ -1,7 +1,7 @@
 """Feeds the machines and writes down what they say.
 
 Owns the numbering of event streams, what follows from an event at once (an offer, a withdrawal, a line for people), and when
-each machine wants to be woken. It decides nothing: machines and ledgers do.
+each machine wants to be woken. It decides nothing: machines and ledgers do, and the desk what people are told.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from muster_core.rollout import events as ev
 from muster_core.rollout.machine import RolloutMachine
 from muster_proto.v1 import link_pb2 as wire
 
+from muster_coordinator.notify import notices
+from muster_coordinator.notify.desk import Desk
 from muster_coordinator.rollout.effects import Effects
 from muster_coordinator.rollout.fleetstate import FleetState
 from muster_coordinator.rollout.narration import debt_line, event_line
@@ -25,8 +27,8 @@ CATCHUP_STREAM = "catchup/"
 class Recorder:
     """``touched`` are the bundles whose ledgers may have something to offer now."""
 
-    def __init__(self, state: FleetState) -> None:
-        self._state = state
+    def __init__(self, state: FleetState, desk: Desk) -> None:
+        self._state, self._desk = state, desk
         self._numbers: dict[str, int] = {}
         self.wakes = Wakes()
         self.touched: set[str] = set()
@@ -48,7 +50,9 @@ class Recorder:
         """Events that the machine has applied already."""
         bundle, name, ended = machine.started.bundle, machine.name, False
         for event in events:
-            effects.batch.events.append(EventRow(name, self.number(name), ev.encode(event)))
+            number = self.number(name)
+            effects.batch.events.append(EventRow(name, number, ev.encode(event)))
+            self.tell(self._desk.of_event(machine, event, number, now), effects)
             effects.rollouts.add(name)
             effects.bundles.add(bundle)
             if line := event_line(machine, event):
@@ -85,7 +89,9 @@ class Recorder:
         stream, ledger, any_event = CATCHUP_STREAM + bundle, self._state.ledger(bundle), False
         for event in events:
             any_event = True
-            effects.batch.events.append(EventRow(stream, self.number(stream), cu.encode(event)))
+            number = self.number(stream)
+            effects.batch.events.append(EventRow(stream, number, cu.encode(event)))
+            self.tell(self._desk.of_debt(ledger, event, number, event.at), effects)
             effects.clusters.add(event.cluster)
             effects.bundles.add(bundle)
             if isinstance(event, cu.Offered):
@@ -96,6 +102,16 @@ class Recorder:
         if any_event:
             self.touched.add(bundle)
             self.wakes.put(stream, ledger.next_wake())
+
+    def tell(self, events: Iterable[notices.AnyNotifyEvent], effects: Effects) -> None:
+        """Events that the outbox has applied already."""
+        for event in events:
+            number = self.number(notices.STREAM)
+            effects.batch.events.append(EventRow(notices.STREAM, number, notices.encode(event)))
+            effects.notices = True
+
+    def wake_desk(self) -> None:
+        self.wakes.put(notices.STREAM, self._desk.next_due())
 
 
 def succeeded(machine: RolloutMachine) -> cu.Succeeded:

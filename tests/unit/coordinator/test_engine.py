@@ -11,6 +11,7 @@ import anyio
 import pytest
 from muster_coordinator.catalog.catalog import Reading
 from muster_coordinator.catalog.repository import Heads
+from muster_coordinator.notify.desk import Desk
 from muster_coordinator.rollout import engine as engines
 from muster_coordinator.rollout import launch
 from muster_coordinator.rollout.engine import Effects, Engine
@@ -135,12 +136,12 @@ def reply(offer: wire.Offer) -> wire.OfferReply:
 
 @asynccontextmanager
 async def brain(
-    folder: Path, publish: Callable[[Effects], None] = lambda effects: None
+    folder: Path, publish: Callable[[Effects], None] = lambda effects: None, desk: Desk | None = None
 ) -> AsyncIterator[Brain]:
     """One life of an engine over the folder's store."""
     now = [1_000_000.0]
     store = await SqlStore.open(folder / "muster.db")
-    engine = Engine(store, lambda: now[0], publish, 0.0)
+    engine = Engine(store, lambda: now[0], publish, 0.0, desk)
     try:
         await engine.load()
         async with anyio.create_task_group() as group:

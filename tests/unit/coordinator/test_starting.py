@@ -36,6 +36,17 @@ def taken() -> Iterator[str]:
         yield f"127.0.0.1:{holder.getsockname()[1]}"
 
 
+def test_a_notify_file_that_is_wrong_is_one_line_and_nothing_was_begun(tmp_path: Path) -> None:
+    file = tmp_path / "notify.yaml"
+    file.write_text("[{name: ops, url: 'https://x', on: [paused], colour: red}]")
+    run = subprocess.run([*command(tmp_path), f"--notify={file}"], capture_output=True, text=True, timeout=30)
+    assert run.returncode == 1
+    (line,) = run.stderr.splitlines()
+    assert line.startswith("MUSTER-L070")
+    assert "colour" in line
+    assert not (tmp_path / "hub").exists()
+
+
 @pytest.mark.parametrize("listener", ["link", "edge", "metrics"])
 def test_an_address_that_is_taken_is_one_line_with_what_to_do(tmp_path: Path, listener: str) -> None:
     with taken() as address:
