@@ -40,7 +40,7 @@ def test_a_notify_file_that_is_wrong_is_one_line_and_nothing_was_begun(tmp_path:
     file = tmp_path / "notify.yaml"
     file.write_text("[{name: ops, url: 'https://x', on: [paused], colour: red}]")
     run = subprocess.run([*command(tmp_path), f"--notify={file}"], capture_output=True, text=True, timeout=30)
-    assert run.returncode == 1
+    assert run.returncode == 2
     (line,) = run.stderr.splitlines()
     assert line.startswith("MUSTER-L070")
     assert "colour" in line
