@@ -31,6 +31,7 @@ from muster_coordinator.api.audits import AuditApi
 from muster_coordinator.api.credentials import CredentialApi
 from muster_coordinator.api.operator import OperatorApi
 from muster_coordinator.api.watchers import Watchers
+from muster_coordinator.audit.database import DatabaseWitness
 from muster_coordinator.audit.exchange import HeadExchange
 from muster_coordinator.audit.keeper import HeadKeeper
 from muster_coordinator.audit.registry import ACTOR, certified, noted, read_before
@@ -124,6 +125,7 @@ async def serve(settings: Settings) -> None:
         await engine.ask(engine.read_catalog(reading))
 
     HeadExchange(engine, keeper)
+    DatabaseWitness(engine, audit)
     catalog = Catalog(repository, settings.poll_seconds, changed)
     enrolment = Enrolment(engine, store, authority, clock, audit)
     servicer = LinkServicer(engine, enrolment, clock, BEAT_SECONDS, BACKOFF_SECONDS)

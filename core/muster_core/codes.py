@@ -204,7 +204,7 @@ R012 | The rollout is not paused. | Nothing.
 R013 | A wave has more failed or lost clusters than it allows. | Mend it with a new commit, and abort this rollout so that the next can start.
 R014 | The rollout is stopping and offers nothing more. | Wait until it has ended.
 R015 | No rollout was of the release that a directive names. | Name a release that was rolled out: `muster get rollouts`.
-R016 | The floor of this cluster did not go back, so there is nothing to acknowledge. | Nothing.
+R016 | Neither the floor of this cluster nor what the coordinator knows of it went back, so there is nothing to acknowledge. | Nothing.
 R017 | The fleet's mode asks for a directive, and none was signed for this release. | Sign one as an operator when you start the rollout.
 R018 | Nobody waits for a release of this bundle, so there is no directive to renew. | `muster rollout owed`
 R020 | A target did not become healthy within the plan's deadline. | `muster rollout explain ROLLOUT CLUSTER` says what was not ready.
@@ -237,6 +237,7 @@ L042 | There is no such rollout. | `muster get rollouts`
 L043 | The coordinator does not know this action. | Use a CLI of its version.
 L044 | No certificate of this operator counts. | `muster operator list`
 L045 | No alarm is open for this writer of an audit log. | `muster audit heads`
+L046 | The coordinator's database is older than what an agent was told: a backup was restored, or a disk lost writes. No cluster goes back. | Find out why, and compare `muster get rollouts` with what clusters run; then `muster cluster acknowledge NAME`.
 L050 | A session did not begin with a hello. | Use an agent of this program's version; nothing else speaks on this address.
 L051 | The coordinator has not read the registry yet. | Nothing: it does so by itself; if it stays, `muster version` and its log say why.
 L052 | The shared database cannot be reached, or the session that leads it is gone. | Check the server and the way to it; the coordinator ends, and started again it leads or waits as a standby.

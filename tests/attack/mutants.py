@@ -64,6 +64,7 @@ def environment(folder: Path) -> dict[str, str]:
 def runs_the_copy(folder: Path) -> bool:
     programs = (
         "muster_core",
+        "muster_host",
         "muster_proto",
         "muster_agent",
         "muster_coordinator",

@@ -134,7 +134,7 @@ DIRECTIVES = [
     (
         "directives-for-any-release",
         RELEASES,
-        "if directive.release != release:",
+        "if release not in (directive.release, directive.return_to):",
         "if False:",
         f"{HUB}a_directive_for_another_release_is_refused",
     ),

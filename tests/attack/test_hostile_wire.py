@@ -122,7 +122,7 @@ def test_a_coordinator_that_mints_a_token_for_its_own_trust_gets_no_agent_of_the
 # --- numbers and messages of others --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [1_000_000, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("number", [1_000_000, 2**62, 2**63, 2**64 - 1])
 def test_a_welcome_with_anothers_numbers_silences_no_report(attack: Captured, number: int) -> None:
     attack.hub.greet(last_agent_seq=number)
     sessions = len(attack.hub.said("session"))

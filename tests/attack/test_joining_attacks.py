@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import shutil
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -161,7 +162,8 @@ def test_an_old_volume_alone_is_mended_from_the_clusters_own_copy(hub: Served) -
     until(lambda: place.state("floors")["record"]["bundles"] == {"shop": second}, why=hub.why)
 
 
-def test_a_coordinators_database_of_last_week_takes_nobody_back(hub: Served) -> None:
+def a_week_passes(hub: Served) -> tuple[Site, str]:
+    """Since the backup a release went out; then the coordinator's whole folder is what it was. Gives that release."""
     place = hub.joined()
     until(lambda: place.kube.version() == "one", 40, hub.why)
     until(lambda: (v := hub.programs.rollout("shop-0001")) and v.state == "Succeeded", 40, hub.why)
@@ -175,6 +177,65 @@ def test_a_coordinators_database_of_last_week_takes_nobody_back(hub: Served) -> 
     hub.programs.hub.kill()
     shutil.rmtree(hub.programs.data)
     shutil.copytree(backup, hub.programs.data)
+    return place, second
+
+
+def audited(hub: Served, action: str) -> list[str]:
+    """The coordinator's entries of this action."""
+    said = hub.muster("audit", "export")
+    assert said.returncode == 0, said.stderr
+    return [line for line in said.stdout.splitlines() if f'"{action}"' in line]
+
+
+def alarms(address: str) -> str:
+    """What the coordinator's metrics say of this alarm."""
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    return next(line.split()[-1] for line in lines if line.startswith('muster_alarms{code="MUSTER-L046"}'))
+
+
+def test_a_coordinators_database_of_last_week_raises_an_alarm_until_somebody_knows(hub: Served) -> None:
+    place, second = a_week_passes(hub)
+    ready = hub.programs.hub.start(ready=True)
+    until(lambda: "MUSTER-L046" in hub.programs.cluster(SITE).message, 30, hub.why)
+    assert "the database went back" in hub.programs.hub.log.read_text()
+    assert alarms(ready["metrics"]) == "1.0"
+    for seen in (("get", "clusters", "-o", "wide"), ("describe", "cluster", SITE)):
+        assert "MUSTER-L046" in hub.muster(*seen).stdout
+    assert len(found := audited(hub, "database-alarm")) == 1, found
+    assert f'"cluster/{place.uid()}"' in found[0]
+    # Neither the agent's next words nor another start of the coordinator end it.
+    until(lambda: [b for b in hub.programs.cluster(SITE).bundles if b.head_commit == second], 30, hub.why)
+    hub.programs.hub.kill()
+    ready = hub.programs.hub.start(ready=True)
+    until(lambda: hub.programs.cluster(SITE).state == "Online", 30, hub.why)
+    assert "MUSTER-L046" in hub.programs.cluster(SITE).message
+    said = hub.muster("cluster", "acknowledge", SITE, "--yes")
+    assert said.returncode == 0, said.stderr
+    assert hub.programs.cluster(SITE).message == ""
+    assert alarms(ready["metrics"]) == "0.0"
+    assert len(audited(hub, "database-alarm")) == 1
+
+
+def test_a_coordinator_without_its_database_is_rebuilt_and_calls_nobody_an_attacker(hub: Served) -> None:
+    place = hub.joined()
+    until(lambda: (v := hub.programs.rollout("shop-0001")) and v.state == "Succeeded", 40, hub.why)
+    hub.programs.hub.kill()
+    for file in hub.programs.data.glob("muster.db*"):
+        file.unlink()
+    hub.programs.start_hub()
+    until(lambda: audited(hub, "database-rebuilt"), 30, hub.why)
+    hub.rolls_out("two", place)
+    hub.programs.hub.kill()
+    hub.programs.start_hub()
+    until(lambda: hub.programs.cluster(SITE).state == "Online", 30, hub.why)
+    assert hub.programs.cluster(SITE).message == ""
+    assert len(audited(hub, "database-rebuilt")) == 1
+    assert audited(hub, "database-alarm") == []
+
+
+def test_a_coordinators_database_of_last_week_takes_nobody_back(hub: Served) -> None:
+    place, second = a_week_passes(hub)
     hub.programs.start_hub()
     until(lambda: hub.programs.cluster(SITE).state == "Online", 30, hub.why)
     until(lambda: [b for b in hub.programs.cluster(SITE).bundles if b.head_commit == second], 30, hub.why)

@@ -33,7 +33,8 @@ log = structlog.get_logger()
 
 CAPABILITY = 1
 WELCOME_DEADLINE = 20.0
-MAX_SEQ = 1 << 62
+# A state folder that was restored may be this far behind what the coordinator has heard; nobody is further.
+MAX_AHEAD = 1 << 32
 SAVE_KEY = "outbox"
 CLOCK_LOOK = 60.0
 RENEW_AGAIN = 60.0
@@ -163,6 +164,7 @@ class LinkSession:
             bundles=self._held(),
             audit_seq=self._audit_told.seq,
             audit_hash=bytes.fromhex(self._audit_told.hash),
+            acked_seq=self._outbox.acked,
         )
         return wire.AgentFrame(hello=hello)
 
@@ -186,7 +188,7 @@ class LinkSession:
         if not first.HasField("welcome"):
             raise LinkError("L024", "the coordinator's first frame is no welcome", retryable=True)
         welcome = first.welcome
-        if welcome.last_agent_seq > MAX_SEQ:
+        if welcome.last_agent_seq > self._outbox.newest + MAX_AHEAD:
             raise LinkError(
                 "L024", "the coordinator's welcome has a number that nobody reaches", retryable=True
             )

@@ -119,18 +119,17 @@ def reject(ctx: click.Context, name: str, yes: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_context
 def acknowledge(ctx: click.Context, name: str, yes: bool) -> None:
-    """Say that you know why NAME's floor went back.
+    """Say that you know why NAME's floor went back, or the coordinator's database.
 
     Such as a restored backup, or a lost state folder.
 
-    Until then it keeps and heals what it has, and takes nothing new.
+    Until then a cluster whose floor went back keeps and heals what it has, and takes nothing new.
     """
     with client(ctx) as operator:
         view = operator.get_cluster(name)
         if not yes:
-            click.confirm(
-                f"{name} had accepted {view.regressed[:12]} before. Is that known?", abort=True, err=True
-            )
+            what = f"{name} had accepted {view.regressed[:12]} before." if view.regressed else view.message
+            click.confirm(f"{what} Is that known?", abort=True, err=True)
         operator.acknowledge_floor(name)
     click.echo(f"cluster/{name} acknowledged")
 

@@ -84,7 +84,7 @@ class DirectiveApi:
         state = self.engine.state
         if name not in state.clusters:
             raise NotFoundError("L040", "there is no such cluster", object=name, hint="muster get clusters")
-        if not state.clusters[name].regressed:
-            raise RolloutError("R016", "this cluster's floor did not go back", object=name)
+        if not (state.clusters[name].regressed or state.clusters[name].forgot):
+            raise RolloutError("R016", "nothing of this cluster went back", object=name)
         await self.engine.ask(self.engine.acknowledge_floor(name))
         return views.cluster_view(state, state.clusters[name])

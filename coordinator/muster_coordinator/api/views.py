@@ -37,7 +37,7 @@ def cluster_view(state: FleetState, cluster: ClusterState) -> op.ClusterView:
         kubernetes_version=cluster.kubernetes_version,
         bundles=[cluster.reports[bundle] for bundle in sorted(cluster.reports)],
         owed=state.owed_to(cluster.name),
-        message=cluster.alarm or _waits_for(cluster),
+        message=" ".join(filter(None, (cluster.alarm, cluster.forgot))) or _waits_for(cluster),
         regressed=cluster.regressed,
         trust_version=max((report.trust_version for report in cluster.reports.values()), default=0),
     )

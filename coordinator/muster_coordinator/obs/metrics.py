@@ -12,6 +12,9 @@ from prometheus_client.registry import Collector
 from muster_coordinator.rollout.fleetstate import FleetState
 from muster_coordinator.rollout.strays import IGNORED
 
+# Every code that a cluster's alarm begins with: a bounded number of series.
+ALARMS = ("MUSTER-J032", "MUSTER-L046", "MUSTER-T090", "MUSTER-T091")
+
 
 class Metrics:
     """Counters that the programs raise, and gauges read from the state when asked."""
@@ -61,6 +64,10 @@ class _StateGauges(Collector):
         yield _gauge(
             "muster_rollouts", "Rollouts by state.", "state", Tally(m.state for m in state.rollouts.values())
         )
+        said = [text for c in state.clusters.values() for text in (c.alarm, c.forgot) if text]
+        alarms = Tally(dict.fromkeys(ALARMS, 0))
+        alarms.update(code for code in ALARMS for text in said if text.startswith(code))
+        yield _gauge("muster_alarms", "Clusters with an alarm that nobody has acknowledged.", "code", alarms)
         targets: Tally[str] = Tally()
         for machine in state.active():
             for wave in machine.waves:

@@ -12,6 +12,7 @@ from typing import Literal
 
 from muster_core.rollout import events as ev
 from muster_core.rollout.machine import RolloutMachine
+from muster_core.session.inbox import LAST_SEQ
 from muster_proto.v1 import link_pb2 as wire
 
 from muster_coordinator.rollout.effects import Effects, Work
@@ -19,6 +20,7 @@ from muster_coordinator.rollout.fleetstate import ClusterState, FleetState
 from muster_coordinator.rollout.launch import Launch
 from muster_coordinator.rollout.narration import report_lines
 from muster_coordinator.rollout.offers import catchup_origin
+from muster_coordinator.rollout.recollection import Recollection
 from muster_coordinator.rollout.record import Recorder
 from muster_coordinator.rollout.strays import Strays, stray
 from muster_coordinator.store.port import ReportRow, SessionRow
@@ -36,6 +38,7 @@ class Conversation:
     def __init__(self, state: FleetState, recorder: Recorder, launch: Launch) -> None:
         self._state, self._recorder, self._launch = state, recorder, launch
         self.strays = Strays()
+        self.recollection = Recollection(recorder)
         # The head of an agent's audit log (number, hash); gives how much of that log is kept for good.
         self.heard_head: Callable[[ClusterState, int, bytes], int] = lambda cluster, seq, digest: 0
 
@@ -55,7 +58,7 @@ class Conversation:
             cluster = self._state.cluster(name)
             if hello.session_epoch != cluster.inbox.epoch:
                 cluster.revisions.clear()  # its state was lost: its reports are numbered anew
-            last = cluster.inbox.resume(hello.session_epoch)
+            last = self.recollection.resumed(cluster, hello, effects, now)
             if not cluster.online:
                 effects.lines.append(f"{name} is in contact")
             cluster.send, cluster.connection, cluster.last_seen = send, connection, now
@@ -133,6 +136,9 @@ class Conversation:
             cluster = self._state.cluster(name)
             cluster.last_seen = now
             seq = frame.seq
+            if seq > LAST_SEQ:
+                effects.lines.append(f"{name} numbers its messages as nobody can, and is not heard")
+                return
             if seq and not cluster.inbox.is_new(seq):
                 effects.acks[name] = cluster.inbox.last
                 self._repeated(name, frame)
@@ -233,13 +239,16 @@ class Conversation:
         self._recorder.feed(machine, given, effects, now)
 
     def acknowledge_floor(self, name: str) -> Callable[[Effects, float], str]:
-        """Tells a cluster that an operator has seen its floor go back; returns the floor that it is behind of."""
+        """An operator knows why this cluster's floor went back (it is told so), or why the database did; the floor that it is
+        behind of, empty when it is behind of none."""
 
         def work(effects: Effects, now: float) -> str:
-            commit = self._state.cluster(name).regressed
+            cluster = self._state.cluster(name)
+            self.recollection.acknowledged(cluster, effects, now)
+            commit = cluster.regressed
             seen = wire.FloorAcknowledged(commit=commit)
             effects.sends.append((name, wire.HubFrame(floor_acknowledged=seen)))
-            effects.lines.append(f"{name}: its regressed floor was acknowledged")
+            effects.lines.append(f"{name}: what went back was acknowledged")
             return commit
 
         return work

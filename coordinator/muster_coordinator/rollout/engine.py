@@ -27,7 +27,7 @@ from muster_proto.v1 import link_pb2 as wire
 from muster_coordinator.catalog.catalog import Reading
 from muster_coordinator.notify import notices
 from muster_coordinator.notify.desk import Desk
-from muster_coordinator.rollout import directives
+from muster_coordinator.rollout import directives, recollection
 from muster_coordinator.rollout.conversation import Conversation
 from muster_coordinator.rollout.effects import Effects, Work
 from muster_coordinator.rollout.fleetstate import FleetState
@@ -83,7 +83,9 @@ class Engine:
         state = self.state
         for join in await self._store.joins():
             state.cluster(join.cluster).join = join
-        for row in await self._store.sessions():
+        sessions = await self._store.sessions()
+        self.agents.recollection.knew_agents = bool(sessions)
+        for row in sessions:
             cluster = state.cluster(row.cluster)
             cluster.inbox.epoch, cluster.inbox.last = row.epoch, row.last_seq
             cluster.last_seen, cluster.agent_version = row.last_seen / 1000, row.agent_version
@@ -103,6 +105,10 @@ class Engine:
                 elif stream == notices.STREAM:
                     for told in rows:
                         self.desk.outbox.apply(notices.decode(told.data))
+                elif stream.startswith(recollection.STREAM):
+                    self.agents.recollection.load(
+                        state.cluster(stream.removeprefix(recollection.STREAM)), rows
+                    )
                 elif stream.startswith(directives.STREAM):
                     for event in rows:
                         state.directives.put(directives.decode_event(event.data))

@@ -33,6 +33,7 @@ class ClusterState:
     """One cluster. ``send`` is there while it is in contact; ``alarm`` is what a person must look at.
 
     ``revisions`` are those of the reports that were taken in this session's epoch, since this program began.
+    ``forgot`` is such an alarm too: what the database does not know of this cluster any more.
     """
 
     name: str
@@ -47,6 +48,7 @@ class ClusterState:
     agent_version: str = ""
     kubernetes_version: str = ""
     alarm: str = ""
+    forgot: str = ""
     entry_digest: str = ""
 
     @property

@@ -54,6 +54,8 @@ ACTIONS: Mapping[str, frozenset[str]] = {
     "clone-alarm": frozenset({"code", "identity", "counter", "known"}),
     "head-alarm": frozenset({"code", "known", "told", "known_hash", "told_hash"}),
     "head-acknowledged": frozenset({*_WHO, "known", "told", "known_hash", "told_hash", "reason"}),
+    "database-alarm": frozenset({"code", "known", "told"}),
+    "database-rebuilt": frozenset(),
     "checkpoint": frozenset({"code", *_WHO, "writers", "commit"}),
 }
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# Nobody numbers so many messages, and every store holds the number.
+LAST_SEQ = 1 << 62
+
 
 @dataclass(slots=True)
 class Inbox:

@@ -19,25 +19,34 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class OutboxState(msgspec.Struct, frozen=True):
-    """What is stored. ``epoch`` is random per agent state; a new one tells the hub that state was lost."""
+    """What is stored. ``epoch`` is random per agent state; a new one tells the hub that state was lost.
+
+    ``acked`` is the highest number that a hub has said to hold for good.
+    """
 
     epoch: str
     next_seq: int = 1
     entries: tuple[Entry, ...] = ()
     version: int = 1
+    acked: int = 0
 
 
 class Outbox:
     """Messages in order of their numbers. Numbers rise for ever within an epoch; gaps are normal."""
 
     def __init__(self, state: OutboxState) -> None:
-        self.epoch = state.epoch
+        self.epoch, self.acked = state.epoch, state.acked
         self._next = state.next_seq
         self._entries = {entry.key: entry for entry in sorted(state.entries, key=lambda entry: entry.seq)}
         self._sent = 0
 
     def snapshot(self) -> OutboxState:
-        return OutboxState(self.epoch, self._next, tuple(self._entries.values()))
+        return OutboxState(self.epoch, self._next, tuple(self._entries.values()), acked=self.acked)
+
+    @property
+    def newest(self) -> int:
+        """The highest number that was ever given; 0 before the first."""
+        return self._next - 1
 
     def put(self, key: str, data: bytes) -> int:
         """Queues a message and returns its number; store :meth:`snapshot` before it is sent."""
@@ -54,7 +63,8 @@ class Outbox:
         return due
 
     def acknowledged(self, seq: int) -> bool:
-        """Forgets everything up to ``seq``; whether anything was forgotten."""
+        """Forgets everything up to ``seq``; whether anything was forgotten. Numbers that were never given prove nothing."""
+        self.acked = max(self.acked, min(seq, self._next - 1))
         done = [key for key, entry in self._entries.items() if entry.seq <= seq]
         for key in done:
             del self._entries[key]
@@ -73,6 +83,7 @@ class Outbox:
             waiting, self._entries, self._next = list(self._entries.values()), {}, last_seen + 1
             for entry in waiting:
                 self.put(entry.key, entry.data)
+            self.acked = max(self.acked, last_seen)
             changed = True
         self._sent = last_seen
         return changed

@@ -385,6 +385,7 @@ class Hello(_message.Message):
     AUDIT_SEQ_FIELD_NUMBER: _builtins.int
     AUDIT_HASH_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
+    ACKED_SEQ_FIELD_NUMBER: _builtins.int
     capability: _builtins.int
     cluster_name: _builtins.str
     cluster_uid: _builtins.str
@@ -399,6 +400,8 @@ class Hello(_message.Message):
     audit_hash: _builtins.bytes
     removed: _builtins.bool
     """as the registry asked, nothing of any bundle is left here"""
+    acked_seq: _builtins.int
+    """the highest seq of this epoch that a hub has said to hold for good: it must know no less"""
     @_builtins.property
     def bundles(self) -> _containers.RepeatedCompositeFieldContainer[Global___BundleDigest]:
         """what the agent last reported, by digest: only differences are sent again"""
@@ -417,10 +420,11 @@ class Hello(_message.Message):
         audit_seq: _builtins.int = ...,
         audit_hash: _builtins.bytes = ...,
         removed: _builtins.bool = ...,
+        acked_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "audit_hash", b"audit_hash", "audit_seq", b"audit_seq", "bundles", b"bundles", "capability", b"capability", "cluster_name", b"cluster_name", "cluster_uid", b"cluster_uid", "head_commit", b"head_commit", "kubernetes_version", b"kubernetes_version", "removed", b"removed", "session_epoch", b"session_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked_seq", b"acked_seq", "agent_version", b"agent_version", "audit_hash", b"audit_hash", "audit_seq", b"audit_seq", "bundles", b"bundles", "capability", b"capability", "cluster_name", b"cluster_name", "cluster_uid", b"cluster_uid", "head_commit", b"head_commit", "kubernetes_version", b"kubernetes_version", "removed", b"removed", "session_epoch", b"session_epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -56,6 +56,23 @@ def test_a_restored_older_state_is_numbered_past_the_hub_and_loses_nothing() -> 
     assert [(entry.seq, entry.data) for entry in outbox.unsent()] == [(41, b"1"), (42, b"2")]
 
 
+def test_what_was_acknowledged_is_remembered_and_never_more_than_was_said() -> None:
+    outbox = Outbox(OutboxState("e"))
+    for _ in range(3):
+        outbox.put("shop", b"1")
+    assert outbox.acked == 0
+    outbox.acknowledged(2)
+    assert outbox.acked == 2
+    outbox.acknowledged(1)
+    outbox.acknowledged(2**64 - 1)
+    assert (outbox.acked, outbox.newest) == (3, 3)
+    again = Outbox(outbox.snapshot())
+    assert not again.reconnected(1)
+    assert (again.acked, again.newest) == (3, 3)
+    assert again.reconnected(40)  # a restored folder: the hub has heard more than this one ever said
+    assert (again.acked, again.newest) == (40, 40)
+
+
 def test_the_hub_takes_each_number_of_an_epoch_once() -> None:
     inbox = Inbox()
     assert inbox.resume("e1") == 0
