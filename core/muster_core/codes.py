@@ -212,6 +212,15 @@ R021 | A target became unhealthy too often while it soaked. | Read its message: 
 R022 | A target did not acknowledge in time, and the plan says that absence is failure. | Bring the cluster into contact, or say `offline: {policy: owe}`.
 R030 | A wave of the plan names clusters that the bundle does not target. | Take them out of the plan, or make the bundle target them.
 R031 | No wave of the plan has a member. | Check the waves' selectors against the registry: `muster get clusters -o wide`.
+R040 | Only a target that failed, returned or is lost can be tried again. | `muster describe rollout NAME` lists them.
+R041 | Nothing failed and nothing is lost, so there is nothing to try again. | Nothing.
+R042 | A target that has taken the release, or failed, cannot be skipped. | Try it again: `muster rollout retry`; or wait for it.
+R043 | Promoting a wave needs a reason, which the log keeps. | Pass `--reason`.
+R044 | The wave waits for nothing that promoting passes over. | `muster rollout explain` says what it waits for; gates need `muster rollout approve`.
+R045 | The rollout waits for no approval now. | Approve when it asks: `muster rollout watch`.
+R046 | This person may not approve or reject this wave: not named in the plan, its author, or approved already. | Ask one of those whom the message names.
+R050 | A gate of the plan says nothing. | Run `muster validate .` and mend what it lists.
+R051 | A wave is empty, because waves before it take all of its clusters. | Order the waves from the narrow ones to the wide ones, or take the wave out.
 R070 | A flag's text is no time that varies. | Write `90s`, or `90s..10m`: the median and the 99th percentile.
 R080 | A server that a gate or a notification needs did not answer. | Check that it runs, and the way from the coordinator to it; it is asked again.
 R081 | What a gate or a notification names is no http or https URL. | Write `https://…`.

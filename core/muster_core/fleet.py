@@ -158,6 +158,19 @@ def compile_fleet_policies(contents: FleetContents) -> PolicySet:
     return compile_policies(contents.policy_documents, settings)
 
 
+def _loop(first: str, second: str, needs: Mapping[str, Sequence[str]]) -> list[str]:
+    """The shortest way from a bundle over one that it needs back to itself, or nothing."""
+    ways, seen = [[first, second]], set[str]()
+    while ways:
+        way = ways.pop(0)
+        if way[-1] == first:
+            return way
+        if way[-1] not in seen:
+            seen.add(way[-1])
+            ways += [[*way, other] for other in needs.get(way[-1], ())]
+    return []
+
+
 class _Reader:
     """One pass over a tree; every complaint becomes a problem and the pass goes on."""
 
@@ -194,6 +207,7 @@ class _Reader:
         self._secrets_clash()
         for name, at in contents.bundles.items():
             self._references(name, at)
+        self._dependencies()
 
     def files(self, roots: Sequence[str]) -> list[str]:
         """YAML files below these folders; a link is a problem, and is not followed."""
@@ -287,6 +301,8 @@ class _Reader:
         elif plan not in contents.plans:
             known = ", ".join(sorted(contents.plans)) or "none"
             missing(f"there is no plan {plan}; known: {known}", "spec", "plan")
+        else:
+            self._servers(contents.plans[plan], missing)
         for index, path in enumerate(at.bundle.spec.secrets):
             try:
                 if join(at.folder, path) not in contents.secrets:
@@ -305,6 +321,36 @@ class _Reader:
             self.problem(error.file, error.what, line=error.line, bundle=name)
         except MusterError as error:
             missing(f"{error.message}: {error.object}", "spec", "source", "path")
+
+    def _dependencies(self) -> None:
+        """What bundles depend on is there, and none waits for itself."""
+        bundles = self.contents.bundles
+        needs = {name: [d.name for d in at.bundle.spec.depends_on] for name, at in bundles.items()}
+        for name, at in bundles.items():
+            document = self._bundle_documents[at.file]
+            for index, other in enumerate(needs[name]):
+                path = ("spec", "dependsOn", index)
+                loop = _loop(name, other, needs)
+                what = ""
+                if other not in bundles:
+                    what = f"there is no bundle {other}; known: {', '.join(sorted(bundles))}"
+                elif loop:
+                    what = f"{' needs '.join(loop)}: none of them could ever start"
+                if what:
+                    line = document.line_of(path)
+                    self.problem(at.file, f"{render_path(path)}: {what}", line=line, bundle=name)
+
+    def _servers(self, plan: RolloutPlan, missing: Callable[..., None]) -> None:
+        """The metric servers that a plan's gates ask have to be in fleet.yaml."""
+        known = (
+            [server.name for server in self.contents.fleet.spec.metric_servers] if self.contents.fleet else []
+        )
+        for wave in plan.spec.waves:
+            for gate in (*wave.gates.before, *wave.gates.after):
+                if gate.prometheus and gate.prometheus.server not in known:
+                    asked, have = gate.prometheus.server, ", ".join(known) or "none"
+                    what = f"wave {wave.name} of plan {plan.metadata.name} asks the metric server {asked}"
+                    missing(f"{what}, and fleet.yaml has no such one in metricServers; known: {have}")
 
     def _exists(self, at: BundleAt, path: str, missing: Callable[..., None], *where: str | int) -> None:
         try:

@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from muster_core.errors import RolloutError
 from muster_core.rollout import catchup
 from muster_core.rollout import events as ev
+from muster_core.rollout.board import WaveBoard
 from muster_core.rollout.explain import explain
 from muster_core.rollout.machine import RolloutMachine
 from muster_core.rollout.plan import ResolvedPlan, ResolvedWave
@@ -247,8 +248,18 @@ def fingerprint(machine: RolloutMachine) -> object:
     """Everything that the log must give back; who is in contact is not of the log."""
     return (
         machine.state, machine.why, machine.wave, machine.stopping, machine.ended_at, machine.next_wake(),
-        repr(machine.targets), repr(machine.waves),
+        repr(machine.targets), [picture(wave) for wave in machine.waves],
     )  # fmt: skip
+
+
+def picture(wave: WaveBoard) -> object:
+    """A wave without what is of the moment: who is held, and what gates measured."""
+    gates = [(g.began, g.left, [(a.passed, a.failed, a.approvals, a.deadline, a.left, a.since) for a in g.gates])
+             for g in (wave.gates.before, wave.gates.after)]  # fmt: skip
+    return repr((
+        sorted(wave.line), wave.states, wave.last_group, list(wave.flying), list(wave.harmed), list(wave.deferred),
+        list(wave.carried), wave.gone, wave.quorum, wave.passed, wave.promoted, repr(gates),
+    ))  # fmt: skip
 
 
 class Driven:

@@ -77,12 +77,27 @@ class SiteClass(Model, frozen=True, kw_only=True):
     contact_interval: Duration = "1m"
 
 
+class Limits(Model, frozen=True, kw_only=True):
+    """``maxDisrupted``: clusters in flight over all rollouts together; percent of the clusters of the registry."""
+
+    max_disrupted: CountOrPercent | UnsetType = UNSET
+
+
+class MetricServer(Model, frozen=True, kw_only=True):
+    """A Prometheus API by the name that gates use."""
+
+    name: Name
+    url: str
+
+
 class FleetSpec(Model, frozen=True, kw_only=True):
     id: Annotated[str, Meta(min_length=16)]
     mode: Literal["signed-commits", "directives", "both", "open"] = "signed-commits"
     policies: Policies = msgspec.field(default_factory=Policies)
     defaults: Defaults = msgspec.field(default_factory=Defaults)
     site_classes: dict[str, SiteClass] = {}
+    metric_servers: list[MetricServer] = []
+    limits: Limits = msgspec.field(default_factory=Limits)
 
 
 class Fleet(Model, frozen=True, kw_only=True):
@@ -139,11 +154,18 @@ class Remove(Model, frozen=True, kw_only=True):
     definitions: bool = False
 
 
+class Dependency(Model, frozen=True, kw_only=True):
+    """Another bundle that must be healthy on a cluster before this one is offered to it."""
+
+    name: Name
+
+
 class BundleSpec(Model, frozen=True, kw_only=True):
     source: Source = msgspec.field(default_factory=Source)
     render: Render = msgspec.field(default_factory=Render)
     targets: Annotated[list[Target], Meta(min_length=1)]
     plan: Name | UnsetType = UNSET
+    depends_on: list[Dependency] = []
     namespace: str = ""
     secrets: list[str] = []
     health: BundleHealth = msgspec.field(default_factory=BundleHealth)
@@ -168,6 +190,62 @@ class Offline(Model, frozen=True, kw_only=True):
     policy: Literal["owe", "wait", "fail"] = "owe"
 
 
+class Approval(Model, frozen=True, kw_only=True):
+    """So many different people, of ``by`` (empty: every approver). An author is who started it or wrote the commit."""
+
+    count: Annotated[int, Meta(ge=1, le=100)] = 1
+    by: list[str] = []
+    not_author: bool = True
+
+
+class StartTime(Model, frozen=True, kw_only=True):
+    """Not before this RFC 3339 time."""
+
+    after: str
+
+
+class HttpCheck(Model, frozen=True, kw_only=True):
+    """A GET every ``interval``: passed after ``consecutive`` answers with this status that contain this text.
+
+    ``failAfter`` without passing: the plan's ``onFailure``. Unset: it holds for ever.
+    """
+
+    url: str
+    expect: Annotated[int, Meta(ge=100, le=599)] = 200
+    contains: str = ""
+    interval: Duration = "30s"
+    consecutive: Annotated[int, Meta(ge=1, le=1000)] = 1
+    fail_after: Duration | UnsetType = UNSET
+
+
+class PrometheusCheck(Model, frozen=True, kw_only=True):
+    """An instant query to one of the fleet's ``metricServers``; exactly one of ``below`` and ``above``."""
+
+    server: Name
+    query: Annotated[str, Meta(min_length=1)]
+    below: float | UnsetType = UNSET
+    above: float | UnsetType = UNSET
+    interval: Duration = "1m"
+    consecutive: Annotated[int, Meta(ge=1, le=1000)] = 1
+    fail_after: Duration | UnsetType = UNSET
+
+
+class Gate(Model, frozen=True, kw_only=True):
+    """Exactly one of these."""
+
+    approval: Approval | None = None
+    time: StartTime | None = None
+    http: HttpCheck | None = None
+    prometheus: PrometheusCheck | None = None
+
+
+class Gates(Model, frozen=True, kw_only=True):
+    """``before``: nobody of the wave is offered anything. ``after``: it does not pass, its soaks being over."""
+
+    before: list[Gate] = []
+    after: list[Gate] = []
+
+
 class Wave(Model, frozen=True, kw_only=True):
     """Exactly one of names, selector, percent and rest. Other percentages are of the wave.
 
@@ -187,13 +265,18 @@ class Wave(Model, frozen=True, kw_only=True):
     quorum: Annotated[str, Meta(pattern=r"^(100|[0-9]{1,2})%$")] = "50%"
     soak: Duration = "0s"
     offline: Offline = msgspec.field(default_factory=Offline)
+    gates: Gates = msgspec.field(default_factory=Gates)
 
 
 class OnFailure(Model, frozen=True, kw_only=True):
-    """``rollback`` here is scope target: a failed cluster returns by itself to its last healthy release."""
+    """What a spent budget, or a gate that fails, does.
+
+    ``rollback`` of scope ``target``: a failed cluster returns by itself to its last healthy release, and nothing more is
+    offered. Of scope ``wave`` and ``rollout``: the healthy ones of that wave, or of every wave, are taken back as well.
+    """
 
     action: Literal["pause", "abort", "rollback"] = "pause"
-    scope: Literal["target"] = "target"
+    scope: Literal["target", "wave", "rollout"] = "target"
 
 
 class CatchUp(Model, frozen=True, kw_only=True):
@@ -202,7 +285,19 @@ class CatchUp(Model, frozen=True, kw_only=True):
 
 
 class RolloutPlanSpec(Model, frozen=True, kw_only=True):
+    """Limits here are of all members together, beside those of each wave.
+
+    ``supersede``: a newer release waits until this rollout has ended, or takes its place. ``expire`` (unset: never): past it
+    nothing is offered any more, and who did not get it is owed. ``rollbackMaxInFlight`` (unset: twice the largest wave's).
+    """
+
     waves: Annotated[list[Wave], Meta(min_length=1)]
+    max_in_flight: CountOrPercent | UnsetType = UNSET
+    max_failed: CountOrPercent | UnsetType = UNSET
+    max_lost: CountOrPercent | UnsetType = UNSET
+    rollback_max_in_flight: CountOrPercent | UnsetType = UNSET
+    supersede: Literal["queue", "replace"] = "queue"
+    expire: Duration | UnsetType = UNSET
     deadline: Duration = "15m"
     soak_holds_slot: bool = True
     unmatched: Literal["refuse", "last", "exclude"] = "refuse"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -26,6 +27,7 @@ from muster_core.kinds.model import (
     Wave,
 )
 from muster_core.manifest.load import Document, Path
+from muster_core.rollout.flaws import flaws
 from muster_core.windows import parse_window
 
 K = TypeVar("K")
@@ -100,6 +102,7 @@ def _explained(document: Document, expected: Any, text: str) -> KindError:
 _SHAPES = {
     r"^([0-9]+(ms|s|m|h|d))+$": "write a duration like 30s, 10m or 1h30m",
     r"^(100|[0-9]{1,2})%$": "write a percentage like 25%",
+    r"^(100|[1-9][0-9]?)%$": "write a percentage from 1% to 100%",
     r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$": "write a name of lower-case letters, digits and '-', at most 63",
     r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$": "write a name of lower-case letters, digits, '-' and '.'",
 }
@@ -189,14 +192,32 @@ def _check(document: Document, parsed: object) -> None:
         for name, site_class in parsed.spec.site_classes.items():
             if parse_duration(site_class.contact_interval) < 1:
                 raise KindError(document, ("spec", "siteClasses", name, "contactInterval"), "at least 1s")
+        _check_limits(document, parsed)
     elif isinstance(parsed, RolloutPlan):
         names = [wave.name for wave in parsed.spec.waves]
         for index, wave in enumerate(parsed.spec.waves):
             _check_wave(document, wave, ("spec", "waves", index), names[:index])
+        for flaw in flaws(parsed.spec):
+            raise KindError(document, ("spec", *flaw.path), flaw.what)
         if any(wave.rest for wave in parsed.spec.waves[:-1]):
             raise KindError(
                 document, ("spec", "waves"), "rest: true takes what is left, so it can only be the last wave"
             )
+
+
+def _check_limits(document: Document, fleet: Fleet) -> None:
+    limit, names = fleet.spec.limits.max_disrupted, set[str]()
+    if limit == "0%" or (isinstance(limit, int) and limit < 1):
+        what = "nobody could ever be in flight; at least 1 or 1%"
+        raise KindError(document, ("spec", "limits", "maxDisrupted"), what)
+    for index, server in enumerate(fleet.spec.metric_servers):
+        path: Path = ("spec", "metricServers", index)
+        if server.name in names:
+            raise KindError(document, (*path, "name"), f"two servers are named {server.name}")
+        split = urlsplit(server.url)
+        if split.scheme not in ("http", "https") or not split.hostname:
+            raise KindError(document, (*path, "url"), "not an http or https address")
+        names.add(server.name)
 
 
 ALWAYS = "0 * * * *"
@@ -237,11 +258,6 @@ def _check_wave(document: Document, wave: Wave, path: Path, earlier: list[str]) 
         _check_selector(document, wave.selector, (*path, "selector"))
     if wave.name in earlier:
         raise KindError(document, (*path, "name"), f"two waves are named {wave.name}")
-    if isinstance(wave.max_in_flight, int) and wave.max_in_flight < 1:
-        raise KindError(document, (*path, "maxInFlight"), "at least 1")
-    for field, value in (("maxFailed", wave.max_failed), ("maxLost", wave.max_lost)):
-        if isinstance(value, int) and value < 0:
-            raise KindError(document, (*path, field), "at least 0")
 
 
 def _check_selector(document: Document, selector: Selector, path: Path) -> None:

@@ -1,18 +1,18 @@
 """Where every target of one rollout stands, counted as it moves.
 
-Owns the targets, each wave's counters and queues, and the heap of their clocks; each change is O(log n) at
-most, so that deciding never scans the fleet. It never decides anything: the machine does, and replay moves
-it through the same calls.
+Owns the targets, each wave's counters, and the heap of their clocks; each change is O(log n) at most, so that deciding never
+scans the fleet. It never decides anything: the rules do, and replay moves it through the same calls.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from muster_core.rollout import events as ev
+from muster_core.rollout.gates import WaveGates
+from muster_core.rollout.line import Line
 from muster_core.rollout.plan import ResolvedPlan, ResolvedWave, quorum_count
 
 IN_FLIGHT = frozenset({"offered", "acknowledged", "applying", "soaking"})
@@ -41,36 +41,69 @@ class Target:
     def soak_runs(self) -> bool:
         return self.state == "soaking" and self.soak_left is None and not self.soak_broken
 
+    @property
+    def clock_runs_on(self) -> bool:
+        """Whether its clock is one that no pause stops: a soak's, and the time that a site named."""
+        return self.soak_runs or self.state == "deferred"
+
 
 @dataclass(slots=True)
 class WaveBoard:
-    """One wave. ``waiting`` is a queue; ``flying`` and ``harmed`` are sets in order of arrival."""
+    """One wave. ``flying``, ``harmed`` and ``deferred`` are sets in order of arrival.
+
+    ``carried``: members that wait and are still busy with the rollout that this one superseded; each takes a slot.
+    ``gone``: members that left the registry, which are no part of the quorum's base.
+    """
 
     spec: ResolvedWave
+    line: Line
+    gates: WaveGates
     states: dict[str, int] = field(default_factory=dict)
-    waiting: OrderedDict[str, None] = field(default_factory=OrderedDict)
-    groups: dict[str, OrderedDict[str, None]] = field(default_factory=dict)
     last_group: str = ""
     flying: dict[str, None] = field(default_factory=dict)
     harmed: dict[str, None] = field(default_factory=dict)
+    deferred: dict[str, None] = field(default_factory=dict)
+    carried: dict[str, None] = field(default_factory=dict)
+    gone: int = 0
     quorum: int = 0
     passed: bool = False
+    promoted: bool = False
+
+    @classmethod
+    def of(cls, spec: ResolvedWave) -> WaveBoard:
+        board = cls(spec, Line(spec.members, spread=spec.spread), WaveGates(spec))
+        board.states["waiting"] = len(spec.members)
+        board.quorum = quorum_count(spec.quorum_percent, len(spec.members))
+        return board
 
     def count(self, *states: str) -> int:
         return sum(self.states.get(state, 0) for state in states)
 
     @property
     def in_flight(self) -> int:
-        """Those that hold a slot: offered to soaking, or to applying where a soak holds none."""
-        return len(self.flying) - (0 if self.spec.soak_holds_slot else self.states.get("soaking", 0))
+        """Those that hold a slot: offered to soaking, or to applying where a soak holds none; and the carried."""
+        soaking = 0 if self.spec.soak_holds_slot else self.states.get("soaking", 0)
+        return len(self.flying) - soaking + len(self.carried)
 
-    def next_waiting(self) -> str | None:
-        """Who is offered next: the head of the queue, or of the one group that may be in flight now. O(1)."""
+    @property
+    def is_busy(self) -> bool:
+        return bool(self.flying or self.carried)
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether anybody of it still waits, for whatever reason, or is on the way."""
+        return bool(self.line or self.flying or self.carried or self.deferred)
+
+    @property
+    def soak(self) -> float:
+        return 0.0 if self.promoted else self.spec.soak
+
+    def next_ready(self, zones: Container[str]) -> str | None:
+        """Who is offered next: the head of the line, or of the one value of the spread that may be in flight now."""
         if not self.spec.spread:
-            return next(iter(self.waiting), None)
-        if self.flying:
-            return next(iter(self.groups.get(self.last_group, ())), None)
-        return next(iter(self.groups.get(self.last_group, ())), next(iter(self.waiting), None))
+            return self.line.head(zones)
+        same = self.line.head(zones, self.last_group)
+        return same if same is not None or self.flying else self.line.head(zones)
 
     @property
     def done(self) -> int:
@@ -87,15 +120,6 @@ class WaveBoard:
         """Owed members that hold the wave, where the plan waits for them."""
         return self.states.get("owed", 0) if self.spec.offline_policy == "wait" else 0
 
-    def enqueue(self, cluster: str, *, first: bool) -> None:
-        for queue in (self.waiting, self.groups.setdefault(self.spec.spread.get(cluster, ""), OrderedDict())):
-            queue[cluster] = None
-            queue.move_to_end(cluster, last=not first)
-
-    def dequeue(self, cluster: str) -> None:
-        self.waiting.pop(cluster, None)
-        self.groups.get(self.spec.spread.get(cluster, ""), OrderedDict()).pop(cluster, None)
-
     @property
     def reached_quorum(self) -> bool:
         return self.states.get("done", 0) >= self.quorum
@@ -104,18 +128,21 @@ class WaveBoard:
 class Board:
     """All waves of a rollout."""
 
-    def __init__(self, plan: ResolvedPlan, at: float, attempt: int = 1) -> None:
-        self.waves = [WaveBoard(spec) for spec in plan.waves]
+    def __init__(self, plan: ResolvedPlan, at: float, attempt: int = 1, carried: Sequence[str] = ()) -> None:
+        self.waves = [WaveBoard.of(spec) for spec in plan.waves]
         self.targets: dict[str, Target] = {}
         self._timers: list[tuple[float, str]] = []
         self._stopped = False
         self._deadline = plan.deadline
         for index, wave in enumerate(self.waves):
-            wave.states["waiting"] = len(wave.spec.members)
-            wave.quorum = quorum_count(wave.spec.quorum_percent, len(wave.spec.members))
             for cluster in wave.spec.members:
-                wave.enqueue(cluster, first=False)
                 self.targets[cluster] = Target(cluster, index, attempt=attempt, since=at)
+        for cluster in carried:
+            if target := self.targets.get(cluster):
+                wave = self.waves[target.wave]
+                wave.line.take(cluster)
+                wave.carried[cluster] = None
+                self.arm(target, at, plan.deadline)
 
     def in_flight(self) -> Iterator[Target]:
         return (self.targets[cluster] for wave in self.waves for cluster in wave.flying)
@@ -123,28 +150,33 @@ class Board:
     def offered(self) -> list[Target]:
         return [target for target in self.in_flight() if target.state == "offered"]
 
+    def wave_of(self, cluster: str) -> WaveBoard:
+        return self.waves[self.targets[cluster].wave]
+
     # --- moving ----------------------------------------------------------------------------------
 
-    def move(self, target: Target, state: str, at: float, *, first: bool = False) -> Target:
-        """Into another state, its clock cleared. ``first`` puts a waiting one at the head of the queue."""
+    def move(self, target: Target, state: str, at: float, *, place: str = "own") -> Target:
+        """Into another state, its clock cleared. ``place`` is where one that waits stands in line."""
         wave, cluster, old = self.waves[target.wave], target.cluster, target.state
         wave.states[old] -= 1
         wave.states[state] = wave.states.get(state, 0) + 1
         if old == "waiting":
-            wave.dequeue(cluster)
+            wave.line.take(cluster)
+            wave.carried.pop(cluster, None)
         elif old in IN_FLIGHT and state not in IN_FLIGHT:
             wave.flying.pop(cluster, None)
         elif old in HARMED and state not in HARMED:
             wave.harmed.pop(cluster, None)
+        elif old == "deferred":
+            wave.deferred.pop(cluster, None)
         if state == "waiting":
-            wave.enqueue(cluster, first=first)
+            wave.line.put(cluster, place=place)
         elif state in IN_FLIGHT:
             wave.flying[cluster] = None
         elif state in HARMED:
             wave.harmed[cluster] = None
-        elif state == "skipped":
-            members = len(wave.spec.members) - wave.count("skipped")
-            wave.quorum = quorum_count(wave.spec.quorum_percent, members)
+        elif state == "deferred":
+            wave.deferred[cluster] = None
         target.state, target.since, target.deadline, target.stopped = state, at, None, None
         return target
 
@@ -158,7 +190,7 @@ class Board:
                 self.move(target, "offered", at).was_offered = True
                 self.arm(target, at, self.waves[target.wave].spec.offline_after[target.cluster])
             case ev.OfferWithdrawn():
-                self.move(target, "waiting", at, first=True)
+                self.move(target, "waiting", at)
             case ev.TargetAcknowledged():
                 self.arm(self.move(target, "acknowledged", at), at, self._deadline)
             case ev.TargetApplying():  # the clock of the acknowledgement runs on
@@ -167,7 +199,7 @@ class Board:
                 target.deadline, target.stopped = left, stopped
             case ev.SoakStarted():
                 target.soak_broken, target.soak_left, target.message, target.code = False, None, "", ""
-                self.arm(self.move(target, "soaking", at), at, self.waves[target.wave].spec.soak)
+                self.arm(self.move(target, "soaking", at), at, self.waves[target.wave].soak)
             case ev.SoakSuspended():
                 target.soak_left = max(0.0, (target.deadline or at) - at)
                 self.arm(target, at, self._deadline)
@@ -188,17 +220,56 @@ class Board:
             case ev.TargetOwed():
                 self.move(target, "owed", at)
             case ev.TargetBack():
-                self.move(target, "waiting", at)
+                self.move(target, "waiting", at, place="last")
             case ev.TargetSkipped():
                 self.move(target, "skipped", at).message = event.why
+                if not event.by:
+                    self._left(self.waves[target.wave])
+            case ev.TargetRetried():
+                self.move(target, "waiting", at, place="last")
+                target.attempt, target.was_offered, target.flaps = event.attempt, False, 0
+                target.soak_left, target.soak_broken, target.code, target.message = None, False, "", ""
+            case ev.TargetDeferred():
+                self.move(target, "deferred", at).message = event.why
+                self.arm(target, at, event.until - at)
+            case ev.DeferralEnded():
+                self.move(target, "waiting", at, place="first").message = ""
             case _:
                 pass
+
+    @staticmethod
+    def _left(wave: WaveBoard) -> None:
+        wave.gone += 1
+        wave.quorum = quorum_count(wave.spec.quorum_percent, len(wave.spec.members) - wave.gone)
+
+    def settle(self, cluster: str, at: float) -> None:
+        """No longer busy with the superseded rollout: in line at its place."""
+        wave, target = self.wave_of(cluster), self.targets[cluster]
+        if wave.carried.pop(cluster, "") is None:
+            wave.line.put(cluster, place="own")
+            target.since, target.deadline, target.stopped = at, None, None
+
+    def promote(self, wave: WaveBoard, at: float) -> None:
+        """Its soaks are over: those that run end now, those that stand still when they go on. O(in flight)."""
+        wave.promoted = True
+        for cluster in wave.flying:
+            target = self.targets[cluster]
+            if target.soak_runs:
+                self.arm(target, at, 0.0)
+            elif target.soak_left is not None:
+                target.soak_left = 0.0
+
+    def expire(self, at: float) -> None:
+        """Whoever waits or is deferred is owed. O(of these), once."""
+        for wave in self.waves:
+            for cluster in [*wave.line, *wave.carried, *wave.deferred]:
+                self.move(self.targets[cluster], "owed", at)
 
     # --- clocks ----------------------------------------------------------------------------------
 
     def arm(self, target: Target, at: float, seconds: float) -> None:
-        """Its clock runs ``seconds`` from ``at``; while clocks are stopped only a running soak does."""
-        if self._stopped and not target.soak_runs:
+        """Its clock runs ``seconds`` from ``at``; while clocks are stopped only those do that no pause stops."""
+        if self._stopped and not target.clock_runs_on:
             target.deadline, target.stopped = None, seconds
             return
         target.deadline, target.stopped = at + seconds, None

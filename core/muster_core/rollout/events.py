@@ -6,6 +6,7 @@ inputs are what the world says. The log of events is the truth; replaying it giv
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -13,6 +14,9 @@ import msgspec
 from muster_core.rollout.plan import ResolvedPlan
 
 VERSION = 1
+
+
+Phase = Literal["before", "after"]
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
@@ -29,6 +33,15 @@ class Started(Event, frozen=True, kw_only=True, tag="started"):
     reason: str = ""
     attempt: int = 1  # higher than any earlier attempt with this very release
     goes_back: bool = False  # by an operator's directive, to a release that is not the branch's newest
+    authors: tuple[
+        str, ...
+    ] = ()  # who started it or wrote the commit: not to approve it where the plan says so
+    returns: str = ""  # the rollout that this one takes back; its plan is of :func:`~.plan.resolve_return`
+    may_return: bool = (
+        False  # a succeeded release is there, and the signed bundle or a directive allows going back to it
+    )
+    carried: tuple[str, ...] = ()  # still busy with the rollout that this one superseded
+    removes: bool = False  # the release is empty: what the bundle had is taken away
 
 
 class WaveOpened(Event, frozen=True, kw_only=True, tag="wave-opened"):
@@ -37,6 +50,49 @@ class WaveOpened(Event, frozen=True, kw_only=True, tag="wave-opened"):
 
 class WavePassed(Event, frozen=True, kw_only=True, tag="wave-passed"):
     wave: int
+
+
+class WaveSettled(Event, frozen=True, kw_only=True, tag="wave-settled"):
+    """All of it came to rest with its quorum: the gates after it are asked from here."""
+
+    wave: int
+
+
+class Promoted(Event, frozen=True, kw_only=True, tag="promoted"):
+    """A person passes the wave over its soak, its quorum and whoever it waits for; not over its gates and budgets."""
+
+    wave: int
+    by: str
+    reason: str
+
+
+class GateEvent(Event, frozen=True, kw_only=True):
+    wave: int
+    phase: Phase
+    index: int
+
+
+class GateApproved(GateEvent, frozen=True, kw_only=True, tag="gate-approved"):
+    """One of the approvals that the gate asks for."""
+
+    by: str
+    reason: str
+
+
+class GatePassed(GateEvent, frozen=True, kw_only=True, tag="gate-passed"):
+    detail: str = ""
+
+
+class GateFailed(GateEvent, frozen=True, kw_only=True, tag="gate-failed"):
+    """Rejected, or not passed in the time it has: the plan's ``onFailure`` follows."""
+
+    why: str
+
+
+class CarriedSettled(Event, frozen=True, kw_only=True, tag="carried-settled"):
+    """A cluster that was busy with the superseded rollout is so no longer."""
+
+    cluster: str
 
 
 class TargetEvent(Event, frozen=True, kw_only=True):
@@ -99,7 +155,29 @@ class TargetBack(TargetEvent, frozen=True, kw_only=True, tag="back"):
 
 
 class TargetSkipped(TargetEvent, frozen=True, kw_only=True, tag="skipped"):
+    """``by`` an operator: it stays in the base of the quorum. By nobody: it left the registry, and the base shrinks."""
+
     why: str
+    by: str = ""
+
+
+class TargetRetried(TargetEvent, frozen=True, kw_only=True, tag="retried"):
+    """Failed, returned or lost, and takes its turn again with the next attempt."""
+
+    attempt: int
+    by: str
+    reason: str
+
+
+class TargetDeferred(TargetEvent, frozen=True, kw_only=True, tag="deferred"):
+    """Its site takes nothing before ``until``: its slot is free, its clock stands still."""
+
+    until: float
+    why: str
+
+
+class DeferralEnded(TargetEvent, frozen=True, kw_only=True, tag="deferral-ended"):
+    """The time that its site named has come: it is offered again, before others."""
 
 
 class Held(Event, frozen=True, kw_only=True, tag="held"):
@@ -127,13 +205,18 @@ class ClocksDeferred(Event, frozen=True, kw_only=True, tag="clocks-deferred"):
 
 
 class Stopping(Event, frozen=True, kw_only=True, tag="stopping"):
-    """Rolling back: nothing is offered any more; what runs is waited for."""
+    """Rolling back: nothing is offered any more; what runs is waited for. ``wave`` is whose budget or gate it was."""
 
     why: str
+    wave: int = -1
+
+
+class Expired(Event, frozen=True, kw_only=True, tag="expired"):
+    """Past the plan's ``expire``: who waits, or is deferred, is owed; what runs is waited for."""
 
 
 class Ended(Event, frozen=True, kw_only=True, tag="ended"):
-    state: Literal["Succeeded", "Failed", "Aborted", "RolledBack"]
+    state: Literal["Succeeded", "Failed", "Aborted", "RolledBack", "Superseded"]
     why: str
 
 
@@ -141,6 +224,12 @@ AnyEvent = (
     Started
     | WaveOpened
     | WavePassed
+    | WaveSettled
+    | Promoted
+    | GateApproved
+    | GatePassed
+    | GateFailed
+    | CarriedSettled
     | OfferMade
     | OfferWithdrawn
     | TargetAcknowledged
@@ -156,12 +245,16 @@ AnyEvent = (
     | TargetOwed
     | TargetBack
     | TargetSkipped
+    | TargetRetried
+    | TargetDeferred
+    | DeferralEnded
     | Held
     | Released
     | Paused
     | Resumed
     | ClocksDeferred
     | Stopping
+    | Expired
     | Ended
 )
 
@@ -236,9 +329,109 @@ class Abort(NamedTuple):
     reason: str
 
 
+class Retry(NamedTuple):
+    """Failed, returned and lost targets take their turn again; no names: all of them."""
+
+    by: str
+    reason: str
+    clusters: tuple[str, ...] = ()
+
+
+class Skip(NamedTuple):
+    """This cluster does not get the release from this rollout."""
+
+    cluster: str
+    by: str
+    reason: str
+
+
+class Promote(NamedTuple):
+    """Pass the wave over its soak, below its quorum, without those it waits for."""
+
+    by: str
+    reason: str
+
+
+class Approve(NamedTuple):
+    by: str
+    reason: str
+
+
+class Reject(NamedTuple):
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GateMeasured:
+    """One look at a gate of :meth:`RolloutMachine.pending_gates`; ``detail`` is what was seen, for people."""
+
+    wave: int
+    phase: Phase
+    index: int
+    passed: bool
+    detail: str
+
+
+class Deferred(NamedTuple):
+    """The agent's answer while its site's window is closed; ``until`` in unix seconds."""
+
+    cluster: str
+    attempt: int
+    until: float
+    why: str
+
+
+class Supersede(NamedTuple):
+    """A newer release takes this one's place now."""
+
+    by_rollout: str
+
+
+class Hold(NamedTuple):
+    """This cluster is offered nothing for now: knowledge of the moment, never logged, told again after a replay."""
+
+    cluster: str
+    why: str
+
+
+class Unhold(NamedTuple):
+    cluster: str
+
+
+class Allowance(NamedTuple):
+    """How many more offers this rollout may make under the fleet's limit (None: as many as it likes).
+
+    Knowledge of the moment: every offer takes one of it; a new number replaces the old. Told before anything else.
+    """
+
+    offers: int | None
+
+
+class Settled(NamedTuple):
+    """A cluster that was carried over from the superseded rollout is no longer busy with it."""
+
+    cluster: str
+
+
 class MemberRemoved(NamedTuple):
     cluster: str
     why: str
 
 
-Input = Tick | Acknowledged | Refused | Reported | Contact | Pause | Resume | Abort | MemberRemoved
+Command = Pause | Resume | Abort | Retry | Skip | Promote | Approve | Reject | Supersede
+Input = (
+    Tick
+    | Acknowledged
+    | Refused
+    | Deferred
+    | Reported
+    | Contact
+    | MemberRemoved
+    | GateMeasured
+    | Hold
+    | Unhold
+    | Allowance
+    | Settled
+    | Command
+)

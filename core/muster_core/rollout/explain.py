@@ -122,11 +122,7 @@ def _waiting(machine: RolloutMachine, target: Target, now: float, clock: Clock) 
     if wave.spec.spread and group != wave.last_group:
         first_ones = wave.last_group or "no value"
         return f"One value of the plan's spread at a time, and {first_ones} is on: {_doing(first, clock)}."
-    ahead = 0
-    for cluster in machine.waves[target.wave].waiting:
-        if cluster == target.cluster:
-            break
-        ahead += 1
+    ahead = wave.line.before(target.cluster)
     number = "one in-flight target" if len(flying) == 1 else f"one of {len(flying)} in-flight targets"
     place = "It is next when" if not ahead else f"{ahead} before it. The next is offered when"
     return f"{place} {number} finishes: {_doing(first, clock)}."

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 from msgspec import UnsetType
 
 from muster_core.durations import parse_duration, resolve_count
 from muster_core.errors import RolloutError
-from muster_core.kinds.model import RolloutPlan, Wave
+from muster_core.kinds.model import Gate, RolloutPlan, Wave
 from muster_core.select import matches
+from muster_core.times import parse_time
 
 CONTACT_INTERVALS_UNTIL_AWAY = 3
 
@@ -30,6 +31,45 @@ class Member(NamedTuple):
     name: str
     labels: Mapping[str, str]
     contact_interval: float
+
+
+class ResolvedGate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One gate; only the fields of its kind have a meaning. ``after`` in unix seconds, intervals in seconds.
+
+    ``fail_after`` None: it holds for ever. ``below`` and ``above``: exactly one is a number.
+    """
+
+    kind: Literal["approval", "time", "http", "prometheus"]
+    count: int = 1
+    by: tuple[str, ...] = ()
+    not_author: bool = True
+    after: float = 0.0
+    url: str = ""
+    expect: int = 200
+    contains: str = ""
+    server: str = ""
+    query: str = ""
+    below: float | None = None
+    above: float | None = None
+    consecutive: int = 1
+    interval: float = 30.0
+    fail_after: float | None = None
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether an executor has to look, again and again; the others are people's and the clock's."""
+        return self.kind in ("http", "prometheus")
+
+    def __str__(self) -> str:
+        match self.kind:
+            case "approval":
+                return f"approval by {self.count} of {', '.join(self.by) or 'the approvers'}"
+            case "time":
+                return "start time"
+            case "http":
+                return f"http {self.url}"
+            case _:
+                return f"prometheus {self.server}: {self.query}"
 
 
 class ResolvedWave(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,10 +90,17 @@ class ResolvedWave(msgspec.Struct, frozen=True, kw_only=True):
     offline_policy: str = "owe"
     soak_holds_slot: bool = True
     spread: dict[str, str] = {}
+    gates_before: tuple[ResolvedGate, ...] = ()
+    gates_after: tuple[ResolvedGate, ...] = ()
 
 
 class ResolvedPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """A plan with whole numbers. ``action`` is what a spent failure budget does."""
+    """A plan with whole numbers. ``action`` is what a spent failure budget or a failed gate does, ``scope`` to whom.
+
+    ``max_in_flight``, ``max_failed`` and ``max_lost`` are of the whole rollout, beside those of its waves. ``expire`` in
+    seconds from the start. ``return_in_flight`` is of a rollout that takes this one back. ``limited``: the fleet bounds how
+    many are in flight over all rollouts, so nothing is offered before :class:`~muster_core.rollout.events.Allowance` is told.
+    """
 
     name: str
     waves: tuple[ResolvedWave, ...]
@@ -62,14 +109,25 @@ class ResolvedPlan(msgspec.Struct, frozen=True, kw_only=True):
     catch_up_in_flight: str | int
     catch_up_failed: str | int = "5%"
     excluded: tuple[str, ...] = ()
+    scope: str = "target"
+    max_in_flight: int | None = None
+    max_failed: int | None = None
+    max_lost: int | None = None
+    return_in_flight: str | int | None = None
+    supersede: str = "queue"
+    expire: float | None = None
+    limited: bool = False
 
 
-def resolve(plan: RolloutPlan, members: Sequence[Member], bundle: str = "") -> ResolvedPlan:
+def resolve(
+    plan: RolloutPlan, members: Sequence[Member], bundle: str = "", *, limited: bool = False
+) -> ResolvedPlan:
     """Every member in exactly one wave, the first that selects it. ``bundle`` is whom errors name.
 
-    Members of a wave are in the order of their label ``muster.dev/order`` (a number; those without come last), then of
-    their names. ``MUSTER-R001`` when nobody is targeted, ``MUSTER-R002`` when members match no wave and the plan does not
-    say where they go, ``MUSTER-R030`` when a wave names a cluster that is not targeted.
+    ``limited``: the fleet has ``limits.maxDisrupted``. Members of a wave are in the order of their label ``muster.dev/order``
+    (a number; those without come last), then of their names. ``MUSTER-R001`` when nobody is targeted, ``MUSTER-R002`` when
+    members match no wave and the plan does not say where they go, ``MUSTER-R030`` when a wave names a cluster that is not
+    targeted, ``MUSTER-R051`` when waves before take all clusters of one. A wave that matches nobody at all is left out.
     """
     name, spec = plan.metadata.name, plan.spec
     if not members:
@@ -89,7 +147,9 @@ def resolve(plan: RolloutPlan, members: Sequence[Member], bundle: str = "") -> R
         left = [member for member in left if member.name not in taken]
         if spec.unmatched == "last" and wave is spec.waves[-1]:
             chosen, left = [*chosen, *left], []
-        if chosen:
+        if not chosen:
+            _require_no_overlap(wave, members, name)
+        else:
             waves.append(_resolved(wave, chosen, deadline, soak_holds_slot=spec.soak_holds_slot))
     if not waves:
         raise RolloutError("R031", f"no wave of plan {name} has a member", object=bundle or name)
@@ -106,9 +166,100 @@ def resolve(plan: RolloutPlan, members: Sequence[Member], bundle: str = "") -> R
         waves=tuple(waves),
         deadline=deadline,
         action=spec.on_failure.action,
+        scope=spec.on_failure.scope,
+        max_in_flight=_count(spec.max_in_flight, len(members), at_least=1),
+        max_failed=_count(spec.max_failed, len(members)),
+        max_lost=_count(spec.max_lost, len(members)),
+        return_in_flight=_set(spec.rollback_max_in_flight),
+        supersede=spec.supersede,
+        expire=_seconds(spec.expire),
+        limited=limited,
         catch_up_in_flight=spec.catch_up.max_in_flight,
         catch_up_failed=spec.catch_up.max_failed,
         excluded=tuple(member.name for member in left),
+    )
+
+
+def resolve_return(plan: ResolvedPlan, clusters: Sequence[str]) -> ResolvedPlan:
+    """One wave that takes clusters back to the release before, from the plan of the rollout that is taken back.
+
+    No soak, gate or window: they run something that has to go. Twice the largest wave at a time unless the plan says how
+    many; failures as in catching up; whoever is away is owed its return.
+    """
+    wanted = set(clusters)
+    order = [cluster for wave in plan.waves for cluster in wave.members if cluster in wanted]
+    asked = plan.return_in_flight
+    at_a_time = (
+        2 * max(wave.max_in_flight for wave in plan.waves)
+        if asked is None
+        else resolve_count(asked, len(order), rounding="down-at-least-one")
+    )
+    wave = ResolvedWave(
+        name="return",
+        members=tuple(order),
+        max_in_flight=at_a_time,
+        max_failed=max(1, resolve_count(plan.catch_up_failed, len(order), rounding="down")),
+        quorum_percent=0,
+        soak=0.0,
+        offline_after={c: wave.offline_after[c] for wave in plan.waves for c in wave.members if c in wanted},
+    )
+    return ResolvedPlan(
+        name=plan.name,
+        waves=(wave,),
+        deadline=plan.deadline,
+        action="pause",
+        catch_up_in_flight=plan.catch_up_in_flight,
+        catch_up_failed=plan.catch_up_failed,
+        limited=plan.limited,
+    )
+
+
+def _count(value: str | int | UnsetType, total: int, *, at_least: int = 0) -> int | None:
+    if isinstance(value, UnsetType):
+        return None
+    return max(at_least, resolve_count(value, total, rounding="down"))
+
+
+def _set(value: str | int | UnsetType) -> str | int | None:
+    return None if isinstance(value, UnsetType) else value
+
+
+def _seconds(value: str | UnsetType) -> float | None:
+    return parse_duration(value) if isinstance(value, str) else None
+
+
+def resolve_gate(gate: Gate) -> ResolvedGate:
+    """A gate of a plan that was read: exactly one of its kinds is there."""
+    if gate.approval:
+        asked = gate.approval
+        return ResolvedGate(
+            kind="approval", count=asked.count, by=tuple(asked.by), not_author=asked.not_author
+        )
+    if gate.time:
+        return ResolvedGate(kind="time", after=parse_time(gate.time.after))
+    if gate.http:
+        http = gate.http
+        return ResolvedGate(
+            kind="http",
+            url=http.url,
+            expect=http.expect,
+            contains=http.contains,
+            consecutive=http.consecutive,
+            interval=parse_duration(http.interval),
+            fail_after=_seconds(http.fail_after),
+        )
+    query = gate.prometheus
+    if query is None:
+        raise RolloutError("R050", "a gate of the plan says nothing", hint="Run muster validate.")
+    return ResolvedGate(
+        kind="prometheus",
+        server=query.server,
+        query=query.query,
+        below=query.below if isinstance(query.below, float) else None,
+        above=query.above if isinstance(query.above, float) else None,
+        consecutive=query.consecutive,
+        interval=parse_duration(query.interval),
+        fail_after=_seconds(query.fail_after),
     )
 
 
@@ -123,13 +274,23 @@ def _order(member: Member) -> tuple[float, str]:
 def _chosen(wave: Wave, left: Sequence[Member], total: int) -> list[Member]:
     if isinstance(wave.percent, str):
         return list(left[: resolve_count(wave.percent, total, rounding="down-at-least-one")])
-    return [
-        member
-        for member in left
-        if wave.rest
-        or member.name in wave.names
-        or (wave.selector is not None and matches(wave.selector, member.labels))
-    ]
+    return [member for member in left if wave.rest or _wants(wave, member)]
+
+
+def _wants(wave: Wave, member: Member) -> bool:
+    selected = wave.selector is not None and matches(wave.selector, member.labels)
+    return selected or member.name in wave.names
+
+
+def _require_no_overlap(wave: Wave, members: Sequence[Member], plan: str) -> None:
+    wanted = next((member.name for member in members if _wants(wave, member)), None)
+    if wanted is not None:
+        raise RolloutError(
+            "R051",
+            f"wave {wave.name} of plan {plan} is empty: waves before it take {wanted} and whoever else it wants",
+            object=wave.name,
+            hint="Order the waves from the narrow ones to the wide ones.",
+        )
 
 
 def _require_named(plan: RolloutPlan, members: Container[str], bundle: str) -> None:
@@ -147,15 +308,13 @@ def _require_named(plan: RolloutPlan, members: Container[str], bundle: str) -> N
 def _resolved(
     wave: Wave, chosen: Sequence[Member], deadline: float, *, soak_holds_slot: bool
 ) -> ResolvedWave:
-    after, lost = wave.offline.after, wave.max_lost
+    after = wave.offline.after
     return ResolvedWave(
         name=wave.name,
         members=tuple(member.name for member in chosen),
         max_in_flight=resolve_count(wave.max_in_flight, len(chosen), rounding="down-at-least-one"),
         max_failed=resolve_count(wave.max_failed, len(chosen), rounding="down"),
-        max_lost=resolve_count(lost, len(chosen), rounding="down")
-        if not isinstance(lost, UnsetType)
-        else None,
+        max_lost=_count(wave.max_lost, len(chosen)),
         offline_policy=wave.offline.policy,
         soak_holds_slot=soak_holds_slot,
         spread={m.name: m.labels.get(wave.spread, "") for m in chosen} if wave.spread else {},
@@ -167,6 +326,8 @@ def _resolved(
             else max(deadline, CONTACT_INTERVALS_UNTIL_AWAY * m.contact_interval)
             for m in chosen
         },
+        gates_before=tuple(resolve_gate(gate) for gate in wave.gates.before),
+        gates_after=tuple(resolve_gate(gate) for gate in wave.gates.after),
     )
 
 

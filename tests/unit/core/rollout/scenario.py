@@ -36,9 +36,19 @@ def wave(
 class Story:
     """Drives one machine; every cluster is in contact unless ``away`` says otherwise."""
 
-    def __init__(self, *waves: ResolvedWave, action: str = "pause", away: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        *waves: ResolvedWave,
+        action: str = "pause",
+        away: tuple[str, ...] = (),
+        held: dict[str, str] | None = None,
+        authors: tuple[str, ...] = (),
+        carried: tuple[str, ...] = (),
+        may_return: bool = False,
+        **limits: Any,
+    ) -> None:
         plan = ResolvedPlan(
-            name="rings", waves=waves, deadline=600.0, action=action, catch_up_in_flight="10%"
+            name="rings", waves=waves, deadline=600.0, action=action, catch_up_in_flight="10%", **limits
         )
         self.now = START
         self.machine = RolloutMachine(
@@ -50,10 +60,15 @@ class Story:
                 tree_digest=DIGEST,
                 plan=plan,
                 by="ann",
+                authors=authors,
+                carried=carried,
+                may_return=may_return,
             )
         )
         self.machine.meet(name for each in waves for name in each.members if name not in away)
         self.log: list[ev.AnyEvent] = [self.machine.started]
+        for cluster, why in (held or {}).items():
+            self.machine.hold(cluster, why)
         self.log += self.machine.begin(self.now)
 
     def give(self, given: ev.Input) -> list[ev.AnyEvent]:
