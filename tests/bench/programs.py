@@ -216,10 +216,11 @@ class Coordinator:
     folder: Path
     repository: str
     program: Program | None = None
+    prelude: str = ""  # Python that runs before it, for what no flag should set
     addresses: dict[str, str] = field(default_factory=dict)
 
     def start(self, profile: Path | None = None) -> Program:
-        code = (PROFILED.format(file=str(profile)) if profile else "") + COORDINATOR
+        code = self.prelude + (PROFILED.format(file=str(profile)) if profile else "") + COORDINATOR
         flags = [
             f"--{name}={self.addresses.get(name, '127.0.0.1:0')}" for name in ("link", "edge", "metrics")
         ]
@@ -264,12 +265,17 @@ class StubFleet:
 
     @classmethod
     def join(
-        cls, coordinator: Coordinator, repository: FleetRepository, agents: int, think: float = 0.25
+        cls,
+        coordinator: Coordinator,
+        repository: FleetRepository,
+        agents: int,
+        think: float = 0.25,
+        *more: str,
     ) -> StubFleet:
-        """All of them known, approved and in contact; ``think`` is seconds from an offer to the answer."""
+        """All of them known, approved and in contact; ``think`` is seconds from an offer to the answer, ``more`` flags."""
         script = str(Path(__file__).with_name("stubfleet.py"))
         argv = [sys.executable, script, "--context", str(coordinator.context), "--agents", str(agents)]
-        argv += ["--think", str(think)]
+        argv += ["--think", str(think), *more]
         with (coordinator.folder / "stubs.log").open("w") as log:
             process = subprocess.Popen(
                 argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=ENVIRONMENT

@@ -2,8 +2,9 @@
 
 One process with one channel a stub. Each joins with a token of its own, holds ``Link.Session`` as an agent does (hello,
 beats, outbox with acknowledgements, the server's back-off), and answers an offer as an agent whose cluster is quick:
-acknowledged, applying, healthy, ``--think`` seconds after it came, since a real agent fetches and verifies first. Every
-offer and every acknowledgement is recorded with its time. The process is steered by
+acknowledged, applying, healthy, ``--think`` seconds after it came, since a real agent fetches and verifies first; the
+verdict follows ``--work`` seconds later. An offer that it has already is taken once, as an agent does: acknowledged again,
+and how it stands is told. Every offer and every acknowledgement is recorded with its time. The process is steered by
 lines of JSON on standard input and answers each with one line::
 
     python stubfleet.py --context HUB/context.json --agents 300
@@ -11,7 +12,9 @@ lines of JSON on standard input and answers each with one line::
     {"do": "connect"}                                  certificates, then sessions; answers when all are in contact
     {"do": "settle", "commit": C, "patience": 60}       waits until every stub's verdict on C is acknowledged; its times
     {"do": "contact", "since": T, "patience": 60}       waits until every stub was welcomed after T; when each was
-    {"do": "obey", "clusters": [...], "outcome": "failed"}      how these answer from now on; or "silent"
+    {"do": "obey", "clusters": [...], "outcome": "failed"}      how these answer from now on: healthy, failed, returned;
+                                                       "silent" says nothing, "refused" turns the offer down, "cut"
+                                                       takes it and is out of contact for good, "away" is so at once
     {"do": "renew", "over": 60, "counter": 1}           each renews once at a time of its own; how long each took
     {"do": "record", "file": F}                        writes everything that was seen, a line of JSON each
 
@@ -73,7 +76,9 @@ OUTCOMES = {
 
 
 class Sighting(NamedTuple):
-    """Something that a stub saw. ``at`` in unix seconds; ``what``: offer, acknowledged, settled, welcome, lost, withdraw."""
+    """Something that a stub saw. ``at`` in unix seconds; ``what``: offer, taken, acknowledged, applying, settled, welcome,
+    lost, withdraw. Taken is an offer that it had not; acknowledged and later ones are receipts of the hub.
+    """
 
     at: float
     cluster: str
@@ -101,11 +106,28 @@ class Hub:
         return cls(found["edge"], ca, token)
 
 
+class Pace(NamedTuple):
+    """Seconds: from an offer to its answer, from there to the verdict (drawn around it), and the longest wait before it
+    dials again (0: what the hub asks for).
+    """
+
+    think: float = 0.25
+    work: float = 0.0
+    dial: float = 0.0
+
+    @property
+    def options(self) -> list[tuple[str, int]]:
+        """gRPC's own pauses within one channel, where the stub is not to wait as long as it would."""
+        longest = int(self.dial * 1000)
+        names = ("initial", "min", "max") if longest else ()
+        return [(f"grpc.{name}_reconnect_backoff_ms", longest) for name in names]
+
+
 class Stub:
     """One agent. ``seen`` hears what happens to it."""
 
-    def __init__(self, name: str, hub: Hub, seen: Callable[[Sighting], None], think: float) -> None:
-        self.name, self.uid, self._hub, self._seen, self._think = name, f"uid-of-{name}", hub, seen, think
+    def __init__(self, name: str, hub: Hub, seen: Callable[[Sighting], None], pace: Pace) -> None:
+        self.name, self.uid, self._hub, self._seen, self._pace = name, f"uid-of-{name}", hub, seen, pace
         self._identity, self._sealing = IdentityKey.generate(), SealingKey.generate()
         key = ec.generate_private_key(ec.SECP256R1())
         self._key = key.private_bytes(
@@ -115,7 +137,12 @@ class Stub:
         self._csr = _request(key)
         self._certificate = b""
         self._line: Any = None
+        self._taken: dict[
+            str, tuple[str, int]
+        ] = {}  # by bundle: rollout and attempt, as an agent's record has it
+        self._stands: dict[str, str] = {}
         self.outcome = "healthy"
+        self.gone = asyncio.Event()
         self._outbox = Outbox(OutboxState(f"epoch-of-{name}"))
         self._backoff = Backoff(random.uniform)
         self._due = asyncio.Event()
@@ -184,12 +211,13 @@ class Stub:
         self._seen(Sighting(time.time(), self.name, "lost", why=why))
 
     async def run(self) -> None:
-        """For ever, as the agent does: a lost line is dialled again after the server's back-off."""
-        while True:
+        """Until it is gone, as the agent does: a lost line is dialled again after the server's back-off."""
+        while not self.gone.is_set():
             credentials = grpc.ssl_channel_credentials(self._hub.ca, self._key, self._certificate)
+            options = [*OPTIONS, *self._pace.options]
             begun = time.monotonic()
             try:
-                async with grpc.aio.secure_channel(self._hub.link, credentials, options=OPTIONS) as channel:
+                async with grpc.aio.secure_channel(self._hub.link, credentials, options=options) as channel:
                     async with asyncio.timeout(CONNECT_DEADLINE):
                         await channel.channel_ready()
                     self._line = link_pb2_grpc.LinkStub(channel)
@@ -199,7 +227,10 @@ class Stub:
             except (TimeoutError, grpc.aio.UsageError, asyncio.InvalidStateError) as error:
                 self._lost(type(error).__name__)
             self._backoff.connected_for(time.monotonic() - begun)
-            await asyncio.sleep(self._backoff.next_delay())
+            delay = self._backoff.next_delay()
+            await asyncio.sleep(
+                min(delay, random.uniform(0.0, self._pace.dial)) if self._pace.dial else delay
+            )
 
     async def _hold(self, call: Any) -> None:
         """One session, from hello to its end."""
@@ -224,10 +255,11 @@ class Stub:
         self._acknowledged()
         # One write at a time: grpc ends a call on which two are under way.
         line = asyncio.Lock()
-        parts = [
+        parts: list[asyncio.Task[Any]] = [
             asyncio.create_task(self._read(call)),
             asyncio.create_task(self._send(call, line)),
             asyncio.create_task(self._beat(call, line, float(welcome.beat_seconds))),
+            asyncio.create_task(self.gone.wait()),
         ]
         try:
             ended, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
@@ -266,7 +298,7 @@ class Stub:
             self._acknowledged()
         if frame.HasField("offer"):
             self._see("offer", frame.offer)
-            asyncio.get_running_loop().call_later(self._think, self._answer, frame.offer)
+            asyncio.get_running_loop().call_later(self._pace.think, self._answer, frame.offer)
         elif frame.HasField("withdraw"):
             self._see("withdraw", wire.Offer(rollout=frame.withdraw.rollout, attempt=frame.withdraw.attempt))
         elif frame.HasField("bye"):
@@ -279,35 +311,64 @@ class Stub:
             self._see(*self._waiting.pop(key))
 
     def _answer(self, offer: wire.Offer) -> None:
-        """What a cluster says whose objects are ready at once."""
-        if self.outcome == "silent":
+        """What an agent says of an offer whose cluster is ready at once, or after ``work``."""
+        if self.outcome == "silent" or self.gone.is_set():
             return
-        bundle = offer.release.bundle
+        bundle, this = offer.release.bundle, (offer.rollout, offer.attempt)
+        if self._taken.get(bundle) == this:
+            self._reply(offer, wire.OfferReply.ACKNOWLEDGED)
+            if self.outcome != "refused":
+                self._report(self._stands[bundle], offer)
+            return
+        self._taken[bundle] = this
+        self._see("taken", offer)
+        if self.outcome == "refused":
+            self._reply(offer, wire.OfferReply.REFUSED)
+            return
+        self._reply(offer, wire.OfferReply.ACKNOWLEDGED)
+        self._report("applying", offer)
+        if self._pace.work:
+            after = random.uniform(0.5, 1.5) * self._pace.work
+            asyncio.get_running_loop().call_later(after, self._settle, offer)
+        else:
+            self._settle(offer)
+
+    def _settle(self, offer: wire.Offer) -> None:
+        if self.outcome == "cut":
+            self.gone.set()
+        else:
+            self._report(self.outcome, offer)
+
+    def _reply(self, offer: wire.Offer, answer: wire.OfferReply.Answer.ValueType) -> None:
         reply = wire.OfferReply(
-            rollout=offer.rollout,
-            bundle=bundle,
-            attempt=offer.attempt,
-            answer=wire.OfferReply.ACKNOWLEDGED,
+            rollout=offer.rollout, bundle=offer.release.bundle, attempt=offer.attempt, answer=answer
         )
-        self._say(f"reply/{bundle}", wire.AgentFrame(offer_reply=reply), "acknowledged", offer)
-        for outcome, what in (("applying", "applying"), (self.outcome, "settled")):
-            phase, verdict = OUTCOMES.get(outcome, ("Applying", wire.OUTCOME_APPLYING))
-            self._revision += 1
-            report = wire.Report(
-                bundle=bundle,
-                release=offer.release,
-                rollout=offer.rollout,
-                attempt=offer.attempt,
-                phase=phase,
-                outcome=verdict,
-                object_count=3,
-                ready_count=3,
-                revision=self._revision,
-                observed_unix_ms=int(time.time() * 1000),
-                head_commit=offer.release.commit,
-            )
-            # A key of its own for each: the two reports of a slower cluster would both be sent.
-            self._say(f"report/{bundle}/{what}", wire.AgentFrame(report=report), what, offer)
+        if answer == wire.OfferReply.REFUSED:
+            reply.code, reply.message = "T001", "this stub was told to refuse"
+        what = "acknowledged" if answer == wire.OfferReply.ACKNOWLEDGED else "settled"
+        self._say(f"reply/{reply.bundle}", wire.AgentFrame(offer_reply=reply), what, offer)
+
+    def _report(self, outcome: str, offer: wire.Offer) -> None:
+        bundle = offer.release.bundle
+        self._stands[bundle] = outcome
+        phase, verdict = OUTCOMES.get(outcome, ("Applying", wire.OUTCOME_APPLYING))
+        self._revision += 1
+        report = wire.Report(
+            bundle=bundle,
+            release=offer.release,
+            rollout=offer.rollout,
+            attempt=offer.attempt,
+            phase=phase,
+            outcome=verdict,
+            object_count=3,
+            ready_count=3,
+            revision=self._revision,
+            observed_unix_ms=int(time.time() * 1000),
+            head_commit=offer.release.commit,
+        )
+        # A key of its own for each: the two reports of a slower cluster would both be sent.
+        what = "settled" if outcome in OUTCOMES else "applying"
+        self._say(f"report/{bundle}/{what}", wire.AgentFrame(report=report), what, offer)
 
 
 def _request(key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -321,7 +382,7 @@ class Fleet:
     """All stubs, and what they saw."""
 
     hub: Hub
-    think: float
+    pace: Pace
     stubs: dict[str, Stub] = field(default_factory=dict)
     seen: list[Sighting] = field(default_factory=list)
     secrets: dict[str, str] = field(default_factory=dict)
@@ -341,7 +402,7 @@ class Fleet:
             self.hub.link, self.hub.fleet_id = info.link_address, info.fleet_id
 
             async def one(name: str) -> None:
-                stub = self.stubs[name] = Stub(name, self.hub, self.note, self.think)
+                stub = self.stubs[name] = Stub(name, self.hub, self.note, self.pace)
                 request = op.CreateTokenRequest(cluster=name)
                 made = await operator.CreateToken(request, metadata=metadata, timeout=CALL_DEADLINE)
                 self.secrets[name] = made.secret
@@ -425,7 +486,7 @@ class Fleet:
                     return
             for session in self.sessions:
                 if session.done():
-                    session.result()  # a stub never ends: its error is ours
+                    session.result()  # a stub that ends without being told to has an error, which is ours
             try:
                 async with asyncio.timeout(until - time.monotonic()):
                     await self.changed.wait()
@@ -436,6 +497,8 @@ class Fleet:
     def obey(self, clusters: Iterable[str], outcome: str) -> dict[str, Any]:
         for name in clusters:
             self.stubs[name].outcome = outcome
+            if outcome == "away":
+                self.stubs[name].gone.set()
         return {"outcome": outcome}
 
     def record(self, file: Path) -> dict[str, Any]:
@@ -458,9 +521,9 @@ async def _limited(works: Iterable[Awaitable[None]]) -> None:
     await asyncio.gather(*(one(work) for work in works))
 
 
-async def serve(context: Path, agents: int, think: float) -> None:
+async def serve(context: Path, agents: int, pace: Pace) -> None:
     """Until standard input ends."""
-    fleet, loop = Fleet(Hub.of(context), think), asyncio.get_running_loop()
+    fleet, loop = Fleet(Hub.of(context), pace), asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         order = json.loads(line)
         match order.pop("do"):
@@ -492,8 +555,13 @@ def main() -> int:
     parser.add_argument("--context", type=Path, required=True, help="the coordinator's context.json")
     parser.add_argument("--agents", type=int, default=300)
     parser.add_argument("--think", type=float, default=0.25, help="seconds from an offer to the first answer")
+    parser.add_argument(
+        "--work", type=float, default=0.0, help="seconds from the first answer to the verdict"
+    )
+    parser.add_argument("--dial", type=float, default=0.0, help="longest wait before it dials again")
     arguments = parser.parse_args()
-    asyncio.run(serve(arguments.context, arguments.agents, arguments.think))
+    pace = Pace(arguments.think, arguments.work, arguments.dial)
+    asyncio.run(serve(arguments.context, arguments.agents, pace))
     return 0
 
 
