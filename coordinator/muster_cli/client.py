@@ -103,12 +103,8 @@ class OperatorClient:
     def start_rollout(self, request: op.StartRolloutRequest) -> op.RolloutView:
         return self._call(self._stub.StartRollout, request)
 
-    def act_on_rollout(
-        self, name: str, action: op.ActOnRolloutRequest.Action.ValueType, reason: str
-    ) -> op.RolloutView:
-        return self._call(
-            self._stub.ActOnRollout, op.ActOnRolloutRequest(rollout=name, action=action, reason=reason)
-        )
+    def act_on_rollout(self, request: op.ActOnRolloutRequest) -> op.RolloutView:
+        return self._call(self._stub.ActOnRollout, request)
 
     def renew_directive(self, request: op.RenewDirectiveRequest) -> op.BundleView:
         return self._call(self._stub.RenewDirective, request)
@@ -147,10 +143,12 @@ class OperatorClient:
             for line in self._stub.ListAudit(request, metadata=self._metadata, timeout=self._timeout):
                 yield line.line
 
-    def rollout_events(self, request: op.ListEventsRequest) -> Iterator[op.RolloutEvent]:
-        """A rollout's log in order. With ``follow`` until it ends, without a deadline."""
+    def rollout_events(
+        self, request: op.ListEventsRequest, limit: float | None = None
+    ) -> Iterator[op.RolloutEvent]:
+        """A rollout's log in order. With ``follow`` until it ends, for at most ``limit`` seconds where that is given."""
         with self._translated():
-            timeout = None if request.follow else self._timeout
+            timeout = limit if request.follow else self._timeout
             yield from self._stub.ListEvents(request, metadata=self._metadata, timeout=timeout)
 
     def watch(self, request: op.WatchRequest) -> Iterator[op.Event]:

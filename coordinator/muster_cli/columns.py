@@ -13,7 +13,8 @@ from muster_core.times import format_time
 from muster_proto.v1 import link_pb2 as wire
 from muster_proto.v1 import operator_pb2 as op
 
-from muster_cli.output import Column, age
+from muster_cli.output import Column, age, ago
+from muster_cli.standing import took
 
 NAMED = 8
 
@@ -60,6 +61,11 @@ def wave(rollout: op.RolloutView) -> str:
     return f"{number + 1}/{len(rollout.waves)} {rollout.waves[number].name}"
 
 
+def because(rollout: op.RolloutView) -> str:
+    """Why it was started, and why it ended as it did."""
+    return "; ".join(text for text in (rollout.reason, rollout.why) if text) or "-"
+
+
 CLUSTERS: Sequence[Column[op.ClusterView]] = (
     Column("CLUSTER", lambda c: c.name),
     Column("STATE", lambda c: c.state),
@@ -99,6 +105,19 @@ ROLLOUTS: Sequence[Column[op.RolloutView]] = (
     Column("AGE", lambda r: age(r.started_unix_ms)),
     Column("BY", lambda r: r.started_by, wide=True),
     Column("WHY", lambda r: r.why or "-"),
+)
+HISTORY: Sequence[Column[op.RolloutView]] = (
+    Column("ROLLOUT", lambda r: r.name),
+    Column("RELEASE", lambda r: short(r.release)),
+    Column("STATE", lambda r: r.state),
+    Column("DONE", lambda r: f"{r.done}/{r.total}"),
+    Column("FAILED", lambda r: str(r.failed + r.lost), wide=True),
+    Column("OWED", lambda r: str(r.owed), wide=True),
+    Column("TOOK", lambda r: took(r, time.time())),
+    Column("STARTED", lambda r: ago(r.started_unix_ms)),
+    Column("BY", lambda r: r.started_by or "-"),
+    Column("PLAN", lambda r: r.plan, wide=True),
+    Column("WHY", lambda r: because(r)),
 )
 TOKENS: Sequence[Column[op.Token]] = (
     Column("TOKEN", lambda t: t.id),

@@ -95,6 +95,12 @@ def client(ctx: click.Context) -> OperatorClient:
     return OperatorClient(load(settings.get("context")), settings.get("timeout", DEFAULT_TIMEOUT))
 
 
+def given_timeout(ctx: click.Context) -> float | None:
+    """``--timeout`` in seconds where it was given: a command that waits for something takes it for the whole of it."""
+    given: float | None = ctx.find_root().ensure_object(dict).get("timeout")
+    return given
+
+
 def warn_of_git(operator: OperatorClient) -> None:
     """What stands in the coordinator's way in Git, on standard error: what it shows may be old or not whole."""
     info = operator.info()

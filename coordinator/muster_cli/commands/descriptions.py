@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import click
+from muster_core.durations import format_duration
 
 from muster_cli.columns import BUNDLES, CLUSTERS, ROLLOUTS, short
 from muster_cli.errors import NotFoundError
 from muster_cli.output import Answer, ago
+from muster_cli.standing import coded, rank, took, wave_counts, worst
 from muster_cli.verbs import VALUES_OUTPUT, Nouns, client, warn_of_git
 
 if TYPE_CHECKING:
     from muster_proto.v1 import link_pb2 as wire
+    from muster_proto.v1 import operator_pb2 as op
 
     from muster_cli.client import OperatorClient
 
@@ -103,13 +107,22 @@ def describe_bundle(ctx: click.Context, name: str, style: str) -> None:
 @VALUES_OUTPUT
 @click.pass_context
 def describe_rollout(ctx: click.Context, name: str, style: str) -> None:
-    """Waves and targets of rollout NAME, the worst first."""
+    """Waves and targets of rollout NAME, the worst first.
+
+    \b
+    Example:
+      muster describe rollout shop-0007
+    """
     with client(ctx) as operator:
         warn_of_git(operator)
         view = operator.get_rollout(name)
     if style in {"json", "yaml"}:
         Answer(ROLLOUTS, "rollout", style).one(view)
         return
+    waves, targets = (ENDED_WAVES, ENDED_TARGETS) if view.ended_unix_ms else ({}, {})
+    if first := worst(view):
+        click.echo(f"{_target(first, targets)} (wave {first.wave})\n")
+    now = time.time()
     _lines(
         ("Name", view.name),
         ("Bundle", view.bundle),
@@ -118,22 +131,31 @@ def describe_rollout(ctx: click.Context, name: str, style: str) -> None:
         ("State", view.state),
         ("Why", view.why),
         ("Started", f"{ago(view.started_unix_ms)} by {view.started_by}"),
-        ("Ended", ago(view.ended_unix_ms) if view.ended_unix_ms else ""),
+        ("Reason", view.reason),
+        ("Attempt", str(view.attempt) if view.attempt > 1 else ""),
+        ("Ended", f"{ago(view.ended_unix_ms)}, after {took(view, now)}" if view.ended_unix_ms else ""),
+        ("Done", f"{view.done}/{view.total}"),
     )
-    waves, targets = (ENDED_WAVES, ENDED_TARGETS) if view.ended_unix_ms else ({}, {})
     waiting = targets.get("waiting", "waiting")
     for item in view.waves:
+        counts = wave_counts(item, now)
+        counts = f"{item.done}/{item.total} done" + (f", {counts}" if counts else "")
         click.echo(
-            f"\nwave {item.name} ({waves.get(item.state, item.state)}): {item.done}/{item.total} done, "
-            f"{item.in_flight} in flight, {item.failed} failed, {item.lost} lost, {item.owed} owed, "
-            f"{item.waiting} {waiting}; "
-            f"at most {item.max_in_flight} in flight and {item.max_failed} failed, quorum {item.quorum}"
+            f"\nwave {item.name} ({waves.get(item.state, item.state)}): {counts}"
+            + (f", {item.waiting} {waiting}" if item.waiting else "")
         )
-        for target in sorted(
-            (t for t in view.targets if t.wave == item.name), key=lambda t: (rank(t.state), t.cluster)
-        ):
-            state = targets.get(target.state, target.state)
-            click.echo(f"  {target.cluster}: {state} {coded(target.code)} {target.message}".rstrip())
+        click.echo(
+            f"  at most {item.max_in_flight} in flight and {item.max_failed} failed, quorum {item.quorum}, "
+            f"soak {format_duration(item.soak_seconds)}"
+        )
+        members = (t for t in view.targets if t.wave == item.name)
+        for target in sorted(members, key=lambda t: (rank(t.state), t.cluster)):
+            click.echo(f"  {_target(target, targets)}")
+
+
+def _target(target: op.TargetView, words: dict[str, str]) -> str:
+    said = f"{target.cluster}: {words.get(target.state, target.state)} {coded(target.code)} {target.message}"
+    return " ".join(said.split())
 
 
 def _refused(operator: OperatorClient, report: wire.Report) -> str:
@@ -145,29 +167,6 @@ def _refused(operator: OperatorClient, report: wire.Report) -> str:
     except NotFoundError:  # an older one, which the coordinator has forgotten
         return f"the release of {report.rollout}"
     return f"{short(offered)} of {report.rollout}" if offered.commit != report.release.commit else ""
-
-
-def coded(code: str) -> str:
-    """``MUSTER-P001``, however it was reported."""
-    return f"MUSTER-{code.removeprefix('MUSTER-')}" if code else ""
-
-
-def rank(state: str) -> int:
-    """The worst first."""
-    order = (
-        "failed",
-        "lost",
-        "returned",
-        "owed",
-        "applying",
-        "soaking",
-        "acknowledged",
-        "offered",
-        "waiting",
-        "skipped",
-        "done",
-    )
-    return order.index(state) if state in order else len(order)
 
 
 def _lines(*pairs: tuple[str, str]) -> None:

@@ -1,4 +1,7 @@
-"""Acting on rollouts."""
+"""Starting rollouts, and the group of all their commands.
+
+Owns ``muster rollout start`` with the directive that it signs where one is asked for; the other commands are beside it.
+"""
 
 from __future__ import annotations
 
@@ -11,27 +14,34 @@ from muster_core.durations import parse_duration
 from muster_core.errors import RolloutError
 from muster_proto.v1 import operator_pb2 as op
 
-from muster_cli.columns import ROLLOUTS, short, wave
-from muster_cli.commands import forecast
+from muster_cli.columns import ROLLOUTS
+from muster_cli.commands import deciding, forecast, history, watching
 from muster_cli.output import Answer
 from muster_cli.trust.signing import KEY
-from muster_cli.verbs import CHECKOUT, OUTPUT, VALUES_OUTPUT, Nouns, client
+from muster_cli.verbs import CHECKOUT, OUTPUT, Nouns, client, given_timeout
 
 if TYPE_CHECKING:
     from muster_core.trust.directive import LateJoiners
 
     from muster_cli.client import OperatorClient
 
-ENDED = frozenset({"Succeeded", "Failed", "Aborted", "RolledBack", "Superseded"})
-
 
 @click.group(cls=Nouns)
 def rollout() -> None:
-    """Start, watch, pause, resume, abort and explain rollouts."""
+    """Start, watch, steer and explain rollouts."""
 
 
-rollout.add_command(forecast.plan)
-rollout.add_command(forecast.simulate)
+for _command in (
+    forecast.plan,
+    forecast.simulate,
+    watching.watch,
+    *deciding.COMMANDS,
+    history.history,
+    history.events,
+    history.explain,
+    history.owed,
+):
+    rollout.add_command(_command)
 
 
 @rollout.command("start")
@@ -90,6 +100,10 @@ def start(
 
     Where the fleet's mode asks for directives this signs one, over what your checkout and the registry say: the
     release, the plan, the clusters. With --key it does so in every mode.
+
+    \b
+    Example:
+      muster rollout start shop --again --reason 'after the power cut' -w
     """
     if go_back and not reason:
         raise click.UsageError("--go-back needs --reason")
@@ -101,9 +115,10 @@ def start(
             )
             _direct(operator, request, checkout, key, wish)
         view = operator.start_rollout(request)
-    Answer(ROLLOUTS, "rollout", style).one(view)
-    if stay:
-        ctx.invoke(watch, name=view.name)
+        Answer(ROLLOUTS, "rollout", style).one(view)
+        if stay:
+            view = watching.follow(operator, view.name, limit=given_timeout(ctx))
+            ctx.exit(0 if view.state == "Succeeded" else 1)
 
 
 class Wish(NamedTuple):
@@ -171,102 +186,3 @@ def _direct(
         f"directive {signed.directive.sequence} of {bundle} signed: {release}, {len(signed.uids)} clusters",
         err=True,
     )
-
-
-@rollout.command("owed")
-@click.argument("bundle", default="")
-@VALUES_OUTPUT
-@click.pass_context
-def owed(ctx: click.Context, bundle: str, style: str) -> None:
-    """List who waits for a release.
-
-    Also why, and until when what was signed for them holds."""
-    from muster_cli.columns import OWED
-    from muster_cli.output import plain, write_value
-
-    with client(ctx) as operator:
-        rows = list(operator.list_owed(bundle).owed)
-    if style == "table":
-        Answer(OWED, "cluster", style, "cluster").show(rows, "nobody waits for a release")
-    else:
-        write_value([plain(row) for row in rows], style)
-
-
-@rollout.command("watch")
-@click.argument("name")
-@click.pass_context
-def watch(ctx: click.Context, name: str) -> None:
-    """Print what happens in rollout NAME until it ends. Exit code 1 when it did not succeed."""
-    with client(ctx) as operator:
-        view = operator.get_rollout(name)
-        last = _progress(view, ())
-        if view.state not in ENDED:
-            for event in operator.watch(op.WatchRequest(rollouts=True, name=name)):
-                if event.kind == op.Event.LOG and event.text:
-                    click.echo(event.text)
-                if not event.HasField("rollout") or event.rollout.name != name:
-                    continue
-                view = event.rollout
-                last = _progress(view, last)
-                if view.state in ENDED:
-                    break
-    ctx.exit(0 if view.state == "Succeeded" else 1)
-
-
-def _progress(view: op.RolloutView, last: tuple[object, ...]) -> tuple[object, ...]:
-    """Says where it is when state or wave changed, and what a pause wants; each step is a line of the log."""
-    place = (view.state, view.wave_index)
-    line = (
-        f"{view.name} {view.state} wave {wave(view)} release {short(view.release)}: "
-        f"{view.done}/{view.total} done, {view.in_flight} in flight, {view.failed} failed, "
-        f"{view.lost} lost, {view.owed} owed"
-    )
-    line += f": {view.why}" if view.why else ""
-    if place != last:
-        click.echo(line)
-        if view.state == "Paused":
-            click.echo(
-                f"Next: muster rollout resume {view.name}, or: muster rollout abort {view.name}", err=True
-            )
-    return place
-
-
-def _action(verb: str, action: op.ActOnRolloutRequest.Action.ValueType, text: str, *, asks: bool) -> None:
-    @rollout.command(verb, help=text)
-    @click.argument("name")
-    @click.option("--reason", default="", help="Kept in the rollout's log.")
-    @click.option("--yes", is_flag=True, help="Do not ask.", hidden=not asks)
-    @OUTPUT
-    @click.pass_context
-    def command(ctx: click.Context, name: str, reason: str, yes: bool, style: str) -> None:
-        if asks and not yes:
-            click.confirm(f"{verb} {name}?", abort=True, err=True)
-        with client(ctx) as operator:
-            view = operator.act_on_rollout(name, action, reason)
-        Answer(ROLLOUTS, "rollout", style).one(view)
-
-
-_action(
-    "pause", op.ActOnRolloutRequest.PAUSE, "Make no new offers; what runs goes on. Needs no key.", asks=False
-)
-_action("resume", op.ActOnRolloutRequest.RESUME, "Go on after a pause.", asks=False)
-_action("abort", op.ActOnRolloutRequest.ABORT, "End it for good: nothing of it is offered again.", asks=True)
-
-
-@rollout.command("explain")
-@click.argument("name")
-@click.argument("cluster")
-@VALUES_OUTPUT
-@click.pass_context
-def explain(ctx: click.Context, name: str, cluster: str, style: str) -> None:
-    """Say why CLUSTER is where it is.
-
-    That is its place in rollout NAME, and the very rule that holds it."""
-    from muster_cli.output import plain, write_value
-
-    with client(ctx) as operator:
-        answer = operator.explain(name, cluster)
-    if style == "table":
-        click.echo(answer.text)
-    else:
-        write_value(plain(answer), style)

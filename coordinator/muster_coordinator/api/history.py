@@ -17,9 +17,10 @@ from muster_core.rollout import events as ev
 from muster_core.rollout.machine import RolloutMachine
 from muster_proto.v1 import operator_pb2 as op
 
+from muster_coordinator.api import views
 from muster_coordinator.api.answers import NotFoundError
 from muster_coordinator.api.watchers import Watchers
-from muster_coordinator.rollout.fleetstate import FleetState
+from muster_coordinator.rollout.engine import Engine
 from muster_coordinator.rollout.narration import event_line
 from muster_coordinator.store.port import EventRow, Store
 
@@ -29,14 +30,14 @@ SETTLE = 2.0  # seconds that a commit may take
 
 @dataclass(slots=True)
 class HistoryApi:
-    state: FleetState
+    engine: Engine
     store: Store
     watchers: Watchers
 
     async def events(self, request: op.ListEventsRequest) -> AsyncIterator[op.RolloutEvent]:
         """From ``after`` on. With ``follow`` it goes on until the rollout has ended; ``MUSTER-L042`` for an unknown one."""
         name, last = request.rollout, request.after
-        machine = self.state.rollouts.get(name)
+        machine = self.engine.state.rollouts.get(name)
         if machine is None:
             raise NotFoundError(
                 "L042", "there is no such rollout", object=name, hint="See them: muster get rollouts."
@@ -44,7 +45,8 @@ class HistoryApi:
         watcher = self.watchers.add(
             lambda event: event.kind == op.Event.ROLLOUT and event.rollout.name == name, brief=True
         )
-        quiet = False
+        quiet, newest = False, self.engine.newest(name)
+        last = max(last, newest - request.tail) if request.tail else last
         try:
             while True:
                 ended = machine.has_ended  # in memory, which is ahead of what is durable
@@ -52,10 +54,12 @@ class HistoryApi:
                 for row in rows:
                     last, event = row.number, ev.decode(row.data)
                     yield _told(machine, row, event, whole=request.whole)
-                    if isinstance(event, ev.Ended):
-                        return
                 if len(rows) == PAGE:
                     continue
+                if request.views:
+                    yield op.RolloutEvent(view=views.rollout_view(machine, targets=False))
+                if rows and isinstance(event, ev.Ended):
+                    return
                 if quiet or not request.follow:
                     return
                 quiet = (
@@ -63,6 +67,7 @@ class HistoryApi:
                 )  # nothing, for as long as a commit takes: ``after`` is past its end
                 with anyio.move_on_after(SETTLE if ended else math.inf):
                     await watcher.next()
+                watcher.drain()  # however much happened: it is read at once
         finally:
             self.watchers.remove(watcher)
 

@@ -32,9 +32,13 @@ class Watcher:
             self._queue.put_nowait(event)
         except asyncio.QueueFull:
             self.overflowed = True
-            while not self._queue.empty():
-                self._queue.get_nowait()
+            self.drain()
             self._queue.put_nowait(event)
+
+    def drain(self) -> None:
+        """Forgets what waits."""
+        while not self._queue.empty():
+            self._queue.get_nowait()
 
     async def next(self) -> op.Event:
         return await self._queue.get()

@@ -162,7 +162,7 @@ class OperatorServicer(operator_pb2_grpc.OperatorServicer):
     def __init__(self, api: OperatorApi, credentials: CredentialApi, audits: AuditApi) -> None:
         self._api, self._credentials, self._audits = api, credentials, audits
         self._directives, self._joins = DirectiveApi(api.engine), JoinApi(api.engine)
-        self._history = HistoryApi(api.engine.state, api.store, api.watchers)
+        self._history = HistoryApi(api.engine, api.store, api.watchers)
 
     async def _answer(self, context: grpc.aio.ServicerContext[Any, Any], call: Callable[[], Any]) -> Any:
         try:

@@ -274,6 +274,10 @@ class Engine:
 
         return work
 
+    def newest(self, rollout: str) -> int:
+        """As :meth:`Recorder.newest`."""
+        return self._recorder.newest(rollout)
+
     def acknowledge_floor(self, name: str) -> Callable[[Effects, float], str]:
         """As :meth:`Conversation.acknowledge_floor`."""
         return self.agents.acknowledge_floor(name)

@@ -41,6 +41,10 @@ class Recorder:
         self._numbers[stream] = self._numbers.get(stream, 0) + 1
         return self._numbers[stream]
 
+    def newest(self, stream: str) -> int:
+        """The number of a stream's newest event, which may not be durable yet."""
+        return self._numbers.get(stream, 0)
+
     def feed(self, machine: RolloutMachine, given: ev.Input, effects: Effects, now: float) -> None:
         self.record(machine, machine.handle(given, now), effects, now)
 

@@ -935,16 +935,24 @@ Global___RenewDirectiveRequest: _TypeAlias = RenewDirectiveRequest  # noqa: Y015
 
 @_typing.final
 class ListEventsRequest(_message.Message):
+    """whole: with data. tail: not more than the last so many of those that are there. views: also where the rollout stands, once
+    what is there was told and after every change.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ROLLOUT_FIELD_NUMBER: _builtins.int
     AFTER_FIELD_NUMBER: _builtins.int
     FOLLOW_FIELD_NUMBER: _builtins.int
     WHOLE_FIELD_NUMBER: _builtins.int
+    TAIL_FIELD_NUMBER: _builtins.int
+    VIEWS_FIELD_NUMBER: _builtins.int
     rollout: _builtins.str
     after: _builtins.int
     follow: _builtins.bool
     whole: _builtins.bool
+    tail: _builtins.int
+    views: _builtins.bool
     def __init__(
         self,
         *,
@@ -952,10 +960,12 @@ class ListEventsRequest(_message.Message):
         after: _builtins.int = ...,
         follow: _builtins.bool = ...,
         whole: _builtins.bool = ...,
+        tail: _builtins.int = ...,
+        views: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "follow", b"follow", "rollout", b"rollout", "whole", b"whole"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "follow", b"follow", "rollout", b"rollout", "tail", b"tail", "views", b"views", "whole", b"whole"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -963,7 +973,7 @@ Global___ListEventsRequest: _TypeAlias = ListEventsRequest  # noqa: Y015
 
 @_typing.final
 class RolloutEvent(_message.Message):
-    """One event of a rollout as it is stored. event is its name, text what it says in words, data its JSON."""
+    """One event of a rollout as it is stored: event is its name, text what it says in words, data its JSON. Or a view, without targets."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -973,12 +983,15 @@ class RolloutEvent(_message.Message):
     CLUSTER_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     at_unix_ms: _builtins.int
     event: _builtins.str
     cluster: _builtins.str
     text: _builtins.str
     data: _builtins.bytes
+    @_builtins.property
+    def view(self) -> Global___RolloutView: ...
     def __init__(
         self,
         *,
@@ -988,10 +1001,11 @@ class RolloutEvent(_message.Message):
         cluster: _builtins.str = ...,
         text: _builtins.str = ...,
         data: _builtins.bytes = ...,
+        view: Global___RolloutView | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["view", b"view"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_unix_ms", b"at_unix_ms", "cluster", b"cluster", "data", b"data", "event", b"event", "number", b"number", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_unix_ms", b"at_unix_ms", "cluster", b"cluster", "data", b"data", "event", b"event", "number", b"number", "text", b"text", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

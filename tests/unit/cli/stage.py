@@ -136,6 +136,9 @@ class Hub(OperatorServicer):
         self.rollouts: list[op.RolloutView] = []
         self.tokens: list[op.Token] = []
         self.events: list[op.Event] = []
+        self.log: list[op.RolloutEvent] = []  # of every rollout, with the views that a follower is told
+        # Whose line breaks after one item more, by the request.
+        self.breaks_when: Callable[[op.ListEventsRequest], bool] = lambda request: False
         self.requests: list[Any] = []
         self.refuse: tuple[grpc.StatusCode, str] | None = None
         self.hold = threading.Event()
@@ -215,6 +218,20 @@ class Hub(OperatorServicer):
     def Explain(self, request: Any, context: Any) -> op.Explanation:
         self._admit(request, context)
         return op.Explanation(text=f"{request.cluster} is waiting (wave stores).")
+
+    def ListEvents(self, request: Any, context: Any) -> Iterator[op.RolloutEvent]:
+        self._admit(request, context)
+        self._one(self.rollouts, request.rollout, context)
+        for item in list(self.log):
+            if item.HasField("view") and not request.views:
+                continue
+            if not item.HasField("view") and item.number <= request.after:
+                continue
+            if self.breaks_when(request):
+                context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+            yield item
+        if request.follow and self.hold_calls:
+            self.hold.wait(5.0)
 
     def Watch(self, request: Any, context: Any) -> Iterator[op.Event]:
         self._admit(request, context)

@@ -37,26 +37,6 @@ def test_what_was_meant_is_guessed_at_the_top_too(muster: Muster) -> None:
     assert "muster describe cluster berlin-04" in named.err
 
 
-def test_a_rollout_that_is_watched_tells_each_step_once(muster: Muster, hub: Hub) -> None:
-    def at(done: int, state: str = "Running") -> op.Event:
-        view = op.RolloutView(name="shop-0001", state=state, total=3, done=done)
-        return op.Event(kind=op.Event.ROLLOUT, rollout=view)
-
-    hub.rollouts = [at(0).rollout]
-    hub.events = [
-        step
-        for number in (1, 2)
-        for step in (op.Event(kind=op.Event.LOG, text=f"c{number} is healthy"), at(number))
-    ] + [at(3, "Succeeded")]
-    lines = muster("rollout", "watch", "shop-0001").out.splitlines()
-    assert [line.split(":")[0].split(" wave")[0] for line in lines] == [
-        "shop-0001 Running",
-        "c1 is healthy",
-        "c2 is healthy",
-        "shop-0001 Succeeded",
-    ]
-
-
 def test_why_is_seen_on_a_narrow_terminal(muster: Muster, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     why = "wave canary: 1 failed or lost, 0 allowed"
     hub.rollouts = [op.RolloutView(name="shop-0001", bundle="shop", state="Failed", why=why)]
