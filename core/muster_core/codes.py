@@ -259,6 +259,7 @@ L063 | The token issuer cannot be reached, so its tokens cannot be judged. | Use
 L064 | An operator's client certificate was revoked, has expired, or is not in this coordinator's books. | Have a new one made with muster operator certificate.
 L070 | The file of `muster serve --notify` is not as it has to be. | Read docs/notifications.md, which shows every field.
 L071 | A file with notification settings, or one that they name, cannot be used. | Check its path and who may read it; a secret is one line of text.
+L080 | The rollout that is watched has not ended in the time that was given. | Nothing: it goes on. Watch it again, or give a longer `--timeout`.
 
 J001 | This is no join token. | Copy it whole, or make a new one: `muster token create`.
 J002 | A token lives between a second and seven days. | Ask for a time within that.
