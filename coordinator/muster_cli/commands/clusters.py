@@ -119,9 +119,9 @@ def reject(ctx: click.Context, name: str, yes: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_context
 def acknowledge(ctx: click.Context, name: str, yes: bool) -> None:
-    """Say that you know why NAME's floor went back, or the coordinator's database.
+    """Say that you know why something of NAME went back.
 
-    Such as a restored backup, or a lost state folder.
+    Its floor, or the coordinator's database: such as a restored backup, or a lost state folder.
 
     Until then a cluster whose floor went back keeps and heals what it has, and takes nothing new.
     """
