@@ -1,6 +1,7 @@
 """The composition of the coordinator: builds every part once and starts one task group.
 
-Owns the first start (CA, certificates, admin token, context file). Nothing else builds adapters or reads settings.
+Owns the first start (CA, certificates, admin token, context file) and the order of waiting and leading. Nothing else builds
+adapters or reads settings.
 """
 
 from __future__ import annotations
@@ -14,14 +15,19 @@ import signal
 import sys
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import structlog
 from muster_core.addresses import is_wildcard
 from muster_host import probes
 from muster_host.auditlog import AuditLog
+from prometheus_client import CollectorRegistry
 
+from muster_coordinator import folder as files
+from muster_coordinator import leadership
 from muster_coordinator.access.calls import Calls
 from muster_coordinator.access.issuer import IssuerKeys, https_fetch
 from muster_coordinator.access.oidc import OidcSettings, TokenVerifier
@@ -48,6 +54,7 @@ from muster_coordinator.notify.settings import read_endpoints
 from muster_coordinator.obs.metrics import Metrics
 from muster_coordinator.rollout.engine import Effects, Engine
 from muster_coordinator.settings import Address, Oidc, Settings
+from muster_coordinator.store.sql.postgres import PostgresPlace
 from muster_coordinator.store.sql.store import SqlStore
 
 log = structlog.get_logger()
@@ -57,6 +64,9 @@ BACKOFF_SECONDS = (1, 30)
 # Until then every agent that lives has tried to come back, at the longest of its pauses.
 GRACE_SECONDS = BACKOFF_SECONDS[1] + 15.0
 STOP_GRACE = 2.0
+# An earlier leader on the same machine that lost its seat has let go of its addresses by then.
+HANDOVER = 10.0
+STANDBY = "standby: another coordinator leads"
 # Sessions are many objects that stay: with the interpreter's 700 a wave sets off a look through all of them again and again.
 # 20,000 is some tens of frames; the oldest generation is looked at rarely, since what is in it is the fleet itself.
 COLLECT_AFTER = (20_000, 20, 100)
@@ -80,22 +90,93 @@ def _verifier(given: Oidc | None) -> TokenVerifier | None:
 
 
 async def serve(settings: Settings) -> None:
-    """Runs until SIGTERM or SIGINT. Prints one JSON line when it is ready."""
+    """Runs until SIGTERM or SIGINT. Prints one JSON line when it waits as a standby, and one when it is ready."""
     gc.set_threshold(*COLLECT_AFTER)
+    with files.claimed(settings.data_dir):
+        if settings.database is None:
+            authority = _authority(settings)
+            await _lead(settings, authority, await SqlStore.open(settings.data_dir / files.DATABASE))
+            return
+        place = PostgresPlace(settings.database)
+        try:
+            leadership.check_files(await leadership.known(place), settings.data_dir)
+            authority = _authority(settings)
+            identity = leadership.Identity(
+                settings.name,
+                files.instance(settings.data_dir),
+                leadership.fingerprints(authority.pem),
+                settings.data_dir,
+            )
+            settings, leads = await _stand_by(settings, place, identity)
+            if not leads:
+                return
+            store = await leadership.begin(place, identity)
+            async with anyio.create_task_group() as group:
+                group.start_soon(leadership.keep, place, store)
+                await _lead(settings, authority, store, HANDOVER)
+                group.cancel_scope.cancel()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(place.close)
+
+
+def _authority(settings: Settings) -> Authority:
+    return Authority.load_or_make(settings.data_dir, dt.datetime.now(dt.UTC), settings.certificate_life)
+
+
+async def _stand_by(
+    settings: Settings, place: PostgresPlace, identity: leadership.Identity
+) -> tuple[Settings, bool]:
+    """Waits for the seat with nothing open but the probes; the settings with the probes' port, and whether it leads now."""
+    leads, waits = anyio.Event(), anyio.Event()
+    at = settings.metrics
+
+    async def wait() -> None:
+        await leadership.wait_to_lead(place, identity, waits.set)
+        leads.set()
+        waits.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait)
+        await waits.wait()
+        if not leads.is_set():
+            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                try:
+                    port = await group.start(
+                        probes.serve, at.host, at.port, CollectorRegistry(), lambda: STANDBY
+                    )
+                except OSError as error:
+                    raise taken(str(at)) from error
+                at = Address(at.host, port)
+                _say({"event": "standby", "metrics": str(at)})
+                log.info("waiting as a standby: another coordinator leads", database=str(settings.database))
+
+                async def stop() -> None:
+                    async for number in signals:
+                        log.info("stopping", signal=signal.Signals(number).name)
+                        group.cancel_scope.cancel()
+                        return
+
+                group.start_soon(stop)
+                await leads.wait()
+                log.info("this coordinator leads now", database=str(settings.database))
+        group.cancel_scope.cancel()
+    return replace(settings, metrics=at), leads.is_set()
+
+
+async def _lead(settings: Settings, authority: Authority, store: SqlStore, patience: float = 0.0) -> None:
+    """From the store to the end. ``patience`` is how long, in seconds, addresses may still be taken."""
     data, clock = settings.data_dir, time.time
     endpoints = read_endpoints(settings.notify) if settings.notify else ()
-    data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    authority = Authority.load_or_make(data, dt.datetime.now(dt.UTC), settings.certificate_life)
-    token = _token(data / "admin-token")
+    token = _token(data / files.ADMIN_TOKEN)
     verifier = _verifier(settings.oidc)
     writer = f"coordinator/{settings.name}"
-    audit = await AuditLog.open(data / "audit", writer, clock)
-    store = await SqlStore.open(data / "muster.db")
+    audit = await AuditLog.open(data / files.AUDIT, writer, clock)
     books = await OperatorBooks.open(store, authority, clock)
     keeper = await HeadKeeper.open(store, audit)
     calls = Calls(Access(token, verifier, books.require), audit)
     repository = FleetRepository.open(
-        data / "fleet.git", settings.repository, settings.branch, settings.git_ca_file
+        data / files.MIRROR, settings.repository, settings.branch, settings.git_ca_file
     )
     watchers = Watchers()
     late: list[OperatorApi] = []
@@ -181,11 +262,17 @@ async def serve(settings: Settings) -> None:
                 authority.pem,
                 *link_servicers(servicer, operators),
                 calls=calls,
+                patience=patience,
             )
             listeners.append(link)
             link_address = settings.advertise_link or str(Address(settings.link.host, link.port))
             edge = await listen(
-                str(settings.edge), certificate, None, *edge_servicers(enrolment, operators), calls=calls
+                str(settings.edge),
+                certificate,
+                None,
+                *edge_servicers(enrolment, operators),
+                calls=calls,
+                patience=patience,
             )
             listeners.append(edge)
             edge_address = settings.advertise_edge or str(Address(settings.edge.host, edge.port))
@@ -204,20 +291,19 @@ async def serve(settings: Settings) -> None:
             context = {
                 "name": settings.name,
                 "edge": _from_here(edge_address),
-                "ca_pem_file": str((data / "ca.crt").resolve()),
-                "token_file": str((data / "admin-token").resolve()),
+                "ca_pem_file": str((data / files.AUTHORITY[0]).resolve()),
+                "token_file": str((data / files.ADMIN_TOKEN).resolve()),
             }
-            write_private(data / "context.json", json.dumps(context, indent=2).encode())
+            write_private(data / files.CONTEXT, json.dumps(context, indent=2).encode())
             group.start_soon(catalog.run)
             ready = {
                 "event": "ready",
                 "edge": edge_address,
                 "link": link_address,
                 "metrics": str(Address(settings.metrics.host, port)),
-                "context": str((data / "context.json").resolve()),
+                "context": str((data / files.CONTEXT).resolve()),
             }
-            sys.stdout.write(_told(ready) + "\n")
-            sys.stdout.flush()
+            _say(ready)
             for flag, address in (("--advertise-link", link_address), ("--advertise-edge", edge_address)):
                 if is_wildcard(address):
                     log.warning(
@@ -247,10 +333,19 @@ def _from_here(address: str) -> str:
     return str(Address("127.0.0.1", Address.parse(address).port)) if is_wildcard(address) else address
 
 
+def _say(event: dict[str, str]) -> None:
+    sys.stdout.write(_told(event) + "\n")
+    sys.stdout.flush()
+
+
 def _told(ready: dict[str, str]) -> str:
     """One JSON line for programs; words for a person at a terminal."""
     if not sys.stdout.isatty():
         return json.dumps(ready)
+    if ready["event"] == "standby":
+        return (
+            f"Another coordinator leads. This one waits to take over; its probes are at {ready['metrics']}."
+        )
     return (
         f"The coordinator is ready: edge {ready['edge']}, link {ready['link']}, metrics {ready['metrics']}.\n"
         f"Next, in your checkout: export MUSTER_CONTEXT={ready['context']}"

@@ -11,7 +11,9 @@ from muster_core.durations import parse_seconds
 from muster_core.errors import MusterError
 
 from muster_coordinator.access.roles import Role
+from muster_coordinator.options import chosen, database_options
 from muster_coordinator.settings import Address, Oidc, Settings
+from muster_coordinator.store.address import DatabaseUrl
 
 
 class AddressType(click.ParamType[Address]):
@@ -157,7 +159,13 @@ class RoleType(click.ParamType[tuple[str, Role]]):
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Whom to tell of pauses, failures, wanted approvals and long debts (docs/notifications.md).",
 )
-@click.option("--name", default="default", show_default=True, help="The context's name.")
+@database_options
+@click.option(
+    "--name",
+    default="default",
+    show_default=True,
+    help="Of this coordinator: in its context, and in its audit log. Each of a shared database has its own.",
+)
 @click.option(
     "--log-format",
     type=click.Choice(["auto", "json", "text"]),
@@ -186,6 +194,8 @@ def serve(
     oidc_name_claim: str,
     oidc_required: tuple[tuple[str, str], ...],
     notify: Path | None,
+    database: DatabaseUrl | None,
+    database_file: DatabaseUrl | None,
     name: str,
     log_format: Literal["auto", "json", "text"],
     debug: bool,
@@ -195,6 +205,9 @@ def serve(
     It needs a data folder and the fleet repository's URL. The first start makes a CA, an admin token and context.json in
     the data folder; point the CLI at it: muster --context DATA_DIR/context.json get clusters. It never holds a cluster's
     credential and never sees a secret.
+
+    With --database several coordinators share one PostgreSQL database: one leads, the others wait and take over when it ends.
+    A standby needs ca.crt, ca.key and admin-token of the first in its own data folder, and a --name of its own.
     """
     oidc = None
     if oidc_issuer:
@@ -232,5 +245,6 @@ def serve(
         dt.timedelta(seconds=certificate_life),
         oidc,
         notify,
+        chosen(database, database_file),
     )
     return run(app.serve, settings)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from muster_coordinator.access.roles import Role
+from muster_coordinator.store.address import DatabaseUrl
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class Settings:
     """``poll_seconds`` is how often the fleet repository is asked for news when nobody says so.
 
     ``notify`` is the file that names who is told of pauses and failures.
+    ``database`` is a shared one; without it a file in the data folder is used.
     """
 
     data_dir: Path
@@ -62,3 +64,4 @@ class Settings:
     certificate_life: dt.timedelta = dt.timedelta(hours=24)
     oidc: Oidc | None = None
     notify: Path | None = None
+    database: DatabaseUrl | None = None

@@ -252,11 +252,14 @@ L051 | The coordinator has not read the registry yet. | Nothing: it does so by i
 L052 | The shared database cannot be reached, or the session that leads it is gone. | Check the server and the way to it; the coordinator ends, and started again it leads or waits as a standby.
 L053 | This is no URL of a PostgreSQL database. | Write `postgresql://USER:PASSWORD@HOST:PORT/NAME`, best into a file for `--database-file`.
 L054 | Another coordinator has taken the lead of the database. | Nothing: this one ends; started again it waits as a standby.
+L055 | The data folder does not fit the shared database: another CA, or files that a standby needs are missing. | Copy `ca.crt`, `ca.key` and `admin-token` from the data folder of a coordinator that used it.
+L056 | Another coordinator uses this data folder. | Stop it first, or give each a folder of its own.
 L060 | The credential does not hold. | Sign in again, and send one credential only.
 L061 | The token is valid, but none of its groups has a role here. | An administrator maps a group to a role.
 L062 | This needs a role that the caller does not have. | Ask somebody who has it.
 L063 | The token issuer cannot be reached, so its tokens cannot be judged. | Use the admin token or a client certificate meanwhile.
 L064 | An operator's client certificate was revoked, has expired, or is not in this coordinator's books. | Have a new one made with muster operator certificate.
+L065 | Another coordinator of the shared database has this name. | Pass another `--name`.
 L070 | The file of `muster serve --notify` is not as it has to be. | Read docs/notifications.md, which shows every field.
 L071 | A file with notification settings, or one that they name, cannot be used. | Check its path and who may read it; a secret is one line of text.
 L080 | The rollout that is watched has not ended in the time that was given. | Nothing: it goes on. Watch it again, or give a longer `--timeout`.

@@ -5,10 +5,11 @@ Owns addresses, credentials of the server, limits of the transport, and which se
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import anyio
 import grpc
 import grpc.aio
 from muster_core.errors import LinkError
@@ -21,6 +22,7 @@ from muster_coordinator.link.agents import EnrolServicer, LinkServicer
 from muster_coordinator.link.operators import OperatorInterceptor, OperatorServicer
 
 MAX_MESSAGE = 4 << 20
+RETRY_SECONDS = 0.2
 OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -44,11 +46,29 @@ async def listen(
     ca_pem: bytes | None,
     *servicers: tuple[Callable[[Any, grpc.aio.Server], None], object],
     calls: Calls,
+    patience: float = 0.0,
 ) -> Listener:
     """A started server, operators' calls behind ``calls``; with ``ca_pem`` a client certificate is required.
 
-    ``MUSTER-L002`` when the address is taken.
+    ``MUSTER-L002`` when the address is taken, and still is after ``patience`` seconds.
     """
+    until = anyio.current_time() + patience
+    while True:
+        try:
+            return await _listen(address, certificate, ca_pem, servicers, calls)
+        except LinkError:
+            if anyio.current_time() >= until:
+                raise
+            await anyio.sleep(RETRY_SECONDS)
+
+
+async def _listen(
+    address: str,
+    certificate: ServerCertificate,
+    ca_pem: bytes | None,
+    servicers: Sequence[tuple[Callable[[Any, grpc.aio.Server], None], object]],
+    calls: Calls,
+) -> Listener:
     server = grpc.aio.server(interceptors=[OperatorInterceptor(calls)], options=OPTIONS)
     for add, servicer in servicers:
         add(servicer, server)

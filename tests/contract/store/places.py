@@ -70,5 +70,5 @@ async def opened(database: Database) -> SqlStore:
     place = database.place()
     store = await SqlStore.on(place)
     if isinstance(place, PostgresPlace):
-        place.begin_term()
+        place.begin_term({})
     return store

@@ -9,7 +9,7 @@ decides what to do about a lost seat: the program ends.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from muster_coordinator.store.address import DatabaseUrl
 from muster_coordinator.store.port import StoreError
 from muster_coordinator.store.sql import migrations, schema
+from muster_coordinator.store.sql.place import told
 
 LOCK = 0x6D757374  # "must"; the other half of the key is the schema, so that two fleets can share a database
 EPOCH = "epoch"
@@ -62,22 +63,35 @@ class PostgresPlace:
 
     def try_lead(self) -> bool:
         """Takes the seat if nobody has it. False while another coordinator leads."""
-        if self._seat is None:
-            self._seat = self._sit()
-        try:
-            mine = bool(self._seat.execute(_MINE, {"lock": LOCK}).scalar_one())
-            self._seat.commit()
-        except sa.exc.DBAPIError:
-            self.leave()
-            raise
+        with told(self):
+            if self._seat is None:
+                self._seat = self._sit()
+            try:
+                mine = bool(self._seat.execute(_MINE, {"lock": LOCK}).scalar_one())
+                self._seat.commit()
+            except sa.exc.DBAPIError:
+                self.leave()
+                raise
         return mine
 
-    def begin_term(self) -> None:
-        """With the seat, on tables of this version: from here on what an earlier leader still sends is refused."""
-        with self.writing() as connection:
+    def begin_term(self, facts: Mapping[str, str]) -> None:
+        """With the seat, on tables of this version: from here on what an earlier leader still sends is refused.
+
+        ``facts`` are written down for those who wait.
+        """
+        with told(self), self.writing() as connection:
             term = int(migrations.setting(connection, EPOCH) or 0) + 1
-            migrations.put_setting(connection, EPOCH, str(term))
+            for key, value in {**facts, EPOCH: str(term)}.items():
+                migrations.put_setting(connection, key, value)
         self._epoch = str(term)
+
+    def facts(self) -> dict[str, str]:
+        """What leaders wrote down; nothing in an empty database. ``MUSTER-L030`` for one that cannot be read."""
+        with told(self), self.engine.connect() as connection:
+            migrations.check(migrations.version_of(connection), self.name)
+            if not sa.inspect(connection).has_table(schema.meta.name):
+                return {}
+            return {row.key: row.value for row in connection.execute(sa.select(schema.meta))}
 
     def _sit(self) -> sa.Connection:
         connection = self.engine.connect()
@@ -108,7 +122,7 @@ class PostgresPlace:
 
     def still_leads(self) -> None:
         """Asks on the seat's own session; ``MUSTER-L052`` or ``L054`` when it is lost."""
-        with self._term(_EPOCH):
+        with told(self), self._term(_EPOCH):
             pass
 
     # --- transactions ------------------------------------------------------------------------------------------------

@@ -7,12 +7,10 @@ one writes at a time. It never reads a clock.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -28,32 +26,15 @@ from muster_coordinator.store.port import (
     OperatorRow,
     ReportRow,
     SessionRow,
-    StoreError,
     TokenRow,
 )
 from muster_coordinator.store.sql import migrations, schema
+from muster_coordinator.store.sql.place import Place, told
 from muster_coordinator.store.sql.sqlite import SqlitePlace
 
 T = TypeVar("T")
 R = TypeVar("R")
 THREADS = 4
-
-
-class Place(Protocol):
-    """Where the tables are. ``writing`` and ``snapshot`` are transactions; all calls block."""
-
-    name: str
-    engine: sa.Engine
-
-    def writing(self) -> AbstractContextManager[sa.Connection]: ...
-
-    def snapshot(self) -> AbstractContextManager[sa.Connection]: ...
-
-    def keep_copy(self, mark: str) -> Path | None: ...
-
-    def told(self, error: sa.exc.DBAPIError) -> StoreError: ...
-
-    def close(self) -> None: ...
 
 
 class SqlStore:
@@ -195,17 +176,6 @@ class SqlStore:
         table = schema.events
         wanted = sa.select(table).where(table.c.stream == stream, table.c.number > after)
         return await self._rows(wanted.order_by(table.c.number).limit(limit), EventRow)
-
-
-@contextlib.contextmanager
-def told(place: Place) -> Iterator[None]:
-    """What the disk or the server does to the driver, as an error that names the place."""
-    try:
-        yield
-    except sa.exc.IntegrityError:  # this program's mistake, not the disk's
-        raise
-    except sa.exc.DBAPIError as error:
-        raise place.told(error) from error
 
 
 def prepare(place: Place) -> None:
