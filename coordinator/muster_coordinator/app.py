@@ -14,6 +14,7 @@ import secrets
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +51,7 @@ from muster_coordinator.link.agents import LinkServicer
 from muster_coordinator.link.listeners import Listener, edge_servicers, link_servicers, listen, taken
 from muster_coordinator.link.operators import OperatorServicer
 from muster_coordinator.notify.desk import Desk
-from muster_coordinator.notify.settings import read_endpoints
+from muster_coordinator.notify.settings import Endpoint, read_endpoints
 from muster_coordinator.obs.metrics import Metrics
 from muster_coordinator.rollout.engine import Effects, Engine
 from muster_coordinator.settings import Address, Oidc, Settings
@@ -92,10 +93,12 @@ def _verifier(given: Oidc | None) -> TokenVerifier | None:
 async def serve(settings: Settings) -> None:
     """Runs until SIGTERM or SIGINT. Prints one JSON line when it waits as a standby, and one when it is ready."""
     gc.set_threshold(*COLLECT_AFTER)
+    told = read_endpoints(settings.notify) if settings.notify else ()
     with files.claimed(settings.data_dir):
         if settings.database is None:
             authority = _authority(settings)
-            await _lead(settings, authority, await SqlStore.open(settings.data_dir / files.DATABASE))
+            store = await SqlStore.open(settings.data_dir / files.DATABASE)
+            await _lead(settings, authority, store, told)
             return
         place = PostgresPlace(settings.database)
         try:
@@ -113,7 +116,7 @@ async def serve(settings: Settings) -> None:
             store = await leadership.begin(place, identity)
             async with anyio.create_task_group() as group:
                 group.start_soon(leadership.keep, place, store)
-                await _lead(settings, authority, store, HANDOVER)
+                await _lead(settings, authority, store, told, HANDOVER)
                 group.cancel_scope.cancel()
         finally:
             with anyio.CancelScope(shield=True):
@@ -164,10 +167,15 @@ async def _stand_by(
     return replace(settings, metrics=at), leads.is_set()
 
 
-async def _lead(settings: Settings, authority: Authority, store: SqlStore, patience: float = 0.0) -> None:
+async def _lead(
+    settings: Settings,
+    authority: Authority,
+    store: SqlStore,
+    endpoints: Sequence[Endpoint],
+    patience: float = 0.0,
+) -> None:
     """From the store to the end. ``patience`` is how long, in seconds, addresses may still be taken."""
     data, clock = settings.data_dir, time.time
-    endpoints = read_endpoints(settings.notify) if settings.notify else ()
     token = _token(data / files.ADMIN_TOKEN)
     verifier = _verifier(settings.oidc)
     writer = f"coordinator/{settings.name}"
