@@ -11,10 +11,11 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from attack.git_stage import MAP, REGISTRY, Attack, attacked, shop_of
+from attack.git_stage import MAIN, MAP, REGISTRY, Attack, attacked, shop_of
 from e2e.programs import until
 
 LINK = "bundles/shop/manifests/evil.yaml"
+BIG = "bundles/shop/manifests/big.bin"
 SHELL = b"#!/bin/sh\ntouch /tmp/muster-attack-hook-ran\n"
 FLOORS = "/api/v1/namespaces/muster-system/secrets/muster-floors"
 
@@ -73,6 +74,37 @@ def test_a_replay_of_an_older_signed_commit_after_the_state_was_lost_gains_nothi
     attack.offers(old)
     attack.hears("release not admitted")
     assert attack.floors["fleet"] == new
+
+
+def test_floors_come_back_from_parents_when_their_secret_is_lost_too(attack: Attack) -> None:
+    old, new = attack.honest(), attack.honest()
+    attack.push(old)
+    attack.loses_state(and_secret=True)
+    until(lambda: attack.kept("bundles").get("shop") == new, why=attack.why)
+    # Nobody remembers the branch's own floor, so the old head is one that may be looked at; the bundle stays.
+    until(lambda: attack.floors.get("fleet") == old, why=attack.why)
+    attack.offers(old)
+    assert "MUSTER-T01" in attack.hears("release not admitted")
+    assert attack.kept("bundles")["shop"] == new
+
+
+def test_two_heads_that_change_with_every_question_move_nothing(attack: Attack) -> None:
+    """The host answers from two repositories in turn, and has the objects of both: one head is beside the floor."""
+    good, evil = attack.honest(), attack.crafted("main~1", shop_of("evil"), "releaser")
+    other = attack.fleet.folder / "b.git"
+    attack.git("clone", "-q", "--bare", str(attack.fleet.folder / "origin.git"), str(other))
+    attack.push(evil, MAIN, "b.git")
+    attack.push(evil, "refs/heads/evil")
+    before = len(attack.log())
+    attack.host.lies(serve=["origin.git", "b.git", "b.git"])
+    for _ in range(5):
+        attack.looks()
+        assert attack.floors["fleet"] == good
+    until(lambda: "MUSTER-T012" in attack.log()[before:], why=attack.why)
+    attack.refuses(evil, "T012")
+    assert attack.floors["fleet"] == good
+    attack.stays()
+    attack.push("", "refs/heads/evil")
 
 
 # --- who signed ----------------------------------------------------------------------------------------------------
@@ -200,13 +232,12 @@ def test_attributes_and_hooks_of_the_repository_change_nothing(attack: Attack) -
 
 
 def test_a_file_of_many_megabytes_refuses_its_release(attack: Attack) -> None:
-    evil = attack.crafted("main", {MAP: b"# " + b"x" * (9 << 20)}, "releaser")
+    evil = attack.crafted("main", {BIG: b"x" * (9 << 20)}, "releaser")
     attack.push(evil)
-    rollout = attack.rollout()
-    offer = attack.fleet.offer(attack.git("rev-parse", "main"), rollout)
+    offer = attack.fleet.offer(attack.git("rev-parse", "main"), attack.rollout())
     offer.release.commit = evil
     assert attack.refused(offer) == "V050"
-    attack.git("reset", "-q", "--soft", attack.crafted(evil, shop_of("small"), "releaser"))
+    attack.git("reset", "-q", "--soft", attack.crafted(evil, {BIG: None}, "releaser"))
 
 
 # --- the host itself -----------------------------------------------------------------------------------------------

@@ -161,9 +161,15 @@ async def test_a_redirect_to_another_host_is_not_followed_and_nothing_is_told_to
     (home / ".netrc").write_text("default login admin password secret\n")
     monkeypatch.setenv("HOME", str(home))
     with hostile_git(tmp_path / "other") as other:
-        for target in (f"https://localhost:{other.port}", f"file://{wire.bare.parent}", "ext::sh -c true "):
+        for target in (
+            f"https://localhost:{wire.host.port}/elsewhere",  # a name for which its certificate is good
+            f"https://localhost:{other.port}",
+            f"file://{wire.bare.parent}",
+            "ext::sh -c true ",
+        ):
             await wire.refuses("G002", redirect=target)
         assert other.requests() == []
+        assert not [seen for seen in wire.host.requests() if seen["path"].startswith("/elsewhere")]
 
 
 async def test_no_credentials_are_sent_even_when_they_are_asked_for(

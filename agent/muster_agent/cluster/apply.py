@@ -6,7 +6,7 @@ prune runs only after everything else succeeded, on the exact object that was se
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import anyio
@@ -24,6 +24,7 @@ from muster_agent.cluster.port import ClusterApi
 ESTABLISH_DEADLINE = 30.0
 ESTABLISH_STEP = 0.2
 NAMESPACE_KIND = "Namespace"
+PHASE = "phase"
 
 
 async def located(
@@ -104,6 +105,11 @@ class _Settled(NamedTuple):
     kinds: set[tuple[str, str]]
 
 
+def _lasting(note: Mapping[str, str]) -> dict[str, str]:
+    """What a note says of the release; the phase is of the moment that it was written."""
+    return {key: text for key, text in note.items() if key != PHASE}
+
+
 class Applier:
     """``namespace`` is where the agent lives and where bundles' parent objects are.
 
@@ -113,6 +119,7 @@ class Applier:
     def __init__(self, api: ClusterApi, observer: Observer, namespace: str) -> None:
         self._api, self._observer, self._namespace = api, observer, namespace
         self._recorded: dict[str, set[tuple[str, str]]] = {}
+        self._noted: dict[str, dict[str, str]] = {}
         self._desired: dict[str, _Desired] = {}
         self._settled: dict[str, _Settled] = {}
 
@@ -156,7 +163,9 @@ class Applier:
         Errors stand in the change set, one per object; the others go on.
         """
         applyset = set_id(bundle, self._namespace)
-        if await self._is_settled(bundle, objects, applied, self._observer.moves(applyset)):
+        if self._is_noted(bundle, note) and await self._is_settled(
+            bundle, objects, applied, self._observer.moves(applyset)
+        ):
             return ChangeSet(applied=self._settled[bundle].applied)
         prepared = self._prepared(bundle, objects, applyset)
         desired, digests = prepared.objects, prepared.digests
@@ -177,6 +186,11 @@ class Applier:
         # What is being deleted already waits for its finalizers: telling the server again changes nothing.
         staying = {ref: seen for ref, seen in live.items() if ref in desired or not self._is_going(ref)}
         todo = plan(digests, applied, staying, prune=prune and not forbidden)
+        grows = not todo.empty and (not desired.keys() <= applied.keys() or not applied)
+        if grows or ((desired or applied) and not self._is_noted(bundle, note)):
+            # The parent names every kind before the first member of it exists, so that none can be lost; and the release
+            # before anything of it is applied, for it is one of the places from which a lost floor comes back.
+            await self._record(bundle, {*desired, *applied, *live}, note)
         if todo.empty and isinstance(applied, dict) and applied.keys() == desired.keys():
             self._settled[bundle] = _Settled(objects, applied, moves, known_kinds)
             return ChangeSet(applied=applied)
@@ -187,10 +201,6 @@ class Applier:
         }  # fmt: skip
         if todo.empty:
             return result
-        if not desired.keys() <= applied.keys() or not applied:
-            # The parent names every kind before the first member of it exists, so that none can be lost.
-            known = {*desired, *applied, *live}
-            await apply_at_home(self._api, parent(bundle, self._namespace, known, dict(note)))
         for stage in (todo.first, todo.then):
             for ref in stage:
                 if _no_use_to_go_on(result):
@@ -202,7 +212,7 @@ class Applier:
             await self._observer.watch(kinds_of(desired) - known_kinds)
             await self._prune(todo.prune, result)
             if todo.prune and not result.errors:
-                await apply_at_home(self._api, parent(bundle, self._namespace, desired, dict(note)))
+                await self._record(bundle, desired, note)
                 self._recorded[bundle] = kinds_of(desired)
         drifted = set(todo.drifted)
         result.healed = [
@@ -226,8 +236,18 @@ class Applier:
         """The kinds that the parent names; asked once. They may have members that no record of ours knows."""
         if bundle not in self._recorded:
             ref = ObjectRef("v1", "ConfigMap", self._namespace, parent_name(bundle))
-            self._recorded[bundle] = recorded_kinds(await self._api.get(ref))
+            there = await self._api.get(ref)
+            self._recorded[bundle] = recorded_kinds(there)
+            self._noted.setdefault(bundle, _lasting((there or {}).get("data") or {}))
         return self._recorded[bundle]
+
+    def _is_noted(self, bundle: str, note: Mapping[str, str]) -> bool:
+        """Whether the parent says this already."""
+        return _lasting(note) == self._noted.get(bundle)
+
+    async def _record(self, bundle: str, members: Iterable[ObjectRef], note: Mapping[str, str]) -> None:
+        await apply_at_home(self._api, parent(bundle, self._namespace, members, dict(note)))
+        self._noted[bundle] = _lasting(note)
 
     async def _served(self, kind: tuple[str, str]) -> bool:
         try:

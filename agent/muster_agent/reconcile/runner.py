@@ -25,7 +25,7 @@ from muster_core.session.backoff import Backoff
 from muster_proto.v1 import link_pb2 as wire
 
 from muster_agent.admission import Admissible, Desired
-from muster_agent.cluster.apply import Applier, located
+from muster_agent.cluster.apply import PHASE, Applier, located
 from muster_agent.cluster.observe import Observer
 from muster_agent.cluster.port import ClusterApi
 from muster_agent.cluster.surroundings import Surroundings, look_around
@@ -321,7 +321,7 @@ class Reconciler:
                 note = {
                     "release": str(release),
                     COMMIT: release.commit,
-                    "phase": bundle.machine.phase,
+                    PHASE: bundle.machine.phase,
                 }
                 result = await self._applier.apply(
                     name, bundle.objects, bundle.applied, prune=admissible.prune and not problems, note=note

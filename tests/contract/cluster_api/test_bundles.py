@@ -53,6 +53,30 @@ async def test_members_and_parent_follow_the_convention(agent: Opener, api: Kube
     assert found["data"] == {"release": "r1"}
 
 
+async def test_the_parent_names_the_release_before_anything_of_it_is_applied(
+    agent: Opener, api: KubeCluster, other: Kube, requests: list[str]
+) -> None:
+    """Also when the release has the same objects with other content, or nothing else than its commit is new."""
+    home = f"/api/v1/namespaces/{other.ns}/configmaps"
+    async with agent() as a:
+        await a.apply(config(other.ns), note={"commit": "1", "phase": "Applying"})
+        requests.clear()
+        await a.apply(config(other.ns, data={"a": "2"}), note={"commit": "2", "phase": "Applying"})
+        assert writes(requests) == [f"PATCH {home}/{parent_name('shop')}", f"PATCH {home}/one"]
+        requests.clear()
+        await a.apply(config(other.ns, data={"a": "2"}), note={"commit": "3", "phase": "Applying"})
+        assert writes(requests) == [f"PATCH {home}/{parent_name('shop')}"]
+        requests.clear()
+        await a.apply(config(other.ns, data={"a": "2"}), note={"commit": "3", "phase": "Ready"})
+        assert writes(requests) == []
+    async with agent(applied=a.applied) as again:
+        await again.apply(config(other.ns, data={"a": "2"}), note={"commit": "3", "phase": "Ready"})
+    assert writes(requests) == []
+    found = await api.get(ref(other.ns, parent_name("shop")))
+    assert found is not None
+    assert found["data"]["commit"] == "3"
+
+
 async def test_the_second_pass_asks_and_writes_nothing(
     agent: Opener, other: Kube, requests: list[str]
 ) -> None:
