@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from muster_cli.standing import next_step, took, wave_counts
+from muster_cli.standing import asked, gate_line, next_step, took, wave_counts
 
 REFRESHES = 4  # a second
 LINES = 6
@@ -78,7 +78,9 @@ def picture(scene: Scene, now: float, width: int, height: int, signs: Signs = FU
     head.append(f"  {view.done}/{view.total} done  {took(view, now)}")
     head.append(f"  by {view.started_by}" if view.started_by else "", style="dim")
     parts: list[RenderableType] = [head, _waves(view, now, width, height, signs)]
-    if view.why:
+    gates = [gate_line(gate, now) for gate in asked(view)]
+    parts += [Text(f"gate {line}", style="magenta") for line in gates]
+    if view.why and not (gates and view.why.startswith("gate:")):
         parts.append(Text(view.why, style="dim" if view.state == "Running" else "magenta"))
     parts += [Text(line, no_wrap=True, overflow="ellipsis", style="dim") for line in scene.lines[-LINES:]]
     if scene.trouble:

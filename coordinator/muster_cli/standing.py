@@ -6,6 +6,8 @@ coordinator and never writes anything.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from muster_core.durations import format_duration
 from muster_proto.v1 import operator_pb2 as op
 
@@ -26,6 +28,8 @@ ORDER = (
     "skipped",
     "done",
 )
+# What a person may pass a wave over, by how the reason begins.
+PROMOTABLE = frozenset({"quorum", "offline", "held", "deferred"})
 BAD = frozenset({"failed", "lost", "returned"})
 
 
@@ -60,6 +64,8 @@ def wave_counts(wave: op.WaveView, now: float) -> str:
         (wave.failed, "failed"),
         (wave.lost, "lost"),
         (wave.owed, "owed"),
+        (wave.deferred, "deferred"),
+        (wave.held, "held"),
         (wave.skipped, "skipped"),
     )
     told = [f"{count} {word}" for count, word in counts if count]
@@ -86,11 +92,43 @@ def took(view: op.RolloutView, now: float) -> str:
     return format_duration(max(0.0, end - view.started_unix_ms / 1000)) if view.started_unix_ms else "-"
 
 
+def asked(view: op.RolloutView) -> Iterator[op.GateView]:
+    """The gates that the rollout waits for now."""
+    if view.state not in ENDED:
+        yield from (gate for wave in view.waves for gate in wave.gates if gate.state == "Asked")
+
+
+def gate_line(gate: op.GateView, now: float) -> str:
+    """``after: approval by 2 of the approvers: 1 of 2, by anna (looks good)``; ``now`` in unix seconds."""
+    said = [gate.detail] if gate.detail else []
+    if gate.wanted:
+        given = ", ".join(one.by + (f" ({one.reason})" if one.reason else "") for one in gate.approvals)
+        said.append(f"{len(gate.approvals)} of {gate.wanted}" + (f", by {given}" if given else ""))
+    if gate.state == "Asked" and gate.deadline_unix_ms:
+        said.append(f"fails when it has not passed: {left(gate.deadline_unix_ms, now)}")
+    words = {"Passed": "passed", "Failed": "failed", "Later": "not asked yet"}
+    told = "; ".join(said) or words.get(gate.state, "asked")
+    return f"{gate.phase}: {gate.text}: {told}"
+
+
+def _approval(view: op.RolloutView, gate: op.GateView) -> str:
+    """Who may, and how."""
+    names = [name for name in gate.by if name not in (one.by for one in gate.approvals)]
+    who = " or ".join(names) if names else "any approver"
+    own = f", but not {' or '.join(view.authors)}, whose change it is" if view.authors and not gate.by else ""
+    return f"muster rollout approve {view.name} (who may: {who}{own}), or: muster rollout reject {view.name}"
+
+
 def next_step(view: op.RolloutView) -> str:
     """What a person may do about a rollout that waits for one, as commands; empty while it goes on by itself."""
     name = view.name
+    if view.state in ENDED:
+        return f"muster rollout owed {view.bundle}" if view.owed else ""
     if view.state == "Paused":
-        return f"muster rollout resume {name}, or: muster rollout abort {name}"
-    if view.state in ENDED and view.owed:
-        return f"muster rollout owed {view.bundle}"
+        again = f"muster rollout retry {name} --failed, or: " if view.failed or view.lost else ""
+        return f"{again}muster rollout resume {name}, or: muster rollout abort {name}"
+    if gate := next((gate for gate in asked(view) if gate.wanted), None):
+        return _approval(view, gate)
+    if view.state == "Held" and view.why.partition(":")[0] in PROMOTABLE:
+        return f"muster rollout promote {name} --reason WHY (who may: an approver)"
     return ""

@@ -256,13 +256,14 @@ L055 | The data folder does not fit the shared database: another CA, or files th
 L056 | Another coordinator uses this data folder. | Stop it first, or give each a folder of its own.
 L060 | The credential does not hold. | Sign in again, and send one credential only.
 L061 | The token is valid, but none of its groups has a role here. | An administrator maps a group to a role.
-L062 | This needs a role that the caller does not have. | Ask somebody who has it.
+L062 | This needs a role that the caller does not have. | The message names the roles that may. Ask somebody who has one, or an admin for a certificate: `muster operator certificate`.
 L063 | The token issuer cannot be reached, so its tokens cannot be judged. | Use the admin token or a client certificate meanwhile.
 L064 | An operator's client certificate was revoked, has expired, or is not in this coordinator's books. | Have a new one made with muster operator certificate.
 L065 | Another coordinator of the shared database has this name. | Pass another `--name`.
 L070 | The file of `muster serve --notify` is not as it has to be. | Read docs/notifications.md, which shows every field.
 L071 | A file with notification settings, or one that they name, cannot be used. | Check its path and who may read it; a secret is one line of text.
 L080 | The rollout that is watched has not ended in the time that was given. | Nothing: it goes on. Watch it again, or give a longer `--timeout`.
+L081 | An action on a rollout names clusters where none belong, or not the one that it needs. | Use `muster rollout`, which asks for what each action takes.
 
 J001 | This is no join token. | Copy it whole, or make a new one: `muster token create`.
 J002 | A token lives between a second and seven days. | Ask for a time within that.

@@ -11,7 +11,7 @@ from muster_core.durations import format_duration
 from muster_cli.columns import BUNDLES, CLUSTERS, ROLLOUTS, short
 from muster_cli.errors import NotFoundError
 from muster_cli.output import Answer, ago
-from muster_cli.standing import coded, rank, took, wave_counts, worst
+from muster_cli.standing import coded, gate_line, next_step, rank, took, wave_counts, worst
 from muster_cli.verbs import VALUES_OUTPUT, Nouns, client, warn_of_git
 
 if TYPE_CHECKING:
@@ -130,7 +130,10 @@ def describe_rollout(ctx: click.Context, name: str, style: str) -> None:
         ("Plan", view.plan),
         ("State", view.state),
         ("Why", view.why),
+        ("Next", next_step(view)),
         ("Started", f"{ago(view.started_unix_ms)} by {view.started_by}"),
+        ("Authors", ", ".join(view.authors)),
+        ("Takes back", view.returns),
         ("Reason", view.reason),
         ("Attempt", str(view.attempt) if view.attempt > 1 else ""),
         ("Ended", f"{ago(view.ended_unix_ms)}, after {took(view, now)}" if view.ended_unix_ms else ""),
@@ -148,6 +151,8 @@ def describe_rollout(ctx: click.Context, name: str, style: str) -> None:
             f"  at most {item.max_in_flight} in flight and {item.max_failed} failed, quorum {item.quorum}, "
             f"soak {format_duration(item.soak_seconds)}"
         )
+        for gate in item.gates:
+            click.echo(f"  gate {gate_line(gate, now)}")
         members = (t for t in view.targets if t.wave == item.name)
         for target in sorted(members, key=lambda t: (rank(t.state), t.cluster)):
             click.echo(f"  {_target(target, targets)}")

@@ -45,7 +45,8 @@ class Principal:
                 "L062",
                 f"this needs the role {role.word}, and {self.name} has {self.role.word}",
                 object=what,
-                hint="Ask somebody who has it, or have the role given to you.",
+                hint=f"Who may: {role.and_above}. Ask one of them, or have an admin make you a certificate: "
+                f"muster operator certificate {self.name} --role {role.word}.",
             )
 
     def require_action(self, action: str) -> None:

@@ -27,6 +27,11 @@ class Role(IntEnum):
         raise ValueError(f"{text!r} is no role; roles are viewer, operator, approver, admin")
 
     @property
+    def and_above(self) -> str:
+        """Who may what this role may: ``approver or admin``."""
+        return " or ".join(role.word for role in Role if role >= self)
+
+    @property
     def word(self) -> str:
         return self.name.lower()
 
@@ -66,6 +71,11 @@ ROLLOUT_ACTIONS: Mapping[str, Role] = {
     "PAUSE": Role.OPERATOR,
     "RESUME": Role.OPERATOR,
     "ABORT": Role.OPERATOR,
+    "RETRY": Role.OPERATOR,
+    "SKIP": Role.OPERATOR,
+    "APPROVE": Role.APPROVER,
+    "REJECT": Role.APPROVER,
+    "PROMOTE": Role.APPROVER,
 }
 
 

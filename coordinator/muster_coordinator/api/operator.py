@@ -13,7 +13,6 @@ from importlib.metadata import version
 from muster_core.errors import JoinError, LinkError, RolloutError
 from muster_core.names import RULE, is_name
 from muster_core.release import Release
-from muster_core.rollout import events as ev
 from muster_core.rollout.explain import explain
 from muster_core.rollout.machine import RolloutMachine
 from muster_core.select import matches, parse_selector
@@ -21,7 +20,7 @@ from muster_core.trust.directive import decode
 from muster_proto.v1 import operator_pb2 as op
 
 from muster_coordinator.access.calls import CALLER
-from muster_coordinator.api import views
+from muster_coordinator.api import decisions, views
 from muster_coordinator.api.answers import NotFoundError as NotFoundError
 from muster_coordinator.api.answers import fleet_problems, no_bundle, no_cluster, no_release, of_a_debt
 from muster_coordinator.api.watchers import Watchers
@@ -213,18 +212,11 @@ class OperatorApi:
 
     async def act(self, request: op.ActOnRolloutRequest) -> op.RolloutView:
         self._machine(request.rollout)
-        actions: dict[int, type[ev.Pause] | type[ev.Resume] | type[ev.Abort]] = {
-            op.ActOnRolloutRequest.PAUSE: ev.Pause,
-            op.ActOnRolloutRequest.RESUME: ev.Resume,
-            op.ActOnRolloutRequest.ABORT: ev.Abort,
-        }
-        if request.action not in actions:
-            raise LinkError("L043", "no such action", object=str(request.action))
         caller = CALLER.get()
+        if request.action not in decisions.ACTIONS:
+            raise LinkError("L043", "no such action", object=str(request.action))
         caller.require_action(op.ActOnRolloutRequest.Action.Name(request.action))
-        await self.engine.ask(
-            self.engine.act(request.rollout, actions[request.action](caller.name, request.reason))
-        )
+        await self.engine.ask(self.engine.act(request.rollout, decisions.order(request, caller.name)))
         return self.get_rollout(request.rollout)
 
     def explain(self, request: op.ExplainRequest) -> op.Explanation:

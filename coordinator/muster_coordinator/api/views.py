@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from muster_core.rollout.explain import why
+from muster_core.rollout.gates import PhaseGates
 from muster_core.rollout.machine import RolloutMachine
 from muster_core.sealing.keys import decode_public, fingerprint
 from muster_core.select import targeted
@@ -172,6 +173,11 @@ def rollout_view(machine: RolloutMachine, *, targets: bool) -> op.RolloutView:
         attempt=machine.started.attempt,
         goes_back=machine.started.goes_back,
         skipped=machine.count("skipped"),
+        deferred=machine.count("deferred"),
+        held=0 if machine.has_ended else sum(wave.line.held_waiting for wave in machine.waves),
+        returns=machine.started.returns,
+        removes=machine.started.removes,
+        authors=machine.started.authors,
     )
     if targets:
         view.targets.extend(target_view(machine, name) for name in machine.targets)
@@ -198,7 +204,27 @@ def _wave(machine: RolloutMachine, index: int) -> op.WaveView:
         soak_seconds=int(wave.spec.soak),
         soaking=wave.count("soaking"),
         soak_until_unix_ms=int(1000 * max(_soaks(machine, index), default=0.0)),
+        deferred=wave.count("deferred"),
+        held=0 if machine.has_ended else wave.line.held_waiting,
+        promoted=wave.promoted,
+        gates=[*_gates(wave.gates.before, "before"), *_gates(wave.gates.after, "after")],
     )
+
+
+def _gates(phase: PhaseGates, name: str) -> Iterator[op.GateView]:
+    for gate in phase.gates:
+        state = "Passed" if gate.passed else "Failed" if gate.failed else "Asked" if phase.asked else "Later"
+        yield op.GateView(
+            phase=name,
+            text=str(gate.spec),
+            state=state,
+            detail=gate.detail,
+            wanted=gate.spec.count if gate.spec.kind == "approval" else 0,
+            approvals=[op.GateApproval(by=by, reason=reason) for by, reason in gate.approvals.items()],
+            by=gate.spec.by,
+            since_unix_ms=int(gate.since * 1000),
+            deadline_unix_ms=int((gate.deadline or 0) * 1000),
+        )
 
 
 def _soaks(machine: RolloutMachine, index: int) -> Iterator[float]:
@@ -213,12 +239,14 @@ def _soaks(machine: RolloutMachine, index: int) -> Iterator[float]:
 
 def target_view(machine: RolloutMachine, cluster: str) -> op.TargetView:
     target = machine.targets[cluster]
+    wave = machine.waves[target.wave]
+    held = wave.line.held.get(cluster, "") if target.state == "waiting" and not machine.has_ended else ""
     return op.TargetView(
         cluster=cluster,
-        wave=machine.waves[target.wave].spec.name,
+        wave=wave.spec.name,
         state=target.state,
         attempt=target.attempt,
-        message=target.message,
+        message=target.message or (f"held: {held}" if held else ""),
         code=f"MUSTER-{target.code.removeprefix('MUSTER-')}" if target.code else "",
         since_unix_ms=int(target.since * 1000),
         until_unix_ms=int((target.deadline or 0) * 1000),

@@ -264,9 +264,7 @@ class Engine:
         """Starts a rollout over the clusters that are targeted now; ``MUSTER-R0xx`` says why not."""
         return self._launch.start(start, effects, now)
 
-    def act(
-        self, rollout: str, given: ev.Pause | ev.Resume | ev.Abort
-    ) -> Callable[[Effects, float], RolloutMachine]:
+    def act(self, rollout: str, given: ev.Command) -> Callable[[Effects, float], RolloutMachine]:
         def work(effects: Effects, now: float) -> RolloutMachine:
             machine = self.state.rollouts[rollout]
             self._recorder.feed(machine, given, effects, now)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from muster_core.rollout import catchup as cu
 from muster_core.rollout import events as ev
+from muster_core.rollout.explain import utc
 from muster_core.rollout.machine import RolloutMachine
 from muster_proto.v1 import link_pb2 as wire
 
@@ -41,6 +42,32 @@ def event_line(machine: RolloutMachine, event: ev.AnyEvent) -> str:
             return f"{event.cluster} is back and takes its turn"
         case ev.Paused():
             return f"{name} is paused by {event.by}" + (f": {event.reason}" if event.reason else "")
+        case ev.Resumed():
+            return f"{name} goes on, {_by(event.by, event.reason)}"
+        case ev.Promoted():
+            wave = machine.waves[event.wave].spec
+            return f"{name} wave {wave.name} is promoted {_by(event.by, event.reason)}"
+        case ev.GateApproved():
+            where = f"{event.phase} wave {machine.waves[event.wave].spec.name}"
+            return f"{name} is approved {where} {_by(event.by, event.reason)}"
+        case ev.GatePassed() | ev.GateFailed():
+            wave = machine.waves[event.wave].spec
+            gate = (wave.gates_before if event.phase == "before" else wave.gates_after)[event.index]
+            said = event.detail if isinstance(event, ev.GatePassed) else event.why
+            what = "passed" if isinstance(event, ev.GatePassed) else "failed"
+            return f"{name} gate {event.phase} wave {wave.name} {what} ({gate})" + (
+                f": {said}" if said else ""
+            )
+        case ev.WavePassed():
+            return f"{name} wave {machine.waves[event.wave].spec.name} has passed"
+        case ev.TargetSkipped():
+            return f"{event.cluster} is out of {name}: {event.why}"
+        case ev.TargetRetried():
+            return f"{event.cluster} is tried again (attempt {event.attempt}), {_by(event.by, event.reason)}"
+        case ev.TargetDeferred():
+            return f"{event.cluster} takes nothing until {utc(event.until)}: {event.why}"
+        case ev.Expired():
+            return f"{name} has expired: who has not got {release} yet is owed it"
         case ev.Held():
             return f"{name} is held: {event.why}"
         case ev.Stopping():
@@ -49,6 +76,10 @@ def event_line(machine: RolloutMachine, event: ev.AnyEvent) -> str:
             return f"{name} ended: {event.state} {event.why}".rstrip()
         case _:
             return ""
+
+
+def _by(who: str, reason: str) -> str:
+    return f"by {who}: {reason}" if reason else f"by {who}"
 
 
 def debt_line(ledger: cu.CatchUp, event: cu.AnyCatchUpEvent) -> str:

@@ -712,6 +712,10 @@ class WaveView(_message.Message):
     SOAK_SECONDS_FIELD_NUMBER: _builtins.int
     SOAKING_FIELD_NUMBER: _builtins.int
     SOAK_UNTIL_UNIX_MS_FIELD_NUMBER: _builtins.int
+    DEFERRED_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    PROMOTED_FIELD_NUMBER: _builtins.int
+    GATES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     state: _builtins.str
     total: _builtins.int
@@ -729,6 +733,11 @@ class WaveView(_message.Message):
     soaking: _builtins.int
     soak_until_unix_ms: _builtins.int
     """the last soak that runs; 0: none does"""
+    deferred: _builtins.int
+    held: _builtins.int
+    promoted: _builtins.bool
+    @_builtins.property
+    def gates(self) -> _containers.RepeatedCompositeFieldContainer[Global___GateView]: ...
     def __init__(
         self,
         *,
@@ -748,14 +757,90 @@ class WaveView(_message.Message):
         soak_seconds: _builtins.int = ...,
         soaking: _builtins.int = ...,
         soak_until_unix_ms: _builtins.int = ...,
+        deferred: _builtins.int = ...,
+        held: _builtins.int = ...,
+        promoted: _builtins.bool = ...,
+        gates: _abc.Iterable[Global___GateView] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "failed", b"failed", "in_flight", b"in_flight", "lost", b"lost", "max_failed", b"max_failed", "max_in_flight", b"max_in_flight", "name", b"name", "owed", b"owed", "quorum", b"quorum", "skipped", b"skipped", "soak_seconds", b"soak_seconds", "soak_until_unix_ms", b"soak_until_unix_ms", "soaking", b"soaking", "state", b"state", "total", b"total", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deferred", b"deferred", "done", b"done", "failed", b"failed", "gates", b"gates", "held", b"held", "in_flight", b"in_flight", "lost", b"lost", "max_failed", b"max_failed", "max_in_flight", b"max_in_flight", "name", b"name", "owed", b"owed", "promoted", b"promoted", "quorum", b"quorum", "skipped", b"skipped", "soak_seconds", b"soak_seconds", "soak_until_unix_ms", b"soak_until_unix_ms", "soaking", b"soaking", "state", b"state", "total", b"total", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WaveView: _TypeAlias = WaveView  # noqa: Y015
+
+@_typing.final
+class GateApproval(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    by: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        by: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GateApproval: _TypeAlias = GateApproval  # noqa: Y015
+
+@_typing.final
+class GateView(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PHASE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    WANTED_FIELD_NUMBER: _builtins.int
+    APPROVALS_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    SINCE_UNIX_MS_FIELD_NUMBER: _builtins.int
+    DEADLINE_UNIX_MS_FIELD_NUMBER: _builtins.int
+    phase: _builtins.str
+    text: _builtins.str
+    state: _builtins.str
+    """before after; Later Asked Passed Failed"""
+    detail: _builtins.str
+    """what was measured last"""
+    wanted: _builtins.int
+    since_unix_ms: _builtins.int
+    deadline_unix_ms: _builtins.int
+    """asked since; when failAfter is over"""
+    @_builtins.property
+    def approvals(self) -> _containers.RepeatedCompositeFieldContainer[Global___GateApproval]: ...
+    @_builtins.property
+    def by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of an approval: how many, whose; by: only these"""
+
+    def __init__(
+        self,
+        *,
+        phase: _builtins.str = ...,
+        text: _builtins.str = ...,
+        state: _builtins.str = ...,
+        detail: _builtins.str = ...,
+        wanted: _builtins.int = ...,
+        approvals: _abc.Iterable[Global___GateApproval] | None = ...,
+        by: _abc.Iterable[_builtins.str] | None = ...,
+        since_unix_ms: _builtins.int = ...,
+        deadline_unix_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvals", b"approvals", "by", b"by", "deadline_unix_ms", b"deadline_unix_ms", "detail", b"detail", "phase", b"phase", "since_unix_ms", b"since_unix_ms", "state", b"state", "text", b"text", "wanted", b"wanted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GateView: _TypeAlias = GateView  # noqa: Y015
 
 @_typing.final
 class RolloutView(_message.Message):
@@ -783,6 +868,11 @@ class RolloutView(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     GOES_BACK_FIELD_NUMBER: _builtins.int
     SKIPPED_FIELD_NUMBER: _builtins.int
+    DEFERRED_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    RETURNS_FIELD_NUMBER: _builtins.int
+    REMOVES_FIELD_NUMBER: _builtins.int
+    AUTHORS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     bundle: _builtins.str
     plan: _builtins.str
@@ -802,12 +892,18 @@ class RolloutView(_message.Message):
     attempt: _builtins.int
     goes_back: _builtins.bool
     skipped: _builtins.int
+    deferred: _builtins.int
+    held: _builtins.int
+    returns: _builtins.str
+    removes: _builtins.bool
     @_builtins.property
     def release(self) -> _link_pb2.Release: ...
     @_builtins.property
     def waves(self) -> _containers.RepeatedCompositeFieldContainer[Global___WaveView]: ...
     @_builtins.property
     def targets(self) -> _containers.RepeatedCompositeFieldContainer[Global___TargetView]: ...
+    @_builtins.property
+    def authors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -833,10 +929,15 @@ class RolloutView(_message.Message):
         attempt: _builtins.int = ...,
         goes_back: _builtins.bool = ...,
         skipped: _builtins.int = ...,
+        deferred: _builtins.int = ...,
+        held: _builtins.int = ...,
+        returns: _builtins.str = ...,
+        removes: _builtins.bool = ...,
+        authors: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["release", b"release"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "bundle", b"bundle", "done", b"done", "ended_unix_ms", b"ended_unix_ms", "failed", b"failed", "goes_back", b"goes_back", "in_flight", b"in_flight", "lost", b"lost", "name", b"name", "owed", b"owed", "plan", b"plan", "reason", b"reason", "release", b"release", "skipped", b"skipped", "started_by", b"started_by", "started_unix_ms", b"started_unix_ms", "state", b"state", "targets", b"targets", "total", b"total", "wave_index", b"wave_index", "waves", b"waves", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "authors", b"authors", "bundle", b"bundle", "deferred", b"deferred", "done", b"done", "ended_unix_ms", b"ended_unix_ms", "failed", b"failed", "goes_back", b"goes_back", "held", b"held", "in_flight", b"in_flight", "lost", b"lost", "name", b"name", "owed", b"owed", "plan", b"plan", "reason", b"reason", "release", b"release", "removes", b"removes", "returns", b"returns", "skipped", b"skipped", "started_by", b"started_by", "started_unix_ms", b"started_unix_ms", "state", b"state", "targets", b"targets", "total", b"total", "wave_index", b"wave_index", "waves", b"waves", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1107,29 +1208,45 @@ class ActOnRolloutRequest(_message.Message):
         PAUSE: ActOnRolloutRequest._Action.ValueType  # 1
         RESUME: ActOnRolloutRequest._Action.ValueType  # 2
         ABORT: ActOnRolloutRequest._Action.ValueType  # 3
+        APPROVE: ActOnRolloutRequest._Action.ValueType  # 4
+        REJECT: ActOnRolloutRequest._Action.ValueType  # 5
+        RETRY: ActOnRolloutRequest._Action.ValueType  # 6
+        SKIP: ActOnRolloutRequest._Action.ValueType  # 7
+        PROMOTE: ActOnRolloutRequest._Action.ValueType  # 8
 
     class Action(_Action, metaclass=_ActionEnumTypeWrapper): ...
     UNSPECIFIED: ActOnRolloutRequest.Action.ValueType  # 0
     PAUSE: ActOnRolloutRequest.Action.ValueType  # 1
     RESUME: ActOnRolloutRequest.Action.ValueType  # 2
     ABORT: ActOnRolloutRequest.Action.ValueType  # 3
+    APPROVE: ActOnRolloutRequest.Action.ValueType  # 4
+    REJECT: ActOnRolloutRequest.Action.ValueType  # 5
+    RETRY: ActOnRolloutRequest.Action.ValueType  # 6
+    SKIP: ActOnRolloutRequest.Action.ValueType  # 7
+    PROMOTE: ActOnRolloutRequest.Action.ValueType  # 8
 
     ROLLOUT_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    CLUSTERS_FIELD_NUMBER: _builtins.int
     rollout: _builtins.str
     action: Global___ActOnRolloutRequest.Action.ValueType
     reason: _builtins.str
+    @_builtins.property
+    def clusters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """SKIP: the one; RETRY: those, none: all that failed or are lost"""
+
     def __init__(
         self,
         *,
         rollout: _builtins.str = ...,
         action: Global___ActOnRolloutRequest.Action.ValueType = ...,
         reason: _builtins.str = ...,
+        clusters: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "reason", b"reason", "rollout", b"rollout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "clusters", b"clusters", "reason", b"reason", "rollout", b"rollout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
