@@ -221,6 +221,7 @@ R045 | The rollout waits for no approval now. | Approve when it asks: `muster ro
 R046 | This person may not approve or reject this wave: not named in the plan, its author, or approved already. | Ask one of those whom the message names.
 R050 | A gate of the plan says nothing. | Run `muster validate .` and mend what it lists.
 R051 | A wave is empty, because waves before it take all of its clusters. | Order the waves from the narrow ones to the wide ones, or take the wave out.
+R052 | The plan expires before a wave could ever be offered anything. | Give `spec.expire` more time, or correct the wave's window or start time.
 R070 | A flag's text is no time that varies. | Write `90s`, or `90s..10m`: the median and the 99th percentile.
 R080 | A server that a gate or a notification needs did not answer. | Check that it runs, and the way from the coordinator to it; it is asked again.
 R081 | What a gate or a notification names is no http or https URL. | Write `https://…`.

@@ -14,7 +14,8 @@ from muster_core.kinds.model import Cluster
 from muster_core.release import Release, entry_digest
 from muster_core.rollout import events as ev
 from muster_core.rollout.machine import RolloutMachine
-from muster_core.rollout.plan import Member, resolve
+from muster_core.rollout.membership import time_zone
+from muster_core.rollout.plan import Member, require_time, resolve
 from muster_core.select import targeted
 from muster_proto.v1 import link_pb2 as wire
 
@@ -139,6 +140,8 @@ class Launch:
         if plan is None:
             raise RolloutError("R006", f"there is no plan {named}", object=bundle)
         members = self._members(bundle)
+        resolved = resolve(plan, members, bundle)
+        require_time(resolved, now)
         runs = state.rollouts_of(bundle)
         same = [run for run in runs if run.started.tree_digest == release.tree_digest]
         started = ev.Started(
@@ -147,7 +150,7 @@ class Launch:
             bundle=bundle,
             commit=release.commit,
             tree_digest=release.tree_digest,
-            plan=resolve(plan, members, bundle),
+            plan=resolved,
             by=start.by,
             reason=start.reason,
             goes_back=start.goes_back,
@@ -167,7 +170,8 @@ class Launch:
         at = state.reading.contents.bundles[bundle]
         for name, entry in state.reading.clusters.items():
             if targeted(at.bundle, labels := entry.all_labels):
-                members.append(Member(name, labels, state.contact_interval(entry.spec.site_class)))
+                interval = state.contact_interval(entry.spec.site_class)
+                members.append(Member(name, labels, interval, time_zone(entry)))
                 state.cluster(name)
         return members
 

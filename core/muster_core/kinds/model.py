@@ -246,6 +246,15 @@ class Gates(Model, frozen=True, kw_only=True):
     after: list[Gate] = []
 
 
+class WaveWindow(Model, frozen=True, kw_only=True):
+    """Offers go out from a cron expression's moments on, for a duration. ``timeZone`` is an IANA name, or ``site``: each
+    cluster's own ``spec.site.timeZone``. A closed window holds and is no failure."""
+
+    cron: str
+    duration: Duration
+    time_zone: str = "UTC"
+
+
 class Wave(Model, frozen=True, kw_only=True):
     """Exactly one of names, selector, percent and rest. Other percentages are of the wave.
 
@@ -265,6 +274,7 @@ class Wave(Model, frozen=True, kw_only=True):
     quorum: Annotated[str, Meta(pattern=r"^(100|[0-9]{1,2})%$")] = "50%"
     soak: Duration = "0s"
     offline: Offline = msgspec.field(default_factory=Offline)
+    window: WaveWindow | None = None
     gates: Gates = msgspec.field(default_factory=Gates)
 
 

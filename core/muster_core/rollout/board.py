@@ -7,11 +7,12 @@ scans the fleet. It never decides anything: the rules do, and replay moves it th
 from __future__ import annotations
 
 import heapq
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from muster_core.rollout import events as ev
 from muster_core.rollout.gates import WaveGates
+from muster_core.rollout.hours import Hours
 from muster_core.rollout.line import Line
 from muster_core.rollout.plan import ResolvedPlan, ResolvedWave, quorum_count
 
@@ -58,6 +59,7 @@ class WaveBoard:
     spec: ResolvedWave
     line: Line
     gates: WaveGates
+    hours: Hours
     states: dict[str, int] = field(default_factory=dict)
     last_group: str = ""
     flying: dict[str, None] = field(default_factory=dict)
@@ -71,7 +73,7 @@ class WaveBoard:
 
     @classmethod
     def of(cls, spec: ResolvedWave) -> WaveBoard:
-        board = cls(spec, Line(spec.members, spread=spec.spread), WaveGates(spec))
+        board = cls(spec, Line(spec.members, spec.zones, spec.spread), WaveGates(spec), Hours(spec))
         board.states["waiting"] = len(spec.members)
         board.quorum = quorum_count(spec.quorum_percent, len(spec.members))
         return board
@@ -98,8 +100,12 @@ class WaveBoard:
     def soak(self) -> float:
         return 0.0 if self.promoted else self.spec.soak
 
-    def next_ready(self, zones: Container[str]) -> str | None:
-        """Who is offered next: the head of the line, or of the one value of the spread that may be in flight now."""
+    def next_ready(self) -> str | None:
+        """Who is offered next: the head of the line, or of the one value of the spread that may be in flight now.
+
+        Only where the window is open, as the hours were looked at last.
+        """
+        zones = self.hours.open
         if not self.spec.spread:
             return self.line.head(zones)
         same = self.line.head(zones, self.last_group)

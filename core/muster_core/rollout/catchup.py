@@ -1,16 +1,17 @@
 """Catching up: clusters that are owed a release after its rollout ended.
 
 Owns one ledger per bundle, as a machine of its own log: who is owed which release, how many are caught up
-at a time, and when too many failures stop it. It is told only releases that succeeded (:func:`debts_after`
-says which), so an aborted release is never caught up. It never reads a clock and never offers to a cluster
+at a time, and when too many failures stop it. Among them is the return ledger: clusters that were away while a release was
+taken back, and hold it still. It is told only releases that succeeded (:func:`debts_after` says which), so an aborted release
+is never caught up. It never reads a clock and never offers to a cluster
 that is out of contact.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Container, Iterable
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import msgspec
@@ -20,6 +21,7 @@ from muster_core.rollout.machine import RolloutMachine
 
 FAILED_SHARE = "5%"
 BUSY = frozenset({"offered", "acknowledged"})
+NOT_REACHED = frozenset({"owed", "waiting", "deferred", "skipped"})
 HARMED = frozenset({"failed", "lost"})
 
 
@@ -37,18 +39,23 @@ class CatchUpEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event")
 
 
 class Owed(CatchUpEvent, frozen=True, kw_only=True, tag="owed"):
-    """``origin`` is the rollout whose success made it so; ``entry`` the digest of a registry entry that changed since."""
+    """``origin`` is the rollout whose success made it so; ``entry`` the digest of a registry entry that changed since.
+
+    ``returns``: the rollout whose release the cluster holds and has to give back for this one.
+    """
 
     origin: str
     commit: str
     tree_digest: str
     entry: str = ""
+    returns: str = ""
 
 
 class Offered(CatchUpEvent, frozen=True, kw_only=True, tag="offered"):
-    """To be sent; it is withdrawn at ``until`` if nothing acknowledges it."""
+    """To be sent; it is withdrawn at ``until`` if nothing acknowledges it. ``returns`` as in :class:`Owed`."""
 
     until: float
+    returns: str = ""
 
 
 class Withdrawn(CatchUpEvent, frozen=True, kw_only=True, tag="withdrawn"):
@@ -96,38 +103,46 @@ def decode(data: bytes) -> AnyCatchUpEvent:
     return event
 
 
-class Settlement(NamedTuple):
-    """What the end of a rollout means for its bundle's ledger."""
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What the end of a rollout means for its bundle's ledger. ``returns``: which of ``owe`` give back which rollout's."""
 
     owe: tuple[tuple[str, Succeeded], ...]
     drop: tuple[str, ...]
+    returns: Mapping[str, str] = field(default_factory=dict)
 
 
 def debts_after(machine: RolloutMachine, last_succeeded: Succeeded | None) -> Settlement:
     """For a rollout that has ended.
 
-    Succeeded: its owed targets are owed this release. Ended otherwise: they are owed the last one that
-    succeeded, if there is one. Older debts of clusters that it never reached stand; those of others are gone.
+    Succeeded: its owed targets are owed this release. Ended otherwise: they are owed the last one that succeeded, if there is
+    one; and where the healthy ones are taken back, those that took the release and fell silent are owed their return. Older
+    debts of clusters that it never reached stand; those of others are gone.
     """
     started = machine.started
     if machine.state == "Succeeded":
         last_succeeded = Succeeded(started.rollout, started.commit, started.tree_digest)
     owed = [cluster for cluster, target in machine.targets.items() if target.state == "owed"]
-    reached = [c for c, target in machine.targets.items() if target.state not in {"owed", "waiting"}]
+    reached = [c for c, target in machine.targets.items() if target.state not in NOT_REACHED]
     if last_succeeded is None:
         return Settlement((), tuple(reached))
-    return Settlement(tuple((cluster, last_succeeded) for cluster in owed), tuple(reached))
+    returns = dict.fromkeys(machine.returns_owed(), machine.name)
+    if started.returns:  # they were healthy on what is taken back
+        returns |= dict.fromkeys(owed, started.returns)
+    owe = dict.fromkeys([*owed, *returns], last_succeeded)
+    return Settlement(tuple(owe.items()), tuple(reached), returns)
 
 
 @dataclass(slots=True)
 class Debt:
-    """What one cluster is owed. ``until`` is when its clock fires."""
+    """What one cluster is owed. ``until`` is when its clock fires; ``returns`` as in :class:`Owed`."""
 
     cluster: str
     origin: str
     commit: str
     tree_digest: str
     entry: str = ""
+    returns: str = ""
     state: str = "owed"
     since: float = 0.0
     until: float | None = None
@@ -189,24 +204,36 @@ class CatchUp:
 
     # --- inputs ----------------------------------------------------------------------------------
 
-    def owe(self, cluster: str, release: Succeeded, now: float, entry: str = "") -> list[AnyCatchUpEvent]:
+    def owe(
+        self, cluster: str, release: Succeeded, now: float, entry: str = "", returns: str = ""
+    ) -> list[AnyCatchUpEvent]:
         """The newest succeeded release wins over an older debt; an equal one changes nothing.
 
         ``entry`` is given when the cluster's registry entry changed: the same release is then owed with the new one.
+        ``returns`` names the rollout whose release the cluster holds, where that was taken back.
         """
         debt = self.debts.get(cluster)
-        if debt and debt.tree_digest == release.tree_digest and entry in ("", debt.entry):
+        known = debt and debt.tree_digest == release.tree_digest
+        if debt and known and entry in ("", debt.entry) and returns in ("", debt.returns):
             return []
         origin, commit, tree_digest = release
         return self._emit(
-            Owed(at=now, cluster=cluster, origin=origin, commit=commit, tree_digest=tree_digest, entry=entry)
+            Owed(
+                at=now,
+                cluster=cluster,
+                origin=origin,
+                commit=commit,
+                tree_digest=tree_digest,
+                entry=entry,
+                returns=returns,
+            )
         )
 
     def settle(self, settlement: Settlement, now: float) -> list[AnyCatchUpEvent]:
         """Takes over what :func:`debts_after` found."""
         out = [event for cluster in settlement.drop for event in self.drop(cluster, now)]
         for cluster, release in settlement.owe:
-            out += self.owe(cluster, release, now)
+            out += self.owe(cluster, release, now, returns=settlement.returns.get(cluster, ""))
         return out
 
     def give_way(self, clusters: Iterable[str], now: float) -> list[AnyCatchUpEvent]:
@@ -272,7 +299,7 @@ class CatchUp:
         return out
 
     def offers(self, max_in_flight: int, now: float, taken: Container[str] = ()) -> list[AnyCatchUpEvent]:
-        """As many offers to clusters in contact as the limit allows, the longest owed first.
+        """As many offers to clusters in contact as the limit allows: returns first, then the longest owed.
 
         ``taken`` are members of the bundle's running rollout: one release changes at a time on one cluster.
         """
@@ -285,9 +312,10 @@ class CatchUp:
             else (self._online, self._ready)
         )
         able = [cluster for cluster in small if cluster in large and cluster not in taken]
-        able.sort(key=lambda cluster: (self.debts[cluster].since, cluster))
+        able.sort(key=lambda cluster: (not self.debts[cluster].returns, self.debts[cluster].since, cluster))
         for cluster in able[: max(0, max_in_flight - self.busy)]:
-            out += self._emit(Offered(at=now, cluster=cluster, until=now + self.offer_for))
+            until, returns = now + self.offer_for, self.debts[cluster].returns
+            out += self._emit(Offered(at=now, cluster=cluster, until=until, returns=returns))
         return out
 
     # --- the one function of live path and replay ------------------------------------------------
@@ -312,7 +340,8 @@ class CatchUp:
         match event:
             case Owed():
                 self.base = self.base + (debt is None) if self.debts else 1
-                debt = Debt(event.cluster, event.origin, event.commit, event.tree_digest, event.entry)
+                origin, commit, digest = event.origin, event.commit, event.tree_digest
+                debt = Debt(event.cluster, origin, commit, digest, event.entry, event.returns)
                 self.debts[event.cluster] = debt
             case Done() | Dropped():
                 self.debts.pop(event.cluster, None)

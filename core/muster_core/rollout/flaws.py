@@ -17,8 +17,11 @@ from muster_core.durations import parse_duration
 from muster_core.errors import MusterError
 from muster_core.kinds.model import Gate, RolloutPlanSpec, Wave
 from muster_core.times import parse_time
+from muster_core.windows import parse_window
 
 Path = tuple[str | int, ...]
+SITE = "site"
+WINDOW_FIELDS = {"V071": "timeZone", "V073": "duration", "V031": "duration"}
 ONE_OF = "exactly one of approval, time, http and prometheus"
 
 
@@ -40,6 +43,7 @@ def flaws(spec: RolloutPlanSpec) -> Iterator[Flaw]:
         path: Path = ("waves", index)
         yield from _limits(wave.max_in_flight, wave.max_failed, wave.max_lost, path)
         yield from _quorum(wave, path)
+        yield from _window(wave, path)
         for phase, gates in (("before", wave.gates.before), ("after", wave.gates.after)):
             for number, gate in enumerate(gates):
                 yield from _gate(gate, (*path, "gates", phase, number))
@@ -66,6 +70,19 @@ def _quorum(wave: Wave, path: Path) -> Iterator[Flaw]:
     if wave.quorum == "100%" and wave.max_failed not in (0, "0%"):
         what = f"a wave of which maxFailed lets {wave.max_failed} fail can then never have 100% done"
         yield Flaw((*path, "quorum"), what)
+
+
+def _window(wave: Wave, path: Path) -> Iterator[Flaw]:
+    """``site`` is checked where a cluster says its zone."""
+    window = wave.window
+    if window is None:
+        return
+    zone = "UTC" if window.time_zone == SITE else window.time_zone
+    try:
+        parse_window(window.cron, window.duration, zone)
+    except MusterError as error:
+        field = WINDOW_FIELDS.get(error.code, "cron")
+        yield Flaw((*path, "window", field), f"{error.message}: {error.object}")
 
 
 def _overlap(spec: RolloutPlanSpec) -> Iterator[Flaw]:

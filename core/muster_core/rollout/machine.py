@@ -254,6 +254,7 @@ class RolloutMachine:
         out: list[ev.AnyEvent] = []
         if self.has_ended:
             return out
+        progress.windows(self.run, now, out)
         for target in list(self.board.in_flight()):
             if target.soak_runs and not self.is_online(target.cluster):
                 self.run.emit(ev.SoakSuspended(at=now, cluster=target.cluster), out)

@@ -23,13 +23,19 @@ def contact_interval(fleet: Fleet | None, site_class: str) -> float:
     return parse_duration((site or SiteClass()).contact_interval)
 
 
+def time_zone(entry: Cluster) -> str:
+    """The IANA name of the zone in which a cluster stands; UTC where its registry entry does not say."""
+    return entry.spec.site.time_zone if entry.spec.site else "UTC"
+
+
 def members_of(bundle: Bundle, clusters: Mapping[str, Cluster], fleet: Fleet | None) -> list[Member]:
     """The clusters of a registry that the bundle targets, in the registry's order."""
     found = []
     for name, entry in clusters.items():
         labels = entry.all_labels
         if targeted(bundle, labels):
-            found.append(Member(name, labels, contact_interval(fleet, entry.spec.site_class)))
+            interval = contact_interval(fleet, entry.spec.site_class)
+            found.append(Member(name, labels, interval, time_zone(entry)))
     return found
 
 

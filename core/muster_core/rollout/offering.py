@@ -9,8 +9,7 @@ from __future__ import annotations
 from muster_core.rollout import events as ev
 from muster_core.rollout.board import WaveBoard
 from muster_core.rollout.run import Run
-
-ANY_ZONE = frozenset({""})
+from muster_core.times import format_time
 
 
 def may_offer(run: Run, wave: WaveBoard) -> bool:
@@ -27,7 +26,8 @@ def offer(run: Run, wave: WaveBoard, now: float, out: list[ev.AnyEvent]) -> None
     """As many offers as may be made."""
     if not wave.gates.before.passed:
         return
-    while may_offer(run, wave) and (cluster := wave.next_ready(ANY_ZONE)) is not None:
+    wave.hours.look(now)
+    while may_offer(run, wave) and (cluster := wave.next_ready()) is not None:
         run.emit(ev.OfferMade(at=now, cluster=cluster, attempt=run.targets[cluster].attempt), out)
         if run.allowance is not None:
             run.allowance -= 1
@@ -43,7 +43,7 @@ def held_by(run: Run, wave: WaveBoard) -> str:
     if not wave.gates.before.passed:
         return _gates(wave, "before")
     if wave.line.ready:
-        return _limits(run, wave)
+        return _closed(wave) or _limits(run, wave)
     return "" if wave.promoted else rest_of(wave)
 
 
@@ -75,6 +75,20 @@ def gates_after(wave: WaveBoard) -> str:
 def _gates(wave: WaveBoard, phase: ev.Phase) -> str:
     waits = [str(gate.spec) for _, gate in wave.gates.of(phase).pending()]
     return f"gate: {phase} wave {wave.spec.name}: {'; '.join(waits)}"
+
+
+def closed_zone(wave: WaveBoard, cluster: str) -> float | None:
+    """When the window opens for this cluster, if it is closed as looked at last."""
+    zone = wave.line.zone_of(cluster)
+    return None if zone in wave.hours.open else wave.hours.changes.get(zone)
+
+
+def _closed(wave: WaveBoard) -> str:
+    """Everybody who is ready is where the window is closed. O(zones)."""
+    if wave.hours.always or wave.line.head(wave.hours.open) is not None:
+        return ""
+    opens_at = wave.hours.opens_at(wave.line.zones_outside(wave.hours.open))
+    return f"window: wave {wave.spec.name} opens at {format_time(opens_at)}"
 
 
 def _limits(run: Run, wave: WaveBoard) -> str:

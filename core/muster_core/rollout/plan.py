@@ -18,6 +18,7 @@ from muster_core.errors import RolloutError
 from muster_core.kinds.model import Gate, RolloutPlan, Wave
 from muster_core.select import matches
 from muster_core.times import parse_time
+from muster_core.windows import Window
 
 CONTACT_INTERVALS_UNTIL_AWAY = 3
 
@@ -26,11 +27,12 @@ ORDER_LABEL = "muster.dev/order"
 
 
 class Member(NamedTuple):
-    """A targeted cluster. ``contact_interval`` in seconds, from its site class."""
+    """A targeted cluster. ``contact_interval`` in seconds, from its site class; ``zone`` is its site's time zone."""
 
     name: str
     labels: Mapping[str, str]
     contact_interval: float
+    zone: str = "UTC"
 
 
 class ResolvedGate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -72,6 +74,14 @@ class ResolvedGate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
                 return f"prometheus {self.server}: {self.query}"
 
 
+class ResolvedWindow(msgspec.Struct, frozen=True):
+    """When offers may go out. ``duration`` in seconds; ``zone`` may be ``site``."""
+
+    cron: str
+    duration: float
+    zone: str
+
+
 class ResolvedWave(msgspec.Struct, frozen=True, kw_only=True):
     """One wave, frozen. ``offline_after`` in seconds per member, since site classes differ.
 
@@ -90,6 +100,8 @@ class ResolvedWave(msgspec.Struct, frozen=True, kw_only=True):
     offline_policy: str = "owe"
     soak_holds_slot: bool = True
     spread: dict[str, str] = {}
+    window: ResolvedWindow | None = None
+    zones: dict[str, str] = {}  # each member's own zone, where the window is of the sites
     gates_before: tuple[ResolvedGate, ...] = ()
     gates_after: tuple[ResolvedGate, ...] = ()
 
@@ -326,9 +338,41 @@ def _resolved(
             else max(deadline, CONTACT_INTERVALS_UNTIL_AWAY * m.contact_interval)
             for m in chosen
         },
+        window=_window(wave),
+        zones={m.name: m.zone for m in chosen} if wave.window and wave.window.time_zone == "site" else {},
         gates_before=tuple(resolve_gate(gate) for gate in wave.gates.before),
         gates_after=tuple(resolve_gate(gate) for gate in wave.gates.after),
     )
+
+
+def _window(wave: Wave) -> ResolvedWindow | None:
+    window = wave.window
+    return ResolvedWindow(window.cron, parse_duration(window.duration), window.time_zone) if window else None
+
+
+def require_time(plan: ResolvedPlan, at: float) -> None:
+    """``MUSTER-R052`` for a plan that, started at ``at`` (unix seconds), expires before it could have begun a wave."""
+    if plan.expire is None:
+        return
+    end = at + plan.expire
+    for wave in plan.waves:
+        late = [
+            gate
+            for gate in (*wave.gates_before, *wave.gates_after)
+            if gate.kind == "time" and gate.after >= end
+        ]
+        zones = {wave.window.zone} if wave.window and not wave.zones else set(wave.zones.values())
+        opens = [
+            Window(wave.window.cron, wave.window.duration, zone).opens_at(at) for zone in zones if wave.window
+        ]
+        if late or (opens and min(opens) >= end):
+            what = "its start time" if late else "its window opens"
+            raise RolloutError(
+                "R052",
+                f"wave {wave.name} of plan {plan.name} could never go: {what} is past the time at which the plan expires",
+                object=plan.name,
+                hint="Give spec.expire more time.",
+            )
 
 
 def quorum_count(percent: int, members: int) -> int:

@@ -21,6 +21,7 @@ def clocks(run: Run, now: float, out: list[ev.AnyEvent]) -> None:
     """Every clock that is due: the targets', and the rollout's own."""
     while not run.has_ended and (target := run.board.take_due(now)):
         _fired(run, target, now, out)
+    windows(run, now, out)
     expires_at = run.expires_at
     if expires_at is not None and expires_at <= now and not run.makes_no_offers:
         run.withdraw_all("the rollout has expired", now, out)
@@ -36,7 +37,25 @@ def next_wake(run: Run) -> float | None:
         times.append(run.expires_at)
         if run.opened:
             times += [gates.next_wake() for _, gates in run.current.gates.asked()]
+        if not run.is_paused:
+            times += [wave.hours.until for wave in run.opened if _watches_hours(wave)]
     return min((at for at in times if at is not None), default=None)
+
+
+def _watches_hours(wave: WaveBoard) -> bool:
+    """Whether an opening or a closing would change anything."""
+    return bool(wave.line.ready and wave.gates.before.passed) or wave.states.get("offered", 0) > 0
+
+
+def windows(run: Run, now: float, out: list[ev.AnyEvent]) -> None:
+    """Offers that nobody took are withdrawn where the window is closed now. O(in flight) when one opens or closes."""
+    for wave in run.opened:
+        if not wave.hours.look(now):
+            continue
+        for cluster in list(wave.flying):
+            target = run.targets[cluster]
+            if target.state == "offered" and wave.line.zone_of(cluster) not in wave.hours.open:
+                run.withdraw(target, "the wave's window has closed", now, out)
 
 
 def _fired(run: Run, target: Target, now: float, out: list[ev.AnyEvent]) -> None:

@@ -45,6 +45,7 @@ class Story:
         authors: tuple[str, ...] = (),
         carried: tuple[str, ...] = (),
         may_return: bool = False,
+        returns: str = "",
         **limits: Any,
     ) -> None:
         plan = ResolvedPlan(
@@ -63,6 +64,7 @@ class Story:
                 authors=authors,
                 carried=carried,
                 may_return=may_return,
+                returns=returns,
             )
         )
         self.machine.meet(name for each in waves for name in each.members if name not in away)

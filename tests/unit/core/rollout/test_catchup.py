@@ -152,3 +152,71 @@ def test_a_catch_up_is_not_lost_while_the_coordinator_was_away() -> None:
     assert again.reconnecting(50_000.0, 50_045.0) == [cu.Deferred(at=50_000.0, cluster="a", until=50_045.0)]
     assert not again.tick(50_044.0)
     assert [type(event) for event in again.tick(50_045.0)] == [cu.Lost]
+
+
+# --- the return ledger -----------------------------------------------------------------------------
+
+
+def rolled_back(scope: str) -> Story:
+    """``away`` took the release and fell silent, ``never`` never answered; ``good`` is healthy, ``bad`` ends it."""
+    story = Story(
+        wave("all", "good", "away", "bad", "never", flying=4),
+        action="rollback", scope=scope, may_return=True, away=("never",),
+    )  # fmt: skip
+    story.healthy("good")
+    story.acknowledge("away", "bad")
+    story.online("away", False)
+    story.failed("bad")
+    story.wait(900)
+    assert story.machine.state == "RolledBack"
+    return story
+
+
+def test_who_took_a_release_that_was_taken_back_and_is_away_is_owed_its_return() -> None:
+    story = rolled_back("wave")
+    assert (story.machine.to_return(), story.machine.returns_owed()) == (["good"], ["away"])
+    ledger = cu.CatchUp("shop")
+    ledger.settle(cu.debts_after(story.machine, OLD), 1.0)
+    debt = ledger.debts["away"]
+    assert (debt.tree_digest, debt.origin, debt.returns) == ("tree-0", "shop-0006", "shop-0007")
+    assert set(ledger.debts) == {"away"}, "who never took it has nothing to give back"
+    ledger.contact("away", True, 2.0)
+    (offered,) = ledger.offers(1, 2.0)
+    assert isinstance(offered, cu.Offered)
+    assert offered.returns == "shop-0007"
+    again = cu.CatchUp.replay("shop", [cu.decode(cu.encode(offered))])
+    assert not again.debts, "an offer without a debt is none"
+
+
+def test_where_each_cluster_returns_by_itself_nobody_is_owed_a_return() -> None:
+    settlement = cu.debts_after(rolled_back("target").machine, OLD)
+    assert not settlement.returns
+    assert "away" not in dict(settlement.owe)
+
+
+def test_members_of_a_return_that_are_away_are_owed_it_and_go_first() -> None:
+    story = Story(wave("return", "a", "b", flying=2, quorum=0), away=("b",), returns="shop-0006")
+    story.healthy("a")
+    story.wait(900)
+    assert story.machine.state == "Succeeded"
+    settlement = cu.debts_after(story.machine, OLD)
+    assert settlement.returns == {"b": "shop-0006"}
+    ledger = cu.CatchUp("shop")
+    ledger.owe("z", NEW, 0.0)
+    ledger.owe("b", NEW, 0.5)
+    ledger.settle(settlement, 1.0)
+    for name in "bz":
+        ledger.contact(name, True, 2.0)
+    assert [event.cluster for event in ledger.offers(1, 2.0)] == ["b"]
+
+
+def test_what_a_site_deferred_or_an_operator_skipped_keeps_its_older_debt() -> None:
+    story = Story(wave("all", "a", "b", "c", flying=3))
+    story.give(ev.Deferred("a", 1, story.now + 3600, "closed"))
+    story.give(ev.Skip("b", "ann", ""))
+    story.give(ev.Abort("ann", ""))
+    ledger = cu.CatchUp("shop")
+    for name in "ab":
+        ledger.owe(name, OLD, 0.0)
+    ledger.settle(cu.debts_after(story.machine, OLD), 1.0)
+    assert set(ledger.debts) == {"a", "b"}
