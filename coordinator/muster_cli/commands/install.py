@@ -191,8 +191,8 @@ def install(
     from muster_cli.install.fleetjoin import join_all
     from muster_cli.install.joining import Patience
     from muster_cli.install.kubeconfig import chosen
-    from muster_cli.main import exit_code
     from muster_cli.output import write_value
+    from muster_cli.program import exit_code
 
     if sum((all_contexts, bool(kube_context))) > 1 or (all_contexts and name):
         raise click.UsageError("--all-contexts takes neither --kube-context nor --cluster")

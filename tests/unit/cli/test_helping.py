@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import click
 import pytest
-from muster_cli.main import PLUGIN_HELP, cli
+from muster_cli.program import PLUGIN_HELP, cli
 
 WIDTH = 80
 AUDIT = "audit"  # its lines are long: they are lists of what they hold

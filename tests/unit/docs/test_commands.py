@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 import pytest
 from muster_agent.__main__ import parser as agent_parser
-from muster_cli.main import cli
+from muster_cli.program import cli
 from unit.docs.commands import ROOT, Block, blocks, calls, documents, invocations, outside_of_fences
 
 BIN = Path(sys.executable).parent
