@@ -139,6 +139,7 @@ T079 | The directive is for another release. | Sign one for the release that is 
 T081 | A cluster that went back from a release was offered it again under the same attempt. | Retry the rollout, or mend the release with a new commit.
 T082 | A cluster went back from a release too often within a day, and takes it no more today. | Mend the release with a new commit.
 T083 | The clusters of a rollout are not those that its directive was signed for. | Sign a new directive over the clusters of now.
+T089 | The coordinator asks to renew a release, and shows no directive by which an operator rolled it out. | Roll out what you have checked out: `muster rollout start BUNDLE`.
 T090 | An audit log went back: its newest entry is older than one that was told before. | Find out whether an old volume was restored or a second agent runs; then acknowledge it: muster audit acknowledge.
 T091 | An audit log has another entry than was told before. | Find out whether an old volume was restored or a second agent runs; then acknowledge it: muster audit acknowledge.
 

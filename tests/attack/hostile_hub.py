@@ -152,6 +152,7 @@ class Operators(grpc.GenericRpcHandler):  # type: ignore[misc]
             return None
 
         async def answer(request: bytes, context: Any) -> bytes:
+            say("asked", method=method, request=_b64(request))
             if method not in self._hub.operators:
                 await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"nothing to say to {method}")
             return self._hub.operators[method]

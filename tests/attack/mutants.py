@@ -28,18 +28,27 @@ DEADLINE = 300
 
 
 class Mutant(NamedTuple):
-    """``old`` stands in ``file`` exactly once and becomes ``new``; ``test`` (a pytest id below tests/attack) must fail."""
+    """``old`` stands in ``file`` exactly once and becomes ``new``; ``test`` (a pytest id below tests/attack) must fail.
+
+    ``also`` has more such (file, old, new): where two checks stand behind each other, both must be gone.
+    """
 
     name: str
     file: str
     old: str
     new: str
     test: str
+    also: tuple[tuple[str, str, str], ...] = ()
+
+    @property
+    def edits(self) -> tuple[tuple[str, str, str], ...]:
+        return ((self.file, self.old, self.new), *self.also)
 
 
 def all_mutants() -> list[Mutant]:
     """Of both lists; one that is not written yet is an empty one."""
-    sys.path.insert(0, str(ROOT / "tests"))
+    if str(ROOT / "tests") not in sys.path:
+        sys.path.insert(0, str(ROOT / "tests"))
     found: list[Mutant] = []
     for name in LISTS:
         if (Path(__file__).parent / f"{name}.py").exists():
@@ -113,16 +122,18 @@ def passes(folder: Path, test: str) -> bool:
 
 
 def survives(folder: Path, mutant: Mutant) -> bool:
-    """Whether the test still passes with the check taken out; the file is whole again afterwards."""
-    path = folder / mutant.file
-    text = path.read_text()
-    if text.count(mutant.old) != 1:
-        raise SystemExit(f"{mutant.name}: the text stands {text.count(mutant.old)} times in {mutant.file}")
+    """Whether the test still passes with the check taken out; the files are whole again afterwards."""
+    whole = {folder / file: (folder / file).read_text() for file, _, _ in mutant.edits}
     try:
-        path.write_text(text.replace(mutant.old, mutant.new))
+        for file, old, new in mutant.edits:
+            text = (folder / file).read_text()
+            if text.count(old) != 1:
+                raise SystemExit(f"{mutant.name}: the text stands {text.count(old)} times in {file}")
+            (folder / file).write_text(text.replace(old, new))
         return passes(folder, mutant.test)
     finally:
-        path.write_text(text)
+        for path, text in whole.items():
+            path.write_text(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

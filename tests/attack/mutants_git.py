@@ -12,6 +12,8 @@ HEADS = "agent/muster_agent/trust/heads.py"
 WIRE = "test_hostile_git_wire.py::"
 REGISTRAR = "test_registrar_attacks.py::"
 HOST = "test_hostile_git_host.py::"
+ADMISSION = "agent/muster_agent/admission.py"
+RELEASE = "core/muster_core/release.py"
 KEEPER = "agent/muster_agent/trust/keeper.py"
 FLOORS = "agent/muster_agent/trust/floors.py"
 
@@ -112,6 +114,93 @@ MUTANTS = [
     (
         "files-of-any-size", SOURCE, "and int(size) <= MAX_BLOB_BYTES:", "and int(size) >= 0:",
         HOST + "test_a_file_of_many_megabytes_refuses_its_release",
+        ((RELEASE, "            if len(data) > MAX_BYTES:\n", "            if False:\n"),),
+    ),
+    (
+        "floors-are-not-read-from-parents", FLOORS, "*(await self._parents()).items()]", "]",
+        HOST + "test_floors_come_back_from_parents_when_their_secret_is_lost_too",
+    ),
+    (
+        "parents-name-only-what-grows", "agent/muster_agent/cluster/apply.py",
+        "if grows or ((desired or applied) and not self._is_noted(bundle, note)):", "if grows:",
+        HOST + "test_floors_come_back_from_parents_when_their_secret_is_lost_too",
+    ),
+    (
+        "heads-beside-the-floor-now-and-then", HEADS,
+        "if floor and not await source.descends(commit, floor):", "if False:",
+        HOST + "test_two_heads_that_change_with_every_question_move_nothing",
+    ),
+    (
+        "tags-without-an-object", KEEPER, "        if not found and problem is not None:", "        if False:",
+        HOST + "test_a_lightweight_tag_approves_nothing",
+        (
+            (
+                AUTHORITY, "            raise not_covered(change, signers, document, now)",
+                "            continue",
+            ),
+        ),
+    ),
+    (
+        "signatures-of-any-bytes", "core/muster_core/trust/sshsig.py",
+        "    except InvalidSignature:\n        raise _Refused(\"it was not made over these bytes\") from None\n",
+        "    except InvalidSignature:\n        pass\n",
+        HOST + "test_a_signature_moved_to_another_tree_is_refused",
+    ),
+    (
+        "replacements-are-followed", CHILDREN, '    "GIT_NO_REPLACE_OBJECTS": "1",\n', "",
+        HOST + "test_a_replacement_of_a_good_commit_changes_nothing",
+        ((SOURCE, '"--", self.url, *refs,', '"--", self.url, *refs, "+refs/replace/*:refs/replace/*",'),),
+    ),
+    (
+        "links-are-read-as-files", SOURCE, "if mode not in (SUBMODULE, SYMLINK) and int(size) <= MAX_BLOB_BYTES:",
+        "if mode != SUBMODULE and int(size) <= MAX_BLOB_BYTES:",
+        HOST + "test_a_link_or_a_submodule_in_a_bundle_refuses_its_release[120000-/etc/passwd]",
+        ((RELEASE, "        if file.mode in (SYMLINK, SUBMODULE):", "        if False:"),),
+    ),
+    (
+        "a-registry-is-forgotten-when-it-vanishes", ADMISSION,
+        """        if not heads.registry or (heads.registry == known and self.entry is not None):
+            return
+""",
+        """        if not heads.registry:
+            await self._floors.raise_branch("registry", "")
+        if not heads.registry or (heads.registry == known and self.entry is not None):
+            return
+""",
+        HOST + "test_a_registry_that_vanishes_is_no_reason_to_forget_it",
+    ),
+    (
+        "any-certificate-of-a-git-host", CHILDREN, '    ("gc", "auto", "0"),',
+        '    ("gc", "auto", "0"),\n    ("http", "sslVerify", "false"),',
+        WIRE + "test_a_host_with_another_certificate_is_not_talked_to",
+    ),
+    (
+        "packs-of-any-size", CHILDREN, "if fetched > bounds.fetched else", "if False else",
+        WIRE + "test_a_pack_that_is_too_big_is_stopped_and_leaves_nothing",
+    ),
+    (
+        "an-installer-changes-values", AUTHORITY, "return grows and _mean_the_same(same, old) and", "return grows and",
+        REGISTRAR + "test_an_installers_key_does_not_change[a value]",
+    ),
+    (
+        "an-installer-brings-revoked-clusters-back", AUTHORITY,
+        "return grows and _mean_the_same(same, old) and", "return grows and",
+        REGISTRAR + "test_an_installers_key_does_not_change[a revoked cluster again]",
+    ),
+    (
+        "an-installer-adds-sealing-keys-of-anybody", AUTHORITY,
+        "and _mean_the_same(same, old) and _sealing_keys_are_its_own(new, fleet)", "and _mean_the_same(same, old)",
+        REGISTRAR + "test_an_installers_key_does_not_change[a sealing key that the identity did not sign]",
+    ),
+    (
+        "bundles-that-do-not-target", ADMISSION, "        if values is None:\n", "        if values is None and False:\n",
+        REGISTRAR + "test_a_flipped_label_prunes_nothing[flipped]",
+    ),
+    (
+        "an-entry-that-is-gone-is-taken", ADMISSION,
+        "            raise self._no_entry()\n        if entry.spec.revoked:",
+        "            return None  # type: ignore[return-value]\n        if entry.spec.revoked:",
+        REGISTRAR + "test_an_entry_that_is_removed_prunes_nothing",
     ),
     (
         "registrars-sign-content", AUTHORITY, "        if role.role in names\n", "        if True\n",

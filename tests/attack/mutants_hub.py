@@ -12,6 +12,8 @@ KEEPER = "agent/muster_agent/trust/keeper.py"
 FLOORS = "agent/muster_agent/trust/floors.py"
 MACHINE = "agent/muster_agent/reconcile/machine.py"
 RUNNER = "agent/muster_agent/reconcile/runner.py"
+MESSAGES = "agent/muster_agent/reconcile/messages.py"
+RECOLLECTION = "coordinator/muster_coordinator/rollout/recollection.py"
 CLIENT = "agent/muster_agent/link/client.py"
 JOIN = "agent/muster_agent/identity/join.py"
 DIRECTIVE = "core/muster_core/trust/directive.py"
@@ -210,6 +212,42 @@ OPERATORS = [
         "",
         f"{HUB}another_sealing_key_in_the_registry_is_not_sealed_to",
     ),
+    (
+        "names-are-approved-anew",
+        CLUSTERS,
+        "if old and (old.spec.uid != join.uid or old.spec.identity_key != identity):",
+        "if False:",
+        f"{HUB}another_identity_under_a_registered_name_is_not_approved",
+    ),
+    (
+        "uids-are-approved-twice",
+        CLUSTERS,
+        "if other != name and (known.spec.uid == join.uid or known.spec.identity_key == identity):",
+        "if False:",
+        f"{HUB}another_identity_under_a_registered_name_is_not_approved",
+    ),
+    (
+        "operators-sign-what-the-coordinator-names",
+        "coordinator/muster_cli/commands/rollouts.py",
+        "            release,\n            list(members(ground, bundle).values()),\n",
+        "            release._replace(commit=view.current.commit, tree_digest=view.current.tree_digest),\n"
+        "            list(members(ground, bundle).values()),\n",
+        f"{HUB}what_is_signed_at_a_start_is_what_the_operator_has_checked_out",
+    ),
+    (
+        "directives-of-any-number",
+        "coordinator/muster_cli/trust/directing.py",
+        "    if place[0] > MAX_SEQUENCE:\n",
+        "    if False:\n",
+        f"{HUB}a_number_that_uses_up_all_others_is_not_signed",
+    ),
+    (
+        "anything-is-renewed",
+        "coordinator/muster_cli/commands/directives.py",
+        '            if clone.fleet().spec.mode in {"directives", "both"}:\n',
+        "            if False:\n",
+        f"{HUB}a_release_that_nobody_directed_is_not_renewed",
+    ),
 ]
 LINE = [
     (
@@ -330,4 +368,91 @@ TOKEN = [
         f"{JOINING}an_expired_trust_document_stops_what_is_new_and_not_healing",
     ),
 ]
-MUTANTS = [*CONTENT, *DIRECTIVES, *OPERATORS, *LINE, *TOKEN]
+WORDS = [
+    (
+        "names-in-the-place-of-commits",
+        RELEASES,
+        "if not COMMIT_ID.fullmatch(release.commit):",
+        "if False:",
+        f"{HUB}a_name_in_the_place_of_a_commit_gains_nothing[refs/muster/remote/main]",
+        ((MESSAGES, "        and _COMMIT.match(release.commit)\n", ""),),
+    ),
+    (
+        "a-good-bye-of-any-length",
+        "core/muster_core/session/backoff.py",
+        "self.maximum = min(max(minimum, maximum), LONGEST)",
+        "self.maximum = max(minimum, maximum)",
+        f"{WIRE}a_good_bye_until_the_end_of_time_is_a_short_one",
+        (
+            (
+                "core/muster_core/session/backoff.py",
+                "self.minimum = min(max(0.1, minimum), LONGEST)",
+                "self.minimum = minimum",
+            ),
+        ),
+    ),
+    (
+        "a-welcome-of-any-number",
+        "agent/muster_agent/link/session.py",
+        "        if welcome.last_agent_seq > self._outbox.newest + MAX_AHEAD:\n",
+        "        if False:\n",
+        f"{WIRE}a_welcome_with_anothers_numbers_silences_no_report[18446744073709551615]",
+    ),
+    (
+        "acknowledgements-of-the-future-count",
+        "core/muster_core/session/outbox.py",
+        "        self.acked = max(self.acked, min(seq, self._next - 1))\n",
+        "        self.acked = self._next = max(self._next, seq + 1)\n",
+        f"{WIRE}acknowledgements_of_what_was_never_said_silence_no_report[18446744073709551615]",
+    ),
+    (
+        "nothing-is-healed-while-an-offer-waits",
+        MACHINE,
+        "(not self._admitting or self._applied)",
+        "not self._admitting",
+        f"{WIRE}an_offer_that_nobody_can_take_does_not_stop_healing",
+    ),
+    (
+        "offers-of-nothing",
+        MESSAGES,
+        "    if not whole:\n        return None\n",
+        "",
+        f"{WIRE}an_offer_without_anything_ends_no_agent",
+        (
+            (
+                RUNNER,
+                "        except Exception as error:\n            log.exc",
+                "        except LookupError as error:\n            log.exc",
+            ),
+        ),
+    ),
+    (
+        "floors-that-were-never-here-are-alarms",
+        ADMISSION,
+        "            return bool(self._started_with)  #",
+        "            return True  #",
+        f"{WIRE}another_clusters_welcome_raises_no_alarm_and_moves_no_floor",
+    ),
+    (
+        "floors-are-not-held-against-what-was-reported",
+        ADMISSION,
+        "if reported and reported != own and await self._is_behind(own, reported):",
+        "if False:",
+        f"{JOINING}an_old_volume_of_an_agent_takes_nothing_new_until_an_operator_knows",
+    ),
+    (
+        "a-database-may-go-back",
+        RECOLLECTION,
+        "        if epoch == hello.session_epoch:\n",
+        "        if False:\n",
+        f"{JOINING}a_coordinators_database_of_last_week_raises_an_alarm_until_somebody_knows",
+    ),
+    (
+        "every-new-database-is-an-attack",
+        RECOLLECTION,
+        "        if epoch == hello.session_epoch:\n",
+        "        if True:\n",
+        f"{JOINING}a_coordinator_without_its_database_is_rebuilt_and_calls_nobody_an_attacker",
+    ),
+]
+MUTANTS = [*CONTENT, *DIRECTIVES, *OPERATORS, *LINE, *TOKEN, *WORDS]

@@ -251,6 +251,10 @@ class HostileHub:
         """What operators hear when they ask for this."""
         self.tell("operator", method=method, answer=base64.b64encode(answer.SerializeToString()).decode())
 
+    def asked(self, method: str) -> list[bytes]:
+        """What operators sent with this call."""
+        return [base64.b64decode(e["request"]) for e in self.said("asked") if e["method"] == method]
+
     def send(self, frame: wire.HubFrame) -> None:
         self.tell("send", frame=base64.b64encode(frame.SerializeToString()).decode())
 

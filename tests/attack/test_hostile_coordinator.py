@@ -20,7 +20,8 @@ from attack.stage import FLEET_ID, SITE, Captured, Fleet, HostileHub, bundle, ca
 from e2e.programs import code_in, shop, until
 from muster_core.release import Release
 from muster_core.sealing.keys import SealingKey
-from muster_core.trust.directive import statement
+from muster_core.trust.directive import SIGNATURE_NAMESPACE, Directive, decode, statement
+from muster_core.trust.merkle import ClusterTree
 from muster_proto.v1 import link_pb2 as wire
 from muster_proto.v1 import operator_pb2 as op
 from unit.core.trust.keys import Spoke
@@ -93,11 +94,12 @@ def test_swapping_the_tree_digest_gains_nothing(attack: Captured) -> None:
     assert attack.refused(offer) == "T030"
 
 
-@pytest.mark.parametrize("name", ["main", "refs/muster/main", "HEAD", "--help", "@{0}", ""])
+@pytest.mark.parametrize("name", ["main", "refs/muster/remote/main", "HEAD", "--help", "@{0}", ""])
 def test_a_name_in_the_place_of_a_commit_gains_nothing(attack: Captured, name: str) -> None:
     """A name would be read again each time that it is used."""
     fleet = attack.fleet
-    offer = fleet.offer(fleet.commit(shop(f"named-{next(NUMBERS)}")), rollout())
+    offer = fleet.offer(newest := fleet.commit(shop(f"named-{next(NUMBERS)}")), rollout())
+    attack.sees(newest)
     offer.release.commit = name or offer.release.commit[:12]
     attack.hub.offer(offer)
     # What comes after it on the same stream was answered: so this was judged, or thrown away as no offer at all.
@@ -379,3 +381,113 @@ def test_another_sealing_key_in_the_registry_is_not_sealed_to(tmp_path: Path, by
         assert "recipients" not in said.stdout
     finally:
         hub.close()
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[tuple[Fleet, HostileHub]]:
+    """An operator of a fleet that asks for directives, before the attacker's coordinator."""
+    fleet = Fleet(tmp_path, "directives")
+    fleet.put_entry(Spoke(SITE).entry(), by="registrar")
+    hub = HostileHub(tmp_path, tmp_path / "ca")
+    try:
+        yield fleet, hub
+    finally:
+        hub.close()
+
+
+def test_another_identity_under_a_registered_name_is_not_approved(desk: tuple[Fleet, HostileHub]) -> None:
+    """The thief's keys are signed as they must be; the name, or the UID, is somebody else's."""
+    fleet, hub = desk
+    before, victim = fleet.entries(), fleet.entries()[SITE]
+    for name, uid, code in (
+        (SITE, "uid-of-thief", "J013"),
+        (SITE, victim.spec.uid, "J013"),
+        ("new", victim.spec.uid, "J014"),
+    ):
+        thief = Spoke(name, uid)
+        sealing = thief.sealing(1, fleet=FLEET_ID)
+        shown = op.Join(
+            cluster=name, uid=uid, identity_key=thief.identity.public, state="Pending",
+            sealing_key=bytes.fromhex(sealing.key.removeprefix("x25519:")), sealing_generation=1,
+            sealing_signature=bytes.fromhex(sealing.signature),
+        )  # fmt: skip
+        hub.tell_operators("ListJoins", op.JoinList(joins=[shown]))
+        said = muster(hub, fleet, "cluster", "approve", name, "--yes", "--key", str(fleet.key("registrar")))
+        assert code_in(said.stderr) == f"MUSTER-{code}", said
+        assert fleet.entries() == before
+
+
+def start(desk: tuple[Fleet, HostileHub], sequence: int) -> subprocess.CompletedProcess[str]:
+    """The operator starts what is checked out; the coordinator lies about all that it is asked."""
+    fleet, hub = desk
+    lie = wire.Release(bundle="shop", commit=fleet.anchor, tree_digest="0" * 64)
+    view = op.BundleView(
+        name="shop", current=lie, last_succeeded=lie, plan="theirs", directive_sequence=sequence,
+        directive_digest="f" * 64,
+    )  # fmt: skip
+    hub.tell_operators("GetInfo", op.Info(mode="open"))
+    hub.tell_operators("GetBundle", view)
+    hub.tell_operators("StartRollout", op.RolloutView(name="shop-0001", bundle="shop", state="Running"))
+    return muster(hub, fleet, "rollout", "start", "shop", "--key", str(fleet.key("operator")))
+
+
+def test_what_is_signed_at_a_start_is_what_the_operator_has_checked_out(
+    desk: tuple[Fleet, HostileHub],
+) -> None:
+    fleet, hub = desk
+    newest = fleet.commit(shop("two"))
+    said = start(desk, 4)
+    assert said.returncode == 0, said.stderr
+    request = op.StartRolloutRequest.FromString(hub.asked("StartRollout")[0])
+    signed = decode(request.directive)
+    uids = [entry.spec.uid for entry in fleet.entries().values()]
+    tree = ClusterTree(uids)
+    assert signed.release == fleet.release(newest)
+    assert signed.plan_digest == fleet.directive(newest, 5, time.time()).plan_digest
+    assert (signed.clusters_root, signed.clusters_count) == (tree.root, tree.count)
+    assert (signed.fleet, signed.sequence, signed.goes_back, signed.return_to) == (FLEET_ID, 5, False, None)
+    assert list(request.cluster_uids) == uids
+
+
+def test_a_number_that_uses_up_all_others_is_not_signed(desk: tuple[Fleet, HostileHub]) -> None:
+    fleet, hub = desk
+    fleet.commit(shop("two"))
+    for number in (2**33, 2**63, 2**64 - 1):
+        said = start(desk, number)
+        assert code_in(said.stderr) == "MUSTER-T076", said
+    assert hub.asked("StartRollout") == []
+
+
+def test_a_release_that_nobody_directed_is_not_renewed(desk: tuple[Fleet, HostileHub]) -> None:
+    """The coordinator says that clusters wait for a draft, so that the operator signs it without a thought."""
+    fleet, hub = desk
+    now, good = time.time(), fleet.commit(shop("two"))
+    draft = fleet.commit(shop("draft"), by="")
+    known, other = fleet.directive(good, 1, now), fleet.directive(draft, 1, now, fleet="f" * 32)
+    forged = fleet.directive(draft, 1, now)
+
+    def renew(commit: str, said: Directive | None, by: str = "operator") -> subprocess.CompletedProcess[str]:
+        row = op.Owed(
+            cluster=SITE, state="owed", release=fleet.offer(commit, "x").release, rollout="shop-0001"
+        )
+        if said:
+            row.directive = statement(said)
+            row.directive_signature = fleet.people[by].sign(row.directive, SIGNATURE_NAMESPACE)
+        hub.tell_operators("ListOwed", op.OwedList(owed=[row]))
+        hub.tell_operators("GetBundle", op.BundleView(name="shop", directive_sequence=1))
+        hub.tell_operators("RenewDirective", op.BundleView(name="shop"))
+        key = str(fleet.key("operator"))
+        return muster(hub, fleet, "directive", "renew", "shop", "--yes", "--key", key)
+
+    for said, by, code in (
+        (None, "", "T089"),
+        (known, "operator", "T079"),
+        (other, "operator", "T073"),
+        (forged, "stranger", "T071"),
+        (forged, "releaser", "T071"),
+    ):
+        assert code_in(renew(draft, said, by).stderr) == f"MUSTER-{code}"
+    assert hub.asked("RenewDirective") == []
+    assert renew(good, known).returncode == 0
+    request = op.RenewDirectiveRequest.FromString(hub.asked("RenewDirective")[0])
+    assert decode(request.directive).release == fleet.release(good)

@@ -38,10 +38,12 @@ def renew(ctx: click.Context, bundle: str, valid: str, yes: bool, key: Path | No
 
     All at once, for the release that each still waits for.
 
-    Who waits comes from the coordinator; who they are, and the plan, from your checkout and the registry.
+    Who waits comes from the coordinator; who they are, and the plan, from your checkout and the registry. Where the
+    mode asks for directives, only a release is renewed that an operator directed before: that directive is verified.
     """
     from muster_cli.checkout import open_checkout
-    from muster_cli.trust.directing import Terms, direct, survey, survey_at
+    from muster_cli.trust.chain import read_chain
+    from muster_cli.trust.directing import Terms, direct, require_directed, survey, survey_at
     from muster_cli.trust.signing import require_key
 
     with open_checkout(checkout) as clone, client(ctx) as operator:
@@ -56,6 +58,11 @@ def renew(ctx: click.Context, bundle: str, valid: str, yes: bool, key: Path | No
             entries = [ground.clusters[row.cluster] for row in rows if row.cluster in ground.clusters]
             wanted = rows[0].release
             release = Release(wanted.bundle, wanted.commit, wanted.tree_digest)
+            if clone.fleet().spec.mode in {"directives", "both"}:
+                document = read_chain(clone.tree(ground.commit)).require()
+                require_directed(
+                    document, release, rows[0].directive, rows[0].directive_signature, now=time.time()
+                )
             names = ", ".join(row.cluster for row in rows)
             click.echo(f"{release}: {len(entries)} wait ({names})", err=True)
             if not yes:

@@ -17,8 +17,11 @@ from muster_core.kinds.model import Cluster
 from muster_core.manifest.objects import digest
 from muster_core.release import Release
 from muster_core.select import targeted
-from muster_core.trust.directive import SIGNATURE_NAMESPACE, Directive, LateJoiners, statement
+from muster_core.trust.authority import counts, covers
+from muster_core.trust.directive import SIGNATURE_NAMESPACE, Directive, LateJoiners, decode, statement
+from muster_core.trust.documents import TrustDocument
 from muster_core.trust.merkle import ClusterTree
+from muster_core.trust.sshsig import verify_ssh
 
 from muster_cli.trust.registry import accepted_registry
 from muster_cli.trust.signing import SigningKey
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 CATCH_UP_DAYS = {"edge": 90}
 OTHER_DAYS = 7
+MAX_SEQUENCE = 1 << 32
 DAY = 86_400
 
 
@@ -114,6 +118,12 @@ def direct(
 ) -> Signed:
     """Signs one directive. ``place`` is the sequence and digest of the bundle's newest one."""
     contents = ground.contents
+    if place[0] > MAX_SEQUENCE:
+        raise TrustError(
+            "T076",
+            f"the coordinator says that the bundle's newest directive is number {place[0]}, which nobody reaches",
+            object=release.bundle,
+        )
     if contents.fleet is None or plan not in contents.plans:
         raise RolloutError("R006", f"there is no plan {plan or '(none named)'}", object=release.bundle)
     uids = tuple(sorted({entry.spec.uid for entry in clusters}))
@@ -139,6 +149,39 @@ def direct(
     )
     said = statement(directive)
     return Signed(directive, said, key.sign(said, SIGNATURE_NAMESPACE), uids)
+
+
+def require_directed(
+    document: TrustDocument, release: Release, said: bytes, signature: bytes, *, now: float
+) -> None:
+    """That an operator of the document directed this release before: the coordinator's word for it is not enough.
+
+    ``T089`` when it shows no directive, ``T070`` for what is none, ``T071`` by nobody who may, ``T073`` another fleet's,
+    ``T079`` for another release. Its times are over, as a rule, and its clusters may be others.
+    """
+    hint = f"What you have checked out: muster rollout start {release.bundle}."
+    if not said:
+        raise TrustError(
+            "T089", "no directive is shown that named this release before", object=str(release), hint=hint
+        )
+    directive = decode(said)
+    if directive.fleet != document.fleet:
+        raise TrustError("T073", "the directive is another fleet's", object=str(release), hint=hint)
+    if release not in (directive.release, directive.return_to):
+        raise TrustError(
+            "T079", "the directive is for another release", object=str(directive.release), hint=hint
+        )
+    try:
+        key = verify_ssh(signature, said, namespace=SIGNATURE_NAMESPACE).fingerprint
+    except TrustError as error:
+        raise TrustError(
+            "T071", "the directive's signature does not hold", object=str(release), hint=hint
+        ) from error
+    if not any(
+        covers(role.bundles, release.bundle) and any(counts(known, key, now) for known in role.keys)
+        for role in document.roles_of("operator")
+    ):
+        raise TrustError("T071", "the directive is signed by nobody who may", object=key, hint=hint)
 
 
 def _catch_up_days(site_class: str) -> int:

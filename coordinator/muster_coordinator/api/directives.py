@@ -64,6 +64,8 @@ class DirectiveApi:
             message=message,
             since_unix_ms=int(since * 1000),
             directive_expires_unix=carried.directive.catch_up_until if carried else 0,
+            directive=carried.event.statement if carried else b"",
+            directive_signature=carried.event.signature if carried else b"",
         )
 
     async def renew(self, request: op.RenewDirectiveRequest) -> op.BundleView:

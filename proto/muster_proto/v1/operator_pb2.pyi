@@ -1145,6 +1145,8 @@ class Owed(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     SINCE_UNIX_MS_FIELD_NUMBER: _builtins.int
     DIRECTIVE_EXPIRES_UNIX_FIELD_NUMBER: _builtins.int
+    DIRECTIVE_FIELD_NUMBER: _builtins.int
+    DIRECTIVE_SIGNATURE_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     uid: _builtins.str
     rollout: _builtins.str
@@ -1152,6 +1154,8 @@ class Owed(_message.Message):
     message: _builtins.str
     since_unix_ms: _builtins.int
     directive_expires_unix: _builtins.int
+    directive: _builtins.bytes
+    directive_signature: _builtins.bytes
     @_builtins.property
     def release(self) -> _link_pb2.Release: ...
     def __init__(
@@ -1165,10 +1169,12 @@ class Owed(_message.Message):
         message: _builtins.str = ...,
         since_unix_ms: _builtins.int = ...,
         directive_expires_unix: _builtins.int = ...,
+        directive: _builtins.bytes = ...,
+        directive_signature: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["release", b"release"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "directive_expires_unix", b"directive_expires_unix", "message", b"message", "release", b"release", "rollout", b"rollout", "since_unix_ms", b"since_unix_ms", "state", b"state", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "directive", b"directive", "directive_expires_unix", b"directive_expires_unix", "directive_signature", b"directive_signature", "message", b"message", "release", b"release", "rollout", b"rollout", "since_unix_ms", b"since_unix_ms", "state", b"state", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -188,16 +188,18 @@ async def test_one_bundle_never_takes_anothers_object(agent: Opener, api: KubeCl
 async def test_two_bundles_share_a_namespace_in_peace(
     agent: Opener, other: Kube, requests: list[str]
 ) -> None:
-    space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": other.ns}}
+    name = f"{other.ns}-shared"
+    space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
     async with agent("first") as first, agent("second") as second:
-        await first.apply(space, config(other.ns))
-        assert not (await second.apply(space, config(other.ns, "two"))).errors
-        await until(lambda: ref(other.ns, "two") in first.observer.seen)
+        await first.apply(space, config(name))
+        assert not (await second.apply(space, config(name, "two"))).errors
+        await until(lambda: ref(name, "two") in first.observer.seen)
         requests.clear()
         for _ in range(3):
-            assert not (await first.apply(space, config(other.ns))).changes
-            assert not (await second.apply(space, config(other.ns, "two"))).changes
+            assert not (await first.apply(space, config(name))).changes
+            assert not (await second.apply(space, config(name, "two"))).changes
         assert requests == []
+    await other.call("DELETE", f"/api/v1/namespaces/{name}")
 
 
 async def test_drift_wakes_and_is_healed(agent: Opener, api: KubeCluster, other: Kube) -> None:

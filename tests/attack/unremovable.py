@@ -1,0 +1,30 @@
+"""Attacks for which no check of ours can be taken out, each with the reason.
+
+The suite (tests/unit/test_attacks_are_proven.py) asks that every attack's test is named here or by a mutant.
+"""
+
+from __future__ import annotations
+
+GIT = "git itself refuses it, at the end of a broken answer; a check of ours that could be taken out does not exist"
+NOTHING = "there is no code that would do it, so there is none that keeps from it"
+CONTROL = "a control: what is allowed must go on working"
+HOST = "test_hostile_git_host.py::test_"
+WIRE = "test_hostile_git_wire.py::test_"
+
+UNREMOVABLE = {
+    WIRE + "a_pack_that_breaks_off_is_not_taken": GIT,
+    WIRE + "a_ref_to_a_commit_that_is_never_sent_gives_nothing": GIT,
+    WIRE + "grafts_and_alternates_of_the_host_are_its_own_affair": GIT,
+    WIRE + "a_host_of_files_sends_nobody_to_another_host": GIT,
+    WIRE + "a_list_of_refs_that_never_ends_is_stopped": (
+        "without the bound on a child's memory the test would fill the machine that it runs on"
+    ),
+    HOST + "attributes_and_hooks_of_the_repository_change_nothing": (
+        "nothing is checked out: blobs are read by their ids, so no attribute or hook is ever asked"
+    ),
+    "test_hostile_wire.py::test_bytes_that_are_no_message_end_the_session_and_nothing_more": (
+        "gRPC itself ends a stream at bytes that it cannot read"
+    ),
+    "test_registrar_attacks.py::test_every_bundle_deleted_prunes_nothing": NOTHING,
+    "test_registrar_attacks.py::test_an_installers_key_adds_what_it_may": CONTROL,
+}
