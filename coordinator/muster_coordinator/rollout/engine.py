@@ -33,7 +33,7 @@ from muster_coordinator.rollout.effects import Effects, Work
 from muster_coordinator.rollout.fleetstate import FleetState
 from muster_coordinator.rollout.launch import NEEDS_DIRECTIVE, Launch, Start
 from muster_coordinator.rollout.record import CATCHUP_STREAM, Recorder
-from muster_coordinator.store.port import EventRow, Store, StoreError
+from muster_coordinator.store.port import EventRow, ReportRow, Store, StoreError
 
 __all__ = ["NEEDS_DIRECTIVE", "Effects", "Engine"]
 
@@ -91,8 +91,7 @@ class Engine:
             cluster.last_seen, cluster.agent_version = row.last_seen / 1000, row.agent_version
             cluster.kubernetes_version = row.kubernetes_version
         for found in await self._store.reports():
-            with _whole(f"the report of {found.bundle} on {found.cluster}"):
-                state.cluster(found.cluster).reports[found.bundle] = wire.Report.FromString(found.data)
+            state.cluster(found.cluster).reports[found.bundle] = _report(found)
         machines = []
         for stream, rows in (await self._store.streams()).items():
             self._recorder.begin(stream, rows[-1].number)
@@ -311,6 +310,14 @@ class Engine:
         effects.batch.events.append(row)
         effects.bundles.add(release.bundle)
         shelf.put(event)
+
+
+def _report(row: ReportRow) -> wire.Report:
+    try:
+        return wire.Report.FromString(row.data)
+    except DecodeError:
+        with _whole(f"the report of {row.bundle} on {row.cluster}"):
+            raise
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from muster_coordinator.store.sql.place import Place, told
 from muster_coordinator.store.sql.sqlite import SqlitePlace
 
 T = TypeVar("T")
-R = TypeVar("R")
+R = TypeVar("R", bound=msgspec.Struct)
 THREADS = 4
 
 
@@ -96,9 +96,12 @@ class SqlStore:
             return await self._in_thread(work)
 
     async def _rows(self, query: sa.Select[Any], row: type[R]) -> list[R]:
+        # By place: by name a start with a long log takes three times as long.
+        ordered = query.with_only_columns(*(query.selected_columns[name] for name in row.__struct_fields__))
+
         def read() -> list[R]:
             with told(self._place), self._engine.connect() as connection:
-                return [row(**found._mapping) for found in connection.execute(query)]
+                return [row(*found) for found in connection.execute(ordered)]
 
         return await self._in_thread(read)
 
