@@ -112,7 +112,7 @@ class Engine:
                     for event in rows:
                         state.directives.put(directives.decode_event(event.data))
                 else:
-                    machines.append(RolloutMachine.replay(ev.decode(row.data) for row in rows))
+                    machines.append(RolloutMachine.replay(ev.decode_log(row.data for row in rows)))
         for machine in sorted(machines, key=lambda m: (m.started.at, m.name)):
             state.put(machine)
             self.desk.meet(machine)

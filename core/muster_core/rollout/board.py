@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from muster_core.rollout import events as ev
@@ -138,6 +139,7 @@ class Board:
         self.waves = [WaveBoard.of(spec) for spec in plan.waves]
         self.targets: dict[str, Target] = {}
         self._timers: list[tuple[float, str]] = []
+        self._winding = True
         self._stopped = False
         self._deadline = plan.deadline
         for index, wave in enumerate(self.waves):
@@ -279,7 +281,17 @@ class Board:
             target.deadline, target.stopped = None, seconds
             return
         target.deadline, target.stopped = at + seconds, None
-        heapq.heappush(self._timers, (at + seconds, target.cluster))
+        if self._winding:
+            heapq.heappush(self._timers, (at + seconds, target.cluster))
+
+    @contextmanager
+    def replaying(self) -> Iterator[None]:
+        """Nobody asks for the next clock meanwhile: the heap is made at the end, of those that run then. O(members)."""
+        self._winding = False
+        yield
+        self._winding = True
+        self._timers = [(t.deadline, t.cluster) for t in self.targets.values() if t.deadline is not None]
+        heapq.heapify(self._timers)
 
     def stop_clocks(self, at: float) -> None:
         """Paused: deadlines stand still, soaks run on. O(in flight)."""
@@ -306,7 +318,8 @@ class Board:
         for target in self.in_flight():
             if target.deadline is not None and target.deadline < until and not target.soak_runs:
                 target.deadline = until
-                heapq.heappush(self._timers, (until, target.cluster))
+                if self._winding:
+                    heapq.heappush(self._timers, (until, target.cluster))
 
     def next_due(self) -> float | None:
         """When the next clock fires. Entries of clocks that were cleared since are dropped here."""

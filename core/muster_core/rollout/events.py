@@ -6,6 +6,7 @@ inputs are what the world says. The log of events is the truth; replaying it giv
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -270,6 +271,12 @@ def decode(data: bytes) -> AnyEvent:
     """``msgspec.DecodeError`` for what is no event of this version."""
     event: AnyEvent = _DECODER.decode(data)
     return event
+
+
+def decode_log(rows: Iterable[bytes]) -> list[AnyEvent]:
+    """As :func:`decode`, of many in order: encoded events hold no line break, so they are read as lines."""
+    log: list[AnyEvent] = _DECODER.decode_lines(b"\n".join(rows))
+    return log
 
 
 # --- inputs -------------------------------------------------------------------------------------

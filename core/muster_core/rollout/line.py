@@ -32,6 +32,9 @@ class Line:
         # Per zone a heap of (rank, cluster), and one more per value; what is not so any more is passed over.
         self._lanes: dict[str, list[tuple[int, str]]] = {}
         self._values: dict[tuple[str, str], list[tuple[int, str]]] = {}
+        if not zones and not spread:
+            self._lanes[""] = list(enumerate(members))
+            return
         for cluster, rank in self._rank.items():  # in order, so each is a heap already
             for lane in self._lanes_of(cluster):
                 lane.append((rank, cluster))

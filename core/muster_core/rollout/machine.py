@@ -56,8 +56,10 @@ class RolloutMachine:
         if not isinstance(first, ev.Started):
             raise RolloutError("R003", "the log of a rollout does not begin with its start")
         machine = cls(first)
-        for event in iterator:
-            machine.apply(event)
+        apply = machine.run.apply
+        with machine.board.replaying():
+            for event in iterator:
+                apply(event)
         return machine
 
     # --- questions -------------------------------------------------------------------------------
