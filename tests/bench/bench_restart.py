@@ -10,6 +10,7 @@ profile. Then appends to logs of growing length are timed and counted: an append
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from typing import Any
 
 import anyio
 from figures import keep, machine, tell
+from muster_coordinator.app import COLLECT_AFTER
 from muster_coordinator.rollout.engine import Engine
 from muster_coordinator.store.port import Batch, EventRow, ReportRow, SessionRow
 from muster_coordinator.store.sql.store import SqlStore
@@ -92,6 +94,7 @@ async def write(database: Path, clusters: int) -> dict[str, Any]:
 
 async def restart(database: Path) -> dict[str, float]:
     """From an engine that knows nothing to its first decision; CPU and wall-clock seconds."""
+    gc.set_threshold(*COLLECT_AFTER)  # as the program does
     begun, clock = time.perf_counter(), time.process_time()
     store = await SqlStore.open(database)
     engine = Engine(store, lambda: 1_200.0, lambda effects: None, GRACE)

@@ -96,12 +96,13 @@ class SqlStore:
             return await self._in_thread(work)
 
     async def _rows(self, query: sa.Select[Any], row: type[R]) -> list[R]:
-        # By place: by name a start with a long log takes three times as long.
+        # The driver's own rows, by place: a start with a long log takes four times as long by name.
         ordered = query.with_only_columns(*(query.selected_columns[name] for name in row.__struct_fields__))
 
         def read() -> list[R]:
             with told(self._place), self._engine.connect() as connection:
-                return [row(*found) for found in connection.execute(ordered)]
+                cursor = connection.execute(ordered).cursor
+                return [row(*found) for found in cursor.fetchall()] if cursor else []
 
         return await self._in_thread(read)
 
