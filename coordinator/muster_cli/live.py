@@ -104,7 +104,7 @@ def _waves(view: op.RolloutView, now: float, width: int, height: int, signs: Sig
     for wave in view.waves[first:last]:
         mark = {"passed": signs.passed, "open": signs.open}.get(wave.state, signs.closed)
         grid.add_row(
-            mark, wave.name, bar(wave, cells, signs), f"{wave.done}/{wave.total}", wave_counts(wave, now)
+            mark, wave.name, bar(wave, cells, signs), f"{wave.done}/{wave.total} ", wave_counts(wave, now)
         )
     if last < len(view.waves):
         grid.add_row("", Text(f"{len(view.waves) - last} more", style="dim"))

@@ -24,6 +24,20 @@ from muster_coordinator.rollout.engine import Engine
 from muster_coordinator.rollout.narration import event_line
 from muster_coordinator.store.port import EventRow, Store
 
+# What has no line in the log of the coordinator, since too much of it happens.
+SAID = {
+    "withdrawn": "is offered nothing for now",
+    "applying": "is applying",
+    "soak-suspended": "is out of contact, and its soak stands still",
+    "soak-resumed": "is back in contact, and its soak goes on",
+    "soak-broken": "became unhealthy while soaking",
+    "done": "is done",
+    "deferral-ended": "may take it now",
+    "wave-settled": "has all targets of a wave at rest",
+    "released": "is held no longer",
+    "clocks-deferred": "gives everybody time, since the coordinator was away",
+    "carried-settled": "is done with the rollout before",
+}
 PAGE = 500
 SETTLE = 2.0  # seconds that a commit may take
 
@@ -91,4 +105,4 @@ def _words(machine: RolloutMachine, event: ev.AnyEvent) -> str:
     if isinstance(index := said.get("wave"), int) and index < len(machine.waves):
         said["wave"] = machine.waves[index].spec.name
     rest = ", ".join(f"{key} {value}" for key, value in said.items() if value not in ("", None, [], {}))
-    return f"{cluster} {tag}" + (f": {rest}" if rest else "")
+    return f"{cluster} {SAID.get(tag, tag)}" + (f": {rest}" if rest else "")

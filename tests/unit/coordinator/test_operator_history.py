@@ -72,7 +72,7 @@ async def test_a_follower_sees_every_event_once_and_ends_with_the_rollout(hub: H
         )
         withdrawn, paused = await read(call, 2)
         assert (withdrawn.event, paused.event) == ("withdrawn", "paused")
-        assert withdrawn.text == "berlin-04 withdrawn: attempt 1, why the rollout is paused"
+        assert withdrawn.text == "berlin-04 is offered nothing for now: attempt 1, why the rollout is paused"
         assert "lunch" in paused.text
         await operator.ActOnRollout(
             op.ActOnRolloutRequest(rollout="shop-0001", action=Action.ABORT), metadata=WHO
