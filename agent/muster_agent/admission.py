@@ -26,6 +26,7 @@ from muster_agent.cluster.surroundings import Surroundings
 from muster_agent.gate import gate
 from muster_agent.render.renderer import Renderer
 from muster_agent.sealed import choose
+from muster_agent.site import closed_until, require_allowed
 from muster_agent.source.repository import BlobTree, Heads, SourceRepository
 from muster_agent.state.records import Admission, Enrolment, SecretPlace
 from muster_agent.trust.floors import FloorKeeper
@@ -40,11 +41,17 @@ Look = Callable[[Sequence[Manifest]], Awaitable[Surroundings]]
 
 
 class Offered(NamedTuple):
-    """A release as it is offered; ``registry_digest`` (may be empty) is the entry that the coordinator means."""
+    """A release as it is offered; ``registry_digest`` (may be empty) is the entry that the coordinator means.
+
+    ``own`` is what this cluster remembers: the admission that it has, and the last that was healthy before it, if any.
+    ``returns``: the offer says that it goes back, which is for ``own`` or a directive to allow.
+    """
 
     release: Release
     credentials: Credentials = Credentials()
     registry_digest: str = ""
+    returns: bool = False
+    own: tuple[Admission, ...] = ()
 
 
 @dataclass(slots=True)
@@ -264,8 +271,17 @@ class Desired:
                 retryable=True,
             )
         release, floors = offered.release, self._floors.floors
+        if self.entry is not None:
+            require_allowed(self.entry, release.bundle)
+        if offered.returns:
+            own = await self._releases.returning(offered, await self._head_contents())
+            if own is not None:
+                return await self.again(own)
+        here = bool(offered.own) and offered.own[0].release == release
         try:
-            await self._releases.require_place(release, offered.credentials, floors, self._anchor("fleet"))
+            await self._releases.require_place(
+                release, offered.credentials, floors, self._anchor("fleet"), is_here=here
+            )
         except MusterError as error:
             # When the newest head itself was not accepted, that is the reason to tell.
             raise (self.problem if self.problem and error.code == "T010" else error) from error
@@ -296,6 +312,10 @@ class Desired:
         await self._source.pin(f"admitted-entry/{release.bundle}", self.registry_commit)
         await self._floors.raise_bundle(release.bundle, release.commit, approved.place, admissible.secrets)
         return admissible
+
+    def closed_until(self, *, returns: bool) -> float | None:
+        """When the site's window opens; None while it takes releases, and for one that goes back."""
+        return None if returns else closed_until(self.entry, self._keeper.now())
 
     def _own_entry(self, offered: str) -> Cluster:
         if self.entry is None:

@@ -142,6 +142,8 @@ T083 | The clusters of a rollout are not those that its directive was signed for
 T089 | The coordinator asks to renew a release, and shows no directive by which an operator rolled it out. | Roll out what you have checked out: `muster rollout start BUNDLE`.
 T090 | An audit log went back: its newest entry is older than one that was told before. | Find out whether an old volume was restored or a second agent runs; then acknowledge it: muster audit acknowledge.
 T091 | An audit log has another entry than was told before. | Find out whether an old volume was restored or a second agent runs; then acknowledge it: muster audit acknowledge.
+T092 | The site has a veto on the bundle. | Whoever runs the site takes it back in the registry: `muster cluster label NAME --no-veto BUNDLE`.
+T093 | This cluster does not go back to what it was offered. | Sign a directive with `returnTo`, or revert in Git and roll that out.
 
 S001 | The secret is not sealed to a key of this cluster. | Seal it anew for the clusters of its selector: `muster secret seal`.
 S002 | A secret file, or a part of it, was changed or moved after it was sealed. | Restore the file from Git, or seal it anew; find out who changed it.
@@ -295,6 +297,7 @@ J042 | The state folder belongs to another cluster. | Give this cluster a folder
 J050 | The cluster did not join in time. | Look at the agent's log, then run the same again: it goes on where this ended.
 J051 | What asks to join does not have the keys that the cluster itself shows. | It is not approved: somebody else may have asked with a stolen token.
 J052 | The registry has this cluster with another identity key than its agent has. | If the agent lost its state, remove the entry from the registry first.
+J070 | The cluster is being removed from the fleet, so it takes no release. | Nothing; to keep it, take `spec.removal` out of its registry entry.
 """
 
 

@@ -20,7 +20,10 @@ DAY, RETURNS_A_DAY, KEPT_RETURNS = 86_400.0, 3, 15
 
 
 class Offered(NamedTuple):
+    """``closed_until``: the site's window is closed, and opens then (unix seconds)."""
+
     offer: OfferRecord
+    closed_until: float | None = None
 
 
 class Withdrawn(NamedTuple):
@@ -34,6 +37,20 @@ class Admitted(NamedTuple):
     admission: Admission
     health_deadline: float
     may_return: bool
+
+
+class Readmitted(NamedTuple):
+    """What was admitted before was rendered again."""
+
+    admission: Admission
+    health_deadline: float
+    may_return: bool
+
+
+class Deferred(NamedTuple):
+    """The site's window closed before the offer could be admitted; it opens ``until`` (unix seconds)."""
+
+    until: float
 
 
 class Refused(NamedTuple):
@@ -74,7 +91,19 @@ class Tick(NamedTuple):
     """Time passed."""
 
 
-Event = Offered | Withdrawn | Admitted | Refused | AppliedAll | HealthSeen | Changed | Deselected | Tick
+Event = (
+    Offered
+    | Withdrawn
+    | Admitted
+    | Readmitted
+    | Deferred
+    | Refused
+    | AppliedAll
+    | HealthSeen
+    | Changed
+    | Deselected
+    | Tick
+)
 
 
 # --- commands ------------------------------------------------------------------------------------------------------
@@ -82,6 +111,13 @@ Event = Offered | Withdrawn | Admitted | Refused | AppliedAll | HealthSeen | Cha
 
 class Acknowledge(NamedTuple):
     offer: OfferRecord
+
+
+class Defer(NamedTuple):
+    """The offer was not taken and is forgotten; it may come again ``until``."""
+
+    offer: OfferRecord
+    until: float
 
 
 class Admit(NamedTuple):
@@ -103,7 +139,12 @@ class Save(NamedTuple): ...
 class Report(NamedTuple): ...
 
 
-Command = Acknowledge | Admit | Readmit | Apply | Save | Report
+Command = Acknowledge | Defer | Admit | Readmit | Apply | Save | Report
+
+
+def _are_alike(one: Admission, other: Admission) -> bool:
+    """Two releases with one tree digest render alike."""
+    return one.release.tree_digest == other.release.tree_digest
 
 
 class BundleMachine:
@@ -133,11 +174,7 @@ class BundleMachine:
     def start(self, now: float) -> list[Command]:
         """After a start of the process: what was admitted is rendered again; an offer without a verdict goes on."""
         record = self.record
-        if (
-            record.offer
-            and record.outcome in {"", "applying"}
-            and not (record.admission and record.admission.release == record.offer.release)
-        ):
+        if record.offer and record.outcome in {"", "applying"} and not self._has_what(record.offer):
             self._admitting = True
             first: list[Command] = [Readmit(record.admission)] if record.admission else []
             return [*first, Admit(record.offer)]
@@ -150,11 +187,15 @@ class BundleMachine:
     def handle(self, event: Event, now: float) -> list[Command]:
         match event:
             case Offered():
-                return self._offered(event.offer, now)
+                return self._offered(event, now)
             case Withdrawn():
                 return self._withdrawn(event)
             case Admitted():
                 return self._admitted(event, now)
+            case Readmitted():
+                return self._readmitted(event, now)
+            case Deferred():
+                return self._deferred(event)
             case Refused():
                 return self._refused(event, now)
             case AppliedAll():
@@ -183,10 +224,19 @@ class BundleMachine:
     def shown_phase(self) -> str:
         return "Deselected" if self._deselected else self.phase
 
-    def _offered(self, offer: OfferRecord, now: float) -> list[Command]:
-        record = self.record
+    def _has_what(self, offer: OfferRecord) -> bool:
+        """Whether the offer was admitted. Who goes back takes its own admission of what the offer names."""
+        held = self.record.admission.release if self.record.admission else None
+        if held is None or not offer.returns:
+            return held == offer.release
+        return held.tree_digest == offer.release.tree_digest
+
+    def _offered(self, event: Offered, now: float) -> list[Command]:
+        record, offer = self.record, event.offer
         if record.offer and (record.offer.rollout, record.offer.attempt) == (offer.rollout, offer.attempt):
             return [Acknowledge(offer), Report()]
+        if event.closed_until is not None:
+            return [Defer(offer, event.closed_until)]
         if why := self._left_before(offer, now):
             self.code, self.message = why
             self.phase = "Blocked"
@@ -200,6 +250,8 @@ class BundleMachine:
 
     def _left_before(self, offer: OfferRecord, now: float) -> tuple[str, str] | None:
         """Why a release that this cluster went back from is not taken again now."""
+        if offer.returns:  # what it goes back to is judged by its own record
+            return None
         left = [item for item in self.record.returns if item.tree_digest == offer.release.tree_digest]
         if any(offer.attempt <= item.attempt for item in left):
             return "T081", f"this cluster went back from {offer.release} and takes only a higher attempt"
@@ -216,14 +268,43 @@ class BundleMachine:
             return [Save()]
         return []
 
+    def _deferred(self, event: Deferred) -> list[Command]:
+        """An offer that was acknowledged, and that nothing was done for yet."""
+        offer = self.record.offer
+        if offer is None or not self._admitting:
+            return []
+        self._admitting, self.retry_at = False, None
+        self.code = self.message = ""
+        self.record = msgspec.structs.replace(self.record, offer=None, outcome="")
+        heal: list[Command] = [Apply()] if self.record.admission else []
+        return [Save(), Defer(offer, event.until), Report(), *heal]
+
+    def _readmitted(self, event: Readmitted, now: float) -> list[Command]:
+        if self._admitting:  # what runs is healed; the offer still waits for its own answer
+            self._patience, self._applied = event.health_deadline, False
+            return [Apply()]
+        return self._admitted(Admitted(*event), now)
+
     def _admitted(self, event: Admitted, now: float) -> list[Command]:
+        record, offer = self.record, self.record.offer
         self._admitting, self.retry_at, self._retry = False, None, RETRY_FIRST
-        self._patience, self._may_return = event.health_deadline, event.may_return
+        # Who was taken back goes nowhere by itself: what it left is what the fleet leaves.
+        self._patience = event.health_deadline
+        self._may_return = event.may_return and not (offer and offer.returns)
         self.code = self.message = ""
         self.problems = ()
         self._applied = False
-        fresh = self.record.admission != event.admission
-        self.record = msgspec.structs.replace(self.record, admission=event.admission)
+        fresh = record.admission != event.admission
+        if fresh:
+            goes_back = offer is not None and offer.returns
+            left, returns = record.admission, record.returns
+            if goes_back and left and not _are_alike(left, event.admission):
+                gone = ReturnRecord(left.release.tree_digest, record.attempt, now)
+                returns = (*returns[-KEPT_RETURNS:], gone)
+            attempt = 0 if offer is None or goes_back else offer.attempt
+            self.record = msgspec.structs.replace(
+                record, admission=event.admission, returns=returns, attempt=attempt
+            )
         if fresh or self.record.outcome == "applying":
             self.phase = "Applying"
             self.deadline = now + self._patience
@@ -260,9 +341,9 @@ class BundleMachine:
                 self.record, healed=self.record.healed + len(event.healed), last_healed=event.healed[0]
             )
             out += [Save(), Report()]
+        self._applied = not event.worst
         if self._admitting:
             return out
-        self._applied = not event.worst
         if event.worst:
             changed = (self.code, self.message) != (event.code, event.worst)
             self.code, self.message = event.code, event.worst
@@ -304,8 +385,28 @@ class BundleMachine:
             outcome = "returned" if record.returning else "healthy"
         if outcome == record.outcome and record.last_healthy == record.admission:
             return []
-        self.record = msgspec.structs.replace(record, outcome=outcome, last_healthy=record.admission)
+        self.record = msgspec.structs.replace(
+            record, outcome=outcome, last_healthy=record.admission, previous=self._previous()
+        )
         return [Save(), Report()]
+
+    def _previous(self) -> Admission | None:
+        """What was healthy before the admission that is healthy now; nothing, when that came by a return."""
+        record, last = self.record, self.record.last_healthy
+        if record.offer is not None and record.offer.returns:
+            return None
+        if record.admission is None or last is None or _are_alike(last, record.admission):
+            return record.previous
+        return last
+
+    def may_go_back_to(self) -> tuple[Admission, ...]:
+        """What a return may name: what is here, and the last that was healthy before it."""
+        record = self.record
+        if record.admission is None:
+            return ()
+        last = record.last_healthy
+        before = record.previous if last is None or _are_alike(last, record.admission) else last
+        return (record.admission, before) if before else (record.admission,)
 
     def _unhealthy(self, message: str) -> list[Command]:
         record = self.record
@@ -341,7 +442,7 @@ class BundleMachine:
             left = ReturnRecord(record.offer.release.tree_digest, record.offer.attempt, now)
             recent = record.returns[-KEPT_RETURNS:]
             self.record = msgspec.structs.replace(
-                record, admission=back, returning=True, returns=(*recent, left)
+                record, admission=back, returning=True, attempt=0, returns=(*recent, left)
             )
             self.deadline = now + self._patience
             self._failure = (self.code, self.message)

@@ -74,14 +74,16 @@ def record_of(offer: wire.Offer) -> OfferRecord | None:
         offer.directive_signature,
         (offer.proof.index, tuple(offer.proof.path)) if offer.HasField("proof") else None,
         offer.catch_up,
+        offer.returns,
     )
 
 
-def offered_of(offer: OfferRecord) -> Offered:
-    """For admission."""
+def offered_of(offer: OfferRecord, machine: BundleMachine) -> Offered:
+    """For admission. What it may go back to is what the bundle's own record says."""
     proof = Proof(*offer.proof) if offer.proof else None
     credentials = Credentials(offer.directive, offer.signature, proof, offer.catch_up)
-    return Offered(offer.release, credentials, offer.registry_digest)
+    own = machine.may_go_back_to()
+    return Offered(offer.release, credentials, offer.registry_digest, offer.returns, own)
 
 
 def report_of(

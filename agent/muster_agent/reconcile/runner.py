@@ -6,6 +6,7 @@ error of one bundle is that bundle's; the process stays up. It never decides: th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -22,6 +23,7 @@ from muster_core.health import health
 from muster_core.manifest.objects import Manifest, ObjectRef
 from muster_core.policy import Verdict
 from muster_core.session.backoff import Backoff
+from muster_core.times import format_time
 from muster_proto.v1 import link_pb2 as wire
 
 from muster_agent.admission import Admissible, Desired
@@ -187,7 +189,8 @@ class Reconciler:
                     log.warning("an offer of one bundle too many was ignored", bundle=name, limit=MAX_BUNDLES)
                     return
                 self._start(BundleRecord(bundle=name))
-            self._tell(name, m.Offered(record))
+            closed = self._desired.closed_until(returns=record.returns)
+            self._tell(name, m.Offered(record, closed))
         elif frame.HasField("withdraw") and frame.withdraw.bundle in self._bundles:
             self._tell(frame.withdraw.bundle, m.Withdrawn(frame.withdraw.rollout, frame.withdraw.attempt))
         elif frame.HasField("floor_acknowledged"):
@@ -249,6 +252,8 @@ class Reconciler:
                         answer=wire.OfferReply.ACKNOWLEDGED,
                     )
                     self._say(f"reply/{name}", wire.AgentFrame(offer_reply=reply))
+                case m.Defer():
+                    self._defer(name, command)
                 case m.Admit():
                     queue += bundle.machine.handle(await self._admit(bundle, command.offer), self._clock())
                 case m.Readmit():
@@ -259,6 +264,19 @@ class Reconciler:
                 case m.Report():
                     self._report(name, bundle)
 
+    def _defer(self, name: str, command: m.Defer) -> None:
+        offer, opens = command.offer, math.ceil(command.until)
+        log.info("the site's window is closed", release=str(offer.release), until=format_time(opens))
+        reply = wire.OfferReply(
+            rollout=offer.rollout,
+            bundle=name,
+            attempt=offer.attempt,
+            answer=wire.OfferReply.DEFERRED,
+            message=f"the site's window is closed until {format_time(opens)}",
+            deferred_until_unix=opens,
+        )
+        self._say(f"reply/{name}", wire.AgentFrame(offer_reply=reply))
+
     async def _admit(self, bundle: _Bundle, offer: OfferRecord) -> m.Event:
         async def bundle_around(objects: Sequence[Manifest]) -> Surroundings:
             return await look_around(self._api, objects, bundle.applied)
@@ -266,13 +284,19 @@ class Reconciler:
         try:
             if not await self._desired.ready_for(offer.release):
                 await self._fetch()
-            admissible = await self._desired.admit(offered_of(offer), bundle_around)
+            closed = self._desired.closed_until(returns=offer.returns)
+            if closed is not None:
+                return m.Deferred(closed)
+            admissible = await self._desired.admit(offered_of(offer, bundle.machine), bundle_around)
         except DeniedError as denied:
             bundle.verdicts = denied.verdicts
             self._witness.denied(offer, denied.code, denied.verdicts[0])
             self._metrics.refusals.labels(denied.code).inc()
             return m.Refused(denied.code, denied.message, False)
         except MusterError as error:
+            closed = self._desired.closed_until(returns=offer.returns)
+            if error.retryable and closed is not None:  # it would wait for Git beyond the window
+                return m.Deferred(closed)
             bundle.verdicts = ()
             self._witness.refused(offer, error.code)
             self._metrics.refusals.labels(error.code).inc()
@@ -281,7 +305,8 @@ class Reconciler:
         finally:
             await self._rest()
         bundle.verdicts = admissible.warnings
-        return await self._take(bundle, admissible)
+        self._hold(bundle, admissible)
+        return m.Admitted(admissible.admission, admissible.health_deadline, admissible.may_return)
 
     async def _again(self, bundle: _Bundle, command: m.Readmit) -> m.Event:
         try:
@@ -290,15 +315,15 @@ class Reconciler:
             return m.Refused(error.code, _text(error), True)
         finally:
             await self._rest()
-        return await self._take(bundle, admissible)
+        self._hold(bundle, admissible)
+        return m.Readmitted(admissible.admission, admissible.health_deadline, admissible.may_return)
 
     async def _rest(self) -> None:
         """git's readers end with the work that needed them: an idle agent has no children."""
         await anyio.to_thread.run_sync(self._source.idle)
 
-    async def _take(self, bundle: _Bundle, admissible: Admissible) -> m.Event:
+    def _hold(self, bundle: _Bundle, admissible: Admissible) -> None:
         bundle.admissible, bundle.placed = admissible, False
-        return m.Admitted(admissible.admission, admissible.health_deadline, admissible.may_return)
 
     async def _apply(self, name: str, bundle: _Bundle) -> list[m.Command]:
         if bundle.admissible is None:

@@ -106,10 +106,11 @@ class OfferRecord(msgspec.Struct, frozen=True):
     signature: bytes = b""
     proof: tuple[int, tuple[bytes, ...]] | None = None
     catch_up: bool = False
+    returns: bool = False
 
 
 class ReturnRecord(msgspec.Struct, frozen=True):
-    """A release that this cluster went back from by itself, and when (unix seconds)."""
+    """A release that this cluster went back from, by itself or because it was asked to, and when (unix seconds)."""
 
     tree_digest: str
     attempt: int
@@ -122,12 +123,18 @@ class AppliedObject(msgspec.Struct, frozen=True, array_like=True):
 
 
 class BundleRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One bundle on this cluster. ``outcome`` is the verdict on ``offer``."""
+    """One bundle on this cluster. ``outcome`` is the verdict on ``offer``.
+
+    ``previous`` was healthy before ``last_healthy`` was; there is none after a return, so that nobody is led back
+    step by step. ``attempt`` is the offer's by which the admission came, 0 when the bundle went back to it.
+    """
 
     bundle: str
     offer: OfferRecord | None = None
     admission: Admission | None = None
     last_healthy: Admission | None = None
+    previous: Admission | None = None
+    attempt: int = 0
     outcome: str = ""
     returning: bool = False
     revision: int = 0

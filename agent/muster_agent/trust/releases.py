@@ -8,7 +8,7 @@ renders and never moves a floor.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 from muster_core.errors import TrustError
@@ -22,7 +22,7 @@ from muster_core.trust.directive import Directive, SequencePlace
 from muster_core.trust.merkle import Proof
 
 from muster_agent.source.repository import BlobTree, SourceRepository
-from muster_agent.state.records import Floors
+from muster_agent.state.records import Admission, Floors
 from muster_agent.trust.heads import HeadJudge, require_descent
 from muster_agent.trust.keeper import TrustKeeper
 
@@ -53,6 +53,26 @@ class Approved(NamedTuple):
     place: SequencePlace | None = None
 
 
+class Return(Protocol):
+    """An offer that goes back; ``own`` is what this cluster remembers of itself."""
+
+    @property
+    def release(self) -> Release: ...
+    @property
+    def credentials(self) -> Credentials: ...
+    @property
+    def own(self) -> tuple[Admission, ...]: ...
+
+
+def _no_return(release: Release, why: str) -> TrustError:
+    return TrustError(
+        "T093",
+        f"this cluster does not go back: {why}",
+        object=str(release),
+        hint="An operator allows it by a directive with returnTo; or revert in Git and roll that out.",
+    )
+
+
 def plan_digest(plan: RolloutPlan) -> str:
     """What a directive names of a plan."""
     return digest(msgspec.to_builtins(plan))
@@ -62,18 +82,44 @@ class ReleaseJudge:
     def __init__(self, source: SourceRepository, keeper: TrustKeeper, heads: HeadJudge) -> None:
         self._source, self._keeper, self._heads = source, keeper, heads
 
+    async def returning(self, offered: Return, head: FleetContents | None) -> Admission | None:
+        """The admission that a return leads back to; None where a directive allows it, which is then judged in full.
+
+        Without a directive it is one that this cluster remembers (``own``), and the newest accepted head says ``rollback:
+        previous``. Where releases ask for a directive, going back does too. ``MUSTER-T093`` for every other return.
+        """
+        release = offered.release
+        if self._goes_back(release, offered.credentials):
+            return None
+        mode = "open" if self._keeper.is_open else self._keeper.mode
+        if mode in {"directives", "both"}:
+            raise _no_return(release, f"the mode is {mode}, and no directive says that it may")
+        own = next((a for a in offered.own if a.release.tree_digest == release.tree_digest), None)
+        if own is None:
+            raise _no_return(release, "it is not what was healthy here last")
+        at = head.bundles.get(release.bundle) if head else None
+        if at is None or at.bundle.spec.rollback != "previous":
+            raise _no_return(release, "the newest accepted bundle does not say rollback: previous")
+        return own
+
     async def require_place(
-        self, release: Release, credentials: Credentials, floors: Floors, anchor: str
+        self,
+        release: Release,
+        credentials: Credentials,
+        floors: Floors,
+        anchor: str,
+        *,
+        is_here: bool = False,
     ) -> None:
         """Ancestry: of the accepted branch, from the anchor, not below the bundle's floor unless a directive goes back.
 
-        ``T010``, ``T011``, ``T012``, ``T014``; ``T030`` for anything but a full commit id: a name, or a part of an id,
-        may be another commit tomorrow.
+        ``is_here``: it is the release that runs, so it goes nowhere. ``T010``, ``T011``, ``T012``, ``T014``; ``T030`` for
+        anything but a full commit id: a name, or a part of an id, may be another commit tomorrow.
         """
         if not COMMIT_ID.fullmatch(release.commit):
             raise TrustError("T030", "the offer does not name a commit by its full id", object=str(release))
         floor = floors.bundles.get(release.bundle, "")
-        if floor and self._goes_back(release, credentials):
+        if floor and (is_here or self._goes_back(release, credentials)):
             floor = ""
         head = floors.branches.get("fleet", "")
         await require_descent(self._source, release.commit, anchor=anchor, floor=floor, branch_head=head)

@@ -195,3 +195,92 @@ def test_unhealthy_after_healthy_is_said_and_so_is_the_recovery() -> None:
     assert machine.record.outcome == "applying"
     assert "Report" in names(machine.handle(GOOD, 11.0))
     assert machine.record.outcome == "healthy"
+
+
+BACK = OfferRecord("shop-0003", 1, OLD, returns=True)
+
+
+def on_the_new_one() -> m.BundleMachine:
+    machine = healthy()
+    feed(machine, 10.0, m.Offered(SECOND), admitted(NEW), DONE, GOOD)
+    assert machine.record.previous == Admission(OLD, "r", "p")
+    return machine
+
+
+def test_an_offer_in_a_closed_window_changes_nothing() -> None:
+    machine = healthy()
+    before = machine.record
+    assert machine.handle(m.Offered(SECOND, 500.0), 10.0) == [m.Defer(SECOND, 500.0)]
+    assert machine.record == before
+    # One that was acknowledged while it was open stays so.
+    machine.handle(m.Offered(SECOND), 600.0)
+    assert names(machine.handle(m.Offered(SECOND, 900.0), 700.0)) == ["Acknowledge", "Report"]
+
+
+def test_an_offer_whose_window_closes_before_it_is_admitted_is_forgotten() -> None:
+    machine = healthy()
+    feed(machine, 10.0, m.Offered(SECOND), m.Refused("G002", "Git is away", True))
+    assert names(machine.handle(m.Deferred(900.0), 20.0)) == ["Save", "Defer", "Report", "Apply"]
+    assert (machine.record.offer, machine.record.outcome, machine.next_wake()) == (None, "", None)
+    feed(machine, 21.0, DONE, GOOD)
+    assert machine.phase == "Ready"
+    # What is admitted goes on: half of a release is worse than one that ends after the window.
+    feed(machine, 30.0, m.Offered(SECOND), admitted(NEW))
+    assert machine.handle(m.Deferred(900.0), 31.0) == []
+
+
+def test_a_return_is_remembered_and_leads_no_further_back() -> None:
+    machine = on_the_new_one()
+    assert [admission.release for admission in machine.may_go_back_to()] == [NEW, OLD]
+    feed(machine, 20.0, m.Offered(BACK), admitted(OLD), DONE, GOOD)
+    assert (machine.record.outcome, machine.record.previous) == ("healthy", None)
+    assert [(item.tree_digest, item.attempt) for item in machine.record.returns] == [(NEW.tree_digest, 1)]
+    assert [admission.release for admission in machine.may_go_back_to()] == [OLD]
+
+
+def test_who_was_led_back_does_not_go_on_again_by_its_own_verdict() -> None:
+    machine = on_the_new_one()
+    feed(machine, 20.0, m.Offered(BACK), admitted(OLD), DONE, BAD)
+    assert names(machine.handle(m.Tick(), 80.0)) == ["Save", "Report"]
+    assert machine.record.outcome == "failed"
+
+
+def test_a_return_from_what_is_not_healthy_leads_to_the_last_that_was() -> None:
+    third = Release("shop", "c" * 40, "3" * 64)
+    machine = on_the_new_one()
+    feed(machine, 20.0, m.Offered(OfferRecord("shop-0003", 1, third)), admitted(third, back=False), DONE, BAD)
+    assert [admission.release for admission in machine.may_go_back_to()] == [third, NEW]
+
+
+@pytest.mark.parametrize("killed_after", range(4))
+def test_a_return_that_a_kill_cuts_ends_the_same(killed_after: int) -> None:
+    """Wherever it is cut: it is admitted once, what was left is noted once, and the verdict is of what runs."""
+    machine = on_the_new_one()
+    steps: list[m.Event] = [m.Offered(BACK), admitted(OLD), DONE, GOOD]
+    feed(machine, 20.0, *steps[:killed_after])
+    machine = m.BundleMachine(machine.record)
+    commands = machine.start(30.0)
+    if killed_after == 0:
+        assert names(commands) == ["Readmit"]
+        feed(machine, 30.0, m.Readmitted(Admission(NEW, "r", "p"), 60.0, True), DONE, GOOD, *steps)
+    elif killed_after == 1:
+        assert names(commands) == ["Readmit", "Admit"]
+        feed(machine, 30.0, m.Readmitted(Admission(NEW, "r", "p"), 60.0, True), DONE, GOOD)
+        assert machine.record.outcome == "applying"  # what runs is healthy, which is no verdict on the offer
+        feed(machine, 31.0, *steps[1:])
+    else:
+        assert names(commands) == ["Readmit"]
+        feed(machine, 30.0, m.Readmitted(Admission(OLD, "r", "p"), 60.0, True), DONE, GOOD)
+    record = machine.record
+    assert (record.outcome, record.admission, record.previous) == ("healthy", Admission(OLD, "r", "p"), None)
+    assert [item.tree_digest for item in record.returns] == [NEW.tree_digest]
+
+
+def test_what_runs_is_no_verdict_on_an_offer_that_waits_after_a_restart() -> None:
+    machine = healthy()
+    feed(machine, 10.0, m.Offered(SECOND))
+    machine = m.BundleMachine(machine.record)
+    assert names(machine.start(20.0)) == ["Readmit", "Admit"]
+    feed(machine, 20.0, m.Readmitted(Admission(OLD, "r", "p"), 60.0, True), DONE, GOOD)
+    feed(machine, 21.0, m.Refused("P001", "policy forbids it", False))
+    assert (machine.record.outcome, machine.phase) == ("failed", "Blocked")
