@@ -75,7 +75,7 @@ async def test_an_approval_opens_the_gate_and_is_shown_with_who_gave_it(hub: Hub
         held = await operator.GetRollout(op.GetRequest(name="shop-0001"), metadata=WHO)
         (gate,) = held.waves[0].gates
         assert (held.state, state_of(held), gate.state, gate.wanted) == ("Held", "waiting", "Asked", 1)
-        assert held.why.startswith("gate: before wave all")
+        assert held.why.startswith("gate: wave all waits for approval")
         approved = await act(operator, Action.APPROVE, reason="looks good")
         (gate,) = approved.waves[0].gates
         assert (state_of(approved), gate.state) == ("offered", "Passed")
