@@ -203,7 +203,7 @@ async def _lead(
         if errands_of:
             errands_of[0].heard(effects)
 
-    engine = Engine(store, clock, publish, GRACE_SECONDS, Desk(endpoints))
+    engine = Engine(store, clock, publish, GRACE_SECONDS, Desk(endpoints), GRACE_SECONDS)
     await engine.load()
 
     async def changed(reading: Reading) -> None:

@@ -70,6 +70,7 @@ class Conversation:
                 for item in hello.bundles
                 if item.digest != report_digest(cluster.reports.get(item.bundle))
             )
+            self._launch.rebuild.greeted(name, welcome.resend_bundles)
             welcome.audit_ack = self.heard_head(cluster, hello.audit_seq, hello.audit_hash)
             effects.sends.append((name, wire.HubFrame(welcome=welcome)))
             heads = self._state.reading.heads
@@ -163,6 +164,7 @@ class Conversation:
             return
         cluster.reports[bundle], cluster.revisions[bundle] = report, report.revision
         effects.batch.reports[name, bundle] = ReportRow(name, bundle, report.SerializeToString())
+        self._launch.rebuild.reported(name, bundle)
         effects.clusters.add(name)
         effects.bundles.add(bundle)
         effects.lines += report_lines(name, old, report)

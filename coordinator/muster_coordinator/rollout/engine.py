@@ -27,7 +27,7 @@ from muster_proto.v1 import link_pb2 as wire
 from muster_coordinator.catalog.catalog import Reading
 from muster_coordinator.notify import notices
 from muster_coordinator.notify.desk import Desk
-from muster_coordinator.rollout import directives, recollection
+from muster_coordinator.rollout import directives, rebuild, recollection
 from muster_coordinator.rollout.conversation import Conversation
 from muster_coordinator.rollout.effects import Effects, Work
 from muster_coordinator.rollout.fleetstate import FleetState
@@ -52,7 +52,7 @@ class Engine:
     """``clock`` gives unix seconds; ``publish`` hears of every change after it is durable.
 
     ``grace`` is how long after a start silence is nobody's fault, in seconds. ``agents`` is what agents say, ``desk``
-    decides what people are told.
+    decides what people are told. ``rebuild_for`` is how long a database that knows no cluster waits for what they run.
     """
 
     def __init__(
@@ -62,12 +62,13 @@ class Engine:
         publish: Callable[[Effects], None],
         grace: float,
         desk: Desk | None = None,
+        rebuild_for: float = 0.0,
     ) -> None:
         self.state = FleetState()
         self.desk = desk or Desk()
         self._store, self._clock, self._publish, self._grace = store, clock, publish, grace
         self._recorder = Recorder(self.state, self.desk)
-        self._launch = Launch(self.state, self._recorder)
+        self._launch = Launch(self.state, self._recorder, rebuild_for)
         self.agents = Conversation(self.state, self._recorder, self._launch)
         self._acks: dict[str, int] = {}
         self._acked_at = -math.inf
@@ -191,6 +192,8 @@ class Engine:
         for key in self._recorder.wakes.due(now):
             if key == notices.STREAM:
                 self._recorder.tell(self.desk.due(now, self.state.owed_commit), effects)
+            elif key == rebuild.WAKE:
+                pass  # settling looks whether the wait is over
             elif key.startswith(CATCHUP_STREAM):
                 bundle = key.removeprefix(CATCHUP_STREAM)
                 ledger = self.state.debts[bundle]

@@ -22,6 +22,7 @@ from muster_proto.v1 import link_pb2 as wire
 from muster_coordinator.catalog.catalog import Reading
 from muster_coordinator.rollout.effects import Effects
 from muster_coordinator.rollout.fleetstate import FleetState
+from muster_coordinator.rollout.rebuild import Rebuild
 from muster_coordinator.rollout.record import Recorder, succeeded
 
 NEEDS_DIRECTIVE = frozenset({"directives", "both"})
@@ -43,8 +44,11 @@ class Start(NamedTuple):
 
 
 class Launch:
-    def __init__(self, state: FleetState, recorder: Recorder) -> None:
+    """``rebuild_for``: seconds, as :class:`Rebuild` has it."""
+
+    def __init__(self, state: FleetState, recorder: Recorder, rebuild_for: float = 0.0) -> None:
         self._state, self._recorder = state, recorder
+        self.rebuild = Rebuild(state, recorder, rebuild_for)
 
     # --- what the catalog says -----------------------------------------------------------------------------------
 
@@ -65,6 +69,7 @@ class Launch:
             head = wire.Head(commit=reading.heads.commit, registry_commit=reading.heads.registry)
             effects.heads.append((name, wire.HubFrame(head=head)))
         effects.bundles.update(reading.contents.bundles)
+        self.rebuild.begin(reading, now)
         self.start_what_is_new(effects, now)
         for bundle in reading.contents.bundles:
             self._late_joiners_of(bundle, effects, now)
@@ -113,6 +118,9 @@ class Launch:
                 continue
             if contents.problems_of(bundle):
                 continue
+            if waits := self.rebuild.waits_with(bundle):
+                state.bundle_errors[bundle] = waits
+                continue
             if contents.fleet and contents.fleet.spec.mode in NEEDS_DIRECTIVE:
                 state.bundle_errors[bundle] = f"waits for a directive: muster rollout start {bundle}"
                 continue
@@ -146,7 +154,7 @@ class Launch:
         same = [run for run in runs if run.started.tree_digest == release.tree_digest]
         started = ev.Started(
             at=now,
-            rollout=f"{bundle}-{1 + len(runs):04d}",
+            rollout=f"{bundle}-{self.rebuild.next_number(bundle):04d}",
             bundle=bundle,
             commit=release.commit,
             tree_digest=release.tree_digest,
@@ -154,7 +162,12 @@ class Launch:
             by=start.by,
             reason=start.reason,
             goes_back=start.goes_back,
-            attempt=1 + max((t.attempt for run in same for t in run.targets.values()), default=0),
+            attempt=1
+            + max(
+                self.rebuild.attempts(release),
+                *(t.attempt for run in same for t in run.targets.values()),
+                0,
+            ),
         )
         machine = RolloutMachine(started)
         state.put(machine)
@@ -206,6 +219,12 @@ class Launch:
 
     def settle(self, effects: Effects, now: float) -> None:
         """What an ended rollout makes room for, and what the ledgers that changed may offer now."""
+        if self.rebuild.is_over(now):
+            for bundle in self._state.reading.contents.bundles:
+                self._state.bundle_errors.pop(bundle, None)
+                self.rebuild.write_down(bundle, self._members(bundle), effects, now)
+                effects.bundles.add(bundle)
+            self.start_what_is_new(effects, now)
         while effects.ended:
             for bundle in sorted(effects.ended):
                 self._state.set_clocks(bundle)
