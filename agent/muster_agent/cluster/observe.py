@@ -43,9 +43,20 @@ class _Kind:
     listed: anyio.Event = field(default_factory=anyio.Event)
     answered: anyio.Event = field(default_factory=anyio.Event)  # listed, or told that it may not be
     refs: set[ObjectRef] = field(default_factory=set)
+    version: int = 0  # everything up to here was seen
     error: KubernetesError | None = None
     broken_at: float | None = None
     blind: bool = False
+
+
+def _live(obj: Manifest) -> Live:
+    return Live(str(obj["metadata"].get("uid", "")), part_of(obj), owned_digest(obj, MANAGER))
+
+
+def _number(version: object) -> int:
+    """Versions of one server rise with every write; of one that counts otherwise, nothing counts as seen."""
+    text = str(version or "")
+    return int(text) if text.isascii() and text.isdigit() else 0
 
 
 class Observer:
@@ -104,9 +115,15 @@ class Observer:
         return self._moves.get(set_id, 0) + self._shared
 
     def note(self, obj: Manifest) -> Live:
-        """Takes in what a write answered, before its event comes."""
-        self._take(obj)
-        return self.seen[ref_of(obj)].live
+        """Takes in what a write answered, if its event did not come before: what came after that must not be undone.
+
+        Gives what the answer itself says.
+        """
+        ref = ref_of(obj)
+        state = self._kinds.get((ref.api_version, ref.kind))
+        if state is None or _number(obj["metadata"].get("resourceVersion")) > state.version:
+            self._take(obj)
+        return _live(obj)
 
     def forget(self, ref: ObjectRef) -> None:
         before = self.seen.pop(ref, None)
@@ -121,6 +138,7 @@ class Observer:
             try:
                 resource = await self._api.resource(api_version, kind)
                 version = await self._list(api_version, kind, state)
+                state.version = _number(version)
                 while True:
                     opened = anyio.current_time()
                     async for event in self._api.watch(resource, PART_OF, version):
@@ -130,6 +148,7 @@ class Observer:
                         elif event.type != "BOOKMARK":
                             self._take(event.object)
                             state.refs.add(ref_of(event.object))
+                        state.version = _number(version)
                     lasted = anyio.current_time() - opened
                     backoff.connected_for(lasted)
                     if (
@@ -182,8 +201,8 @@ class Observer:
             self._changed(owner)
 
     def _take(self, obj: Manifest) -> None:
-        ref, metadata = ref_of(obj), obj["metadata"]
-        live = Live(str(metadata.get("uid", "")), part_of(obj), owned_digest(obj, MANAGER))
+        ref = ref_of(obj)
+        live = _live(obj)
         seen, before = Seen(live, health(obj)), self.seen.get(ref)
         if before == seen:
             return

@@ -329,6 +329,35 @@ async def test_an_object_made_anew_by_others_is_not_pruned(
         assert await api.get(ref(other.ns)) == theirs
 
 
+async def test_an_answer_that_comes_after_newer_events_undoes_none_of_them(
+    agent: Opener, api: KubeCluster, other: Kube, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody is so quick that their change is seen by the watch before our own write is answered."""
+    async with agent() as a:
+        await a.apply(config(other.ns, "first"))  # the kind is watched
+        before, apply = dict(a.observer.seen), api.apply
+
+        async def late(obj: dict[str, Any], **more: Any) -> Any:
+            answer = await apply(obj, **more)
+            if obj["metadata"]["name"] == "one":
+                monkeypatch.setattr(api, "apply", apply)
+                await until(lambda: ref(other.ns) in a.observer.seen)
+                ours = a.observer.seen[ref(other.ns)]
+                await other.call(
+                    "PATCH", other.path("configmaps", "one"), {"data": {"a": "theirs"}}, media=MERGE
+                )
+                await until(lambda: a.observer.seen[ref(other.ns)] != ours)
+            return answer
+
+        monkeypatch.setattr(api, "apply", late)
+        await a.apply(config(other.ns, "first"), config(other.ns))
+        assert before.keys() < a.observer.seen.keys()
+        assert actions(await a.apply(config(other.ns, "first"), config(other.ns))) == {"one": "configured"}
+        found = await api.get(ref(other.ns))
+        assert found is not None
+        assert found["data"] == {"a": "1"}
+
+
 async def test_health_comes_with_the_watch(agent: Opener, other: Kube) -> None:
     labels = {"app": "web"}
     deployment = {
