@@ -69,6 +69,20 @@ CONTENT = [
         f"{HUB}acknowledging_a_floor_on_its_own_takes_nobody_back",
     ),
     (
+        "any-word-acknowledges-a-floor",
+        FLOORS,
+        "        if commit and commit == self.floors.regressed:\n",
+        "        if self.floors.regressed:\n",
+        f"{HUB}an_alarm_that_the_hub_raises_and_ends_itself_gains_only_silence",
+    ),
+    (
+        "an-alarm-stops-nothing",
+        ADMISSION,
+        "        self._floors.require_whole()\n",
+        "",
+        f"{HUB}an_alarm_that_the_hub_raises_and_ends_itself_gains_only_silence",
+    ),
+    (
         "may-return-whatever-the-bundle-says",
         ADMISSION,
         'may_return=at.bundle.spec.rollback == "previous"',

@@ -143,6 +143,27 @@ def test_acknowledging_a_floor_on_its_own_takes_nobody_back(alone: Captured) -> 
     assert alone.site.floors()["bundles"] == {"shop": second}
 
 
+def test_an_alarm_that_the_hub_raises_and_ends_itself_gains_only_silence(alone: Captured) -> None:
+    """It lies about the floor, so that nothing is taken; it ends that again, and is where it was before."""
+    fleet, lie = alone.fleet, "0" * 40
+    second = fleet.commit(shop("two"))
+    alone.takes(fleet.offer(second, rollout()))
+    alone.site.agent.kill()
+    alone.hub.greet(floor_commit=lie)
+    alone.site.agent.start()
+    until(lambda: alone.site.floors().get("regressed") == lie, why=alone.why)
+    third = fleet.commit(shop("three"))
+    for commit in ("", second, fleet.anchor, "1" * 40):
+        alone.hub.send(wire.HubFrame(floor_acknowledged=wire.FloorAcknowledged(commit=commit)))
+        assert alone.refused(fleet.offer(third, rollout())) == "T015"
+    alone.site.heals("two")
+    alone.hub.send(wire.HubFrame(floor_acknowledged=wire.FloorAcknowledged(commit=lie)))
+    until(lambda: not alone.site.floors()["regressed"], why=alone.why)
+    assert alone.refused(fleet.offer(fleet.anchor, rollout())) == "T012"
+    assert alone.site.floors()["bundles"] == {"shop": second}
+    alone.takes(fleet.offer(third, rollout()))
+
+
 def test_flipping_may_return_on_the_wire_returns_nobody(alone: Captured) -> None:
     """The field's number is sent as an old program would; the bundle says ``rollback: none``."""
     fleet = alone.fleet
@@ -178,6 +199,8 @@ def test_offering_a_failed_release_again_and_again_gains_three_tries_a_day(alone
         until(lambda: alone.site.kube.version() == "one", why=alone.why)
     assert alone.refused(fleet.offer(bad, rollout(), 3)) == "T081"
     assert alone.refused(fleet.offer(bad, rollout(), 4)) == "T082"
+    assert alone.refused(fleet.offer(bad, rollout(), 3, catch_up=True)) == "T081"
+    assert alone.refused(fleet.offer(bad, rollout(), 4, catch_up=True)) == "T082"
     assert alone.refused(fleet.offer(bad, rollout(), 4_000_000_000)) == "T082"
     alone.site.heals("one")
 

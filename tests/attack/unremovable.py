@@ -11,6 +11,15 @@ CONTROL = "a control: what is allowed must go on working"
 HOST = "test_hostile_git_host.py::test_"
 WIRE = "test_hostile_git_wire.py::test_"
 
+# What an operator's commands make of a coordinator that lies: the test of it, or the function that other tests prove.
+OPERATORS = {
+    "cluster approve": "test_hostile_coordinator.py::test_another_identity_under_a_registered_name_is_not_approved",
+    "secret seal": "test_hostile_coordinator.py::test_another_sealing_key_in_the_registry_is_not_sealed_to",
+    "rollout start": "test_hostile_coordinator.py::test_what_is_signed_at_a_start_is_what_the_operator_has_checked_out",
+    "directive renew": "test_hostile_coordinator.py::test_a_release_that_nobody_directed_is_not_renewed",
+    # Asks no coordinator: what it signs is judged by judge_content, as agents judge it.
+    "release sign": "test_hostile_git_host.py::test_a_head_whose_paths_exceed_the_signers_role_is_refused",
+}
 UNREMOVABLE = {
     WIRE + "a_pack_that_breaks_off_is_not_taken": GIT,
     WIRE + "a_ref_to_a_commit_that_is_never_sent_gives_nothing": GIT,

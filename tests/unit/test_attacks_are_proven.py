@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from attack.mutants import ROOT, Mutant, all_mutants
-from attack.unremovable import UNREMOVABLE
+from attack.unremovable import OPERATORS, UNREMOVABLE
 
 ATTACKS = ROOT / "tests" / "attack"
 MUTANTS = all_mutants()
@@ -29,6 +29,11 @@ def test_every_attack_is_named_by_a_mutant_or_by_a_reason() -> None:
     assert sorted(attacks() - proven - UNREMOVABLE.keys()) == []
     assert sorted((proven | UNREMOVABLE.keys()) - attacks()) == [], "no such tests"
     assert sorted(proven & UNREMOVABLE.keys()) == [], "these have a mutant"
+
+
+def test_what_operators_sign_is_proven_too() -> None:
+    proven = {mutant.test.partition("[")[0] for mutant in MUTANTS}
+    assert sorted(set(OPERATORS.values()) - proven) == []
 
 
 def test_mutants_have_names_of_their_own() -> None:
