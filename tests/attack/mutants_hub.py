@@ -427,20 +427,6 @@ WORDS = [
         f"{WIRE}an_offer_that_nobody_can_take_does_not_stop_healing",
     ),
     (
-        "offers-of-nothing",
-        MESSAGES,
-        "    if not whole:\n        return None\n",
-        "",
-        f"{WIRE}an_offer_without_anything_ends_no_agent",
-        (
-            (
-                RUNNER,
-                "        except Exception as error:\n            log.exc",
-                "        except LookupError as error:\n            log.exc",
-            ),
-        ),
-    ),
-    (
         "floors-that-were-never-here-are-alarms",
         ADMISSION,
         "            return bool(self._started_with)  #",
