@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import anyio
 
+from muster_coordinator.gates.keeper import Gatekeeper
 from muster_coordinator.notify.courier import Courier, Result
 from muster_coordinator.outgoing import Outgoing
 from muster_coordinator.rollout.engine import Effects, Engine
@@ -26,13 +27,17 @@ class Errands:
     ) -> None:
         self._outgoing = Outgoing()
         self._courier = Courier(engine, self._outgoing, clock, uniform, told)
+        self._keeper = Gatekeeper(engine, self._outgoing, uniform)
 
     def heard(self, effects: Effects) -> None:
         """Of every batch, after it is durable."""
         if effects.notices:
             self._courier.stir()
+        if effects.rollouts:
+            self._keeper.stir()
 
     async def run(self) -> None:
         """For ever."""
         async with self._outgoing, anyio.create_task_group() as group:
             group.start_soon(self._courier.run)
+            group.start_soon(self._keeper.run)

@@ -228,6 +228,8 @@ R052 | The plan expires before a wave could ever be offered anything. | Give `sp
 R070 | A flag's text is no time that varies. | Write `90s`, or `90s..10m`: the median and the 99th percentile.
 R080 | A server that a gate or a notification needs did not answer. | Check that it runs, and the way from the coordinator to it; it is asked again.
 R081 | What a gate or a notification names is no http or https URL. | Write `https://…`.
+R082 | There is a freeze of this name already. | Choose another name, or `muster freeze delete NAME`.
+R084 | This is no freeze: its name, its end, its selector or a text of it. | It ends within a year; `muster freeze create NAME --until 8h -l tier=store`.
 
 L001 | This needs an operator's credential. | Use the context file that `muster serve` wrote.
 L002 | The address cannot be listened on. | Choose a free port, or end what uses it.

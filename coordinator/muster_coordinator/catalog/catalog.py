@@ -25,19 +25,21 @@ NO_HEADS = Heads("", "")
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One consistent reading."""
+    """One consistent reading. ``authors``: names and addresses of who wrote and who made the newest commit."""
 
     heads: Heads = NO_HEADS
     contents: FleetContents = field(default_factory=FleetContents)
     clusters: dict[str, Cluster] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
+    authors: tuple[str, ...] = ()
 
 
-def read(heads: Heads, tree: BlobTree, registry: BlobTree) -> Reading:
+def read(heads: Heads, tree: BlobTree, registry: BlobTree, authors: tuple[str, ...] = ()) -> Reading:
     contents = read_fleet(tree)
     registered, problems = read_registry(registry)
     clusters = in_service(registered)
-    return Reading(heads, contents, clusters, (*contents.problems, *problems, *unmatched(contents, clusters)))
+    found = (*contents.problems, *problems, *unmatched(contents, clusters))
+    return Reading(heads, contents, clusters, found, authors)
 
 
 class Catalog:
@@ -58,7 +60,8 @@ class Catalog:
                 heads = await self.repository.fetch()
                 if heads != self.reading.heads:
                     trees = await self.repository.trees(heads)
-                    self.reading = await anyio.to_thread.run_sync(read, heads, *trees)
+                    authors = await self.repository.authors(heads.commit)
+                    self.reading = await anyio.to_thread.run_sync(read, heads, *trees, authors)
                     log.info(
                         "catalog read",
                         commit=heads.commit[:12],

@@ -20,6 +20,7 @@ from muster_core.manifest.load import MAX_BYTES, oversized
 from muster_core.tree import SUBMODULE, SYMLINK, TreeFile
 
 DEADLINE = 60
+MAX_NAME = 256
 REGISTRY_BRANCH = "muster/registry"
 
 ENVIRONMENT = {
@@ -202,6 +203,16 @@ class FleetRepository:
             return str(self._repo.commit(f"refs/muster/{branch}").hexsha)
         except (git.BadName, ValueError):
             return ""
+
+    async def authors(self, commit: str) -> tuple[str, ...]:
+        """Names and addresses of who wrote and who made a commit, as it says."""
+
+        def read() -> tuple[str, ...]:
+            found = self._repo.commit(commit)
+            said = (found.author.name, found.author.email, found.committer.name, found.committer.email)
+            return tuple(dict.fromkeys(text[:MAX_NAME] for text in said if text))
+
+        return await anyio.to_thread.run_sync(read, limiter=self._limiter)
 
     async def trees(self, heads: Heads) -> tuple[BlobTree, BlobTree]:
         """Of both branches; ``MUSTER-G015`` when this copy has lost objects."""

@@ -85,6 +85,8 @@ class Desk:
             case ev.Ended(state="Failed"):
                 text = f"{name} ({bundle}@{started.commit[:7]}) failed: {one_line(event.why)}"
                 hint, occasion = f"muster describe rollout {name}", "failed"
+            case ev.WaveOpened() | ev.WaveSettled():
+                return self._approvals(machine, event.at, now)
             case ev.TargetOwed():
                 self._owed(bundle, event.cluster, name, event.at)
                 return []
@@ -101,6 +103,25 @@ class Desk:
             hint=hint,
         )
         return self.tell(notice, now)
+
+    def _approvals(self, machine: RolloutMachine, at: float, now: float) -> list[AnyNotifyEvent]:
+        """A wave began to wait for approvals."""
+        name, started, out = machine.name, machine.started, list[AnyNotifyEvent]()
+        for wanted in machine.wanted_approvals():
+            wave = machine.waves[wanted.wave].spec.name
+            notice = Notice(
+                id=f"{name}/{wanted.wave}/{wanted.phase}/{wanted.index}",
+                on="approval",
+                at=at,
+                rollout=name,
+                bundle=started.bundle,
+                commit=started.commit,
+                text=f"{name} ({started.bundle}@{started.commit[:7]}) waits for an approval {wanted.phase} wave {wave}: "
+                f"{wanted.gate.count - len(wanted.given)} of {one_line(', '.join(wanted.gate.by)) or 'the approvers'}",
+                hint=f"muster describe rollout {name}; then muster rollout approve or reject {name}",
+            )
+            out += self.tell(notice, now)
+        return out
 
     def of_debt(
         self, ledger: cu.CatchUp, event: cu.AnyCatchUpEvent, number: int, now: float

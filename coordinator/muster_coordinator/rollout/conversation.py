@@ -34,6 +34,9 @@ OUTCOMES: dict[int, Outcome] = {
 }
 
 
+LONGEST_DEFERRAL = 366 * 86400.0
+
+
 class Conversation:
     def __init__(self, state: FleetState, recorder: Recorder, launch: Launch) -> None:
         self._state, self._recorder, self._launch = state, recorder, launch
@@ -77,20 +80,18 @@ class Conversation:
             head = wire.Head(commit=heads.commit, registry_commit=heads.registry)
             effects.heads.append((name, wire.HubFrame(head=head)))
             effects.clusters.add(name)
-            standing = list(self._state.offers_for(name))
-            told = {(offer.rollout, offer.attempt) for offer in standing}
-            effects.sends += [(name, wire.HubFrame(offer=offer)) for offer in standing]
             before = len(effects.sends)
             self._contact(name, True, effects, now)
-            # What contact offers anew may stand already; it goes out once.
-            effects.sends[before:] = [
-                (cluster, frame)
+            # What contact offers anew stands too; it goes out once.
+            told = {
+                (frame.offer.rollout, frame.offer.attempt)
                 for cluster, frame in effects.sends[before:]
-                if not (
-                    cluster == name
-                    and frame.HasField("offer")
-                    and (frame.offer.rollout, frame.offer.attempt) in told
-                )
+                if cluster == name and frame.HasField("offer")
+            }
+            effects.sends += [
+                (name, wire.HubFrame(offer=offer))
+                for offer in self._state.offers_for(name)
+                if (offer.rollout, offer.attempt) not in told
             ]
 
         return work
@@ -111,13 +112,14 @@ class Conversation:
         return work
 
     def _contact(self, name: str, online: bool, effects: Effects, now: float) -> None:
+        self._recorder.contact(name, effects, now)
         for machine in self._state.active():
             if name in machine.targets:
                 self._recorder.feed(machine, ev.Contact(name, online), effects, now)
         if online:
             self._launch.late_joiner(name, effects, now)
-        for bundle, ledger in self._state.debts.items():
-            self._recorder.debts(bundle, ledger.contact(name, online, now), effects)
+        for bundle, ledger in list(self._state.debts.items()):
+            self._recorder.debts(bundle, ledger.contact(name, online, now), effects, now)
             if name in ledger.debts:
                 self._recorder.touched.add(bundle)
 
@@ -168,6 +170,8 @@ class Conversation:
         effects.clusters.add(name)
         effects.bundles.add(bundle)
         effects.lines += report_lines(name, old, report)
+        if old is None or (old.phase, old.release.tree_digest) != (report.phase, report.release.tree_digest):
+            self._recorder.reported(name, bundle)
         outcome = OUTCOMES.get(report.outcome)
         if not outcome:
             return
@@ -177,10 +181,10 @@ class Conversation:
             if not self._caught(name, bundle, origin, report.rollout):
                 return
             ledger = self._state.ledger(bundle)
-            self._recorder.debts(bundle, ledger.acknowledged(name, origin, now), effects)
-            self._recorder.debts(bundle, ledger.reported(name, digest, outcome, message, now), effects)
+            self._recorder.debts(bundle, ledger.acknowledged(name, origin, now), effects, now)
+            self._recorder.debts(bundle, ledger.reported(name, digest, outcome, message, now), effects, now)
             return
-        machine = self._answered(name, bundle, report.rollout, report.attempt, outcome)
+        machine = self._answered(name, bundle, report.rollout, report.attempt, outcome, effects, now)
         if machine:
             # A verdict names the attempt; the release that runs may be the last healthy one again.
             if outcome in {"failed", "returned"}:
@@ -189,13 +193,23 @@ class Conversation:
             self._recorder.feed(machine, given, effects, now)
 
     def _answered(
-        self, name: str, bundle: str, rollout: str, attempt: int, outcome: Outcome | None
+        self,
+        name: str,
+        bundle: str,
+        rollout: str,
+        attempt: int,
+        outcome: Outcome | None,
+        effects: Effects,
+        now: float,
     ) -> RolloutMachine | None:
-        """The rollout that this answers to; None, and counted, when it can move nothing."""
+        """The rollout that this answers to; None, and counted, when it can move nothing. ``outcome`` None: none yet."""
         machine = self._state.rollouts.get(rollout)
         why = stray(machine, bundle, name, attempt)
         if not why:
             return machine
+        if why == "ended" and machine and machine.state == "Superseded":
+            self._of_replaced(machine, name, outcome, effects, now)
+            return None
         # A cluster goes on naming the rollout that it has its release from: that is no stray.
         settled = (
             why == "ended" and outcome == "healthy" and machine and machine.targets[name].state == "done"
@@ -203,6 +217,17 @@ class Conversation:
         if not settled:
             self.strays.ignore(why, name, bundle, rollout)
         return None
+
+    def _of_replaced(
+        self, machine: RolloutMachine, name: str, outcome: Outcome | None, effects: Effects, now: float
+    ) -> None:
+        """Of a rollout that another one took the place of: its verdict frees the cluster for that one."""
+        successor = self._state.active_of(machine.started.bundle)
+        target = successor.targets.get(name) if successor else None
+        if successor is None or target is None or name not in successor.waves[target.wave].carried:
+            self.strays.ignore("ended", name, machine.started.bundle, machine.name)
+        elif outcome not in (None, "applying"):
+            self._recorder.feed(successor, ev.Settled(name), effects, now)
 
     def _caught(self, name: str, bundle: str, origin: str, rollout: str) -> bool:
         """Whether there was a rollout of this bundle that could be caught up with."""
@@ -227,15 +252,22 @@ class Conversation:
             ledger = self._state.ledger(reply.bundle)
             if reply.answer == wire.OfferReply.ACKNOWLEDGED:
                 events = ledger.acknowledged(name, origin, now)
+            elif reply.answer == wire.OfferReply.DEFERRED:
+                events = ledger.postponed(name, origin, _opening(reply, now), now)
             else:
                 events = ledger.refused(name, origin, reply.message, now)
-            self._recorder.debts(reply.bundle, events, effects)
+            self._recorder.debts(reply.bundle, events, effects, now)
             return
-        machine = self._answered(name, reply.bundle, reply.rollout, reply.attempt, None)
+        refused = reply.answer != wire.OfferReply.ACKNOWLEDGED
+        machine = self._answered(
+            name, reply.bundle, reply.rollout, reply.attempt, "failed" if refused else None, effects, now
+        )
         if machine is None:
             return
         if reply.answer == wire.OfferReply.REFUSED:
             given: ev.Input = ev.Refused(name, reply.attempt, reply.code, reply.message)
+        elif reply.answer == wire.OfferReply.DEFERRED:
+            given = ev.Deferred(name, reply.attempt, _opening(reply, now), reply.message)
         else:
             given = ev.Acknowledged(name, reply.attempt)
         self._recorder.feed(machine, given, effects, now)
@@ -254,6 +286,11 @@ class Conversation:
             return commit
 
         return work
+
+
+def _opening(reply: wire.OfferReply, now: float) -> float:
+    """When the site says that it takes the offer, within a year: a wrong number holds nobody for ever."""
+    return min(float(reply.deferred_until_unix), now + LONGEST_DEFERRAL)
 
 
 def _keep_session(cluster: ClusterState, effects: Effects) -> None:

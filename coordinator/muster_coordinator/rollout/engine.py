@@ -27,10 +27,11 @@ from muster_proto.v1 import link_pb2 as wire
 from muster_coordinator.catalog.catalog import Reading
 from muster_coordinator.notify import notices
 from muster_coordinator.notify.desk import Desk
-from muster_coordinator.rollout import directives, rebuild, recollection
+from muster_coordinator.rollout import directives, freezes, rebuild, recollection
 from muster_coordinator.rollout.conversation import Conversation
 from muster_coordinator.rollout.effects import Effects, Work
 from muster_coordinator.rollout.fleetstate import FleetState
+from muster_coordinator.rollout.holds import Holds
 from muster_coordinator.rollout.launch import NEEDS_DIRECTIVE, Launch, Start
 from muster_coordinator.rollout.record import CATCHUP_STREAM, Recorder
 from muster_coordinator.store.port import EventRow, ReportRow, Store, StoreError
@@ -67,8 +68,9 @@ class Engine:
         self.state = FleetState()
         self.desk = desk or Desk()
         self._store, self._clock, self._publish, self._grace = store, clock, publish, grace
-        self._recorder = Recorder(self.state, self.desk)
-        self._launch = Launch(self.state, self._recorder, rebuild_for)
+        self.holds = Holds(self.state)
+        self._recorder = Recorder(self.state, self.desk, self.holds)
+        self._launch = Launch(self.state, self._recorder, self.holds, rebuild_for)
         self.agents = Conversation(self.state, self._recorder, self._launch)
         self._acks: dict[str, int] = {}
         self._acked_at = -math.inf
@@ -102,6 +104,9 @@ class Engine:
                     debts = [cu.decode(row.data) for row in rows]
                     state.debts[bundle] = cu.CatchUp.replay(bundle, debts)
                     self.desk.remember(state.debts[bundle], debts)
+                elif stream == freezes.STREAM:
+                    for frozen in rows:
+                        self.holds.freezes.apply(freezes.decode(frozen.data))
                 elif stream == notices.STREAM:
                     for told in rows:
                         self.desk.outbox.apply(notices.decode(told.data))
@@ -117,9 +122,14 @@ class Engine:
         for machine in sorted(machines, key=lambda m: (m.started.at, m.name)):
             state.put(machine)
             self.desk.meet(machine)
+            self.holds.meet(machine)
+            machine.allow(0)  # until the fleet repository is read: before, no hold can be judged
         for bundle in state.debts:
             state.set_clocks(bundle)
+            for name in state.debts[bundle].debts:
+                self.holds.follow_debt(state.debts[bundle], name)
         self._recorder.wake_desk()
+        self._recorder.wakes.put(freezes.STREAM, self.holds.freezes.next_end())
 
     # --- the loop ----------------------------------------------------------------------------------------------
 
@@ -183,8 +193,8 @@ class Engine:
         """After a start nobody is in contact until told: soaks that ran stand still, deadlines wait a while."""
         for machine in self.state.active():
             self._recorder.record(machine, machine.reconnecting(now, now + self._grace), effects, now)
-        for bundle, ledger in self.state.debts.items():
-            self._recorder.debts(bundle, ledger.reconnecting(now, now + self._grace), effects)
+        for bundle, ledger in list(self.state.debts.items()):
+            self._recorder.debts(bundle, ledger.reconnecting(now, now + self._grace), effects, now)
             self._recorder.wakes.put(CATCHUP_STREAM + bundle, ledger.next_wake())
 
     def _wake(self, effects: Effects, now: float) -> None:
@@ -194,10 +204,12 @@ class Engine:
                 self._recorder.tell(self.desk.due(now, self.state.owed_commit), effects)
             elif key == rebuild.WAKE:
                 pass  # settling looks whether the wait is over
+            elif key == freezes.STREAM:
+                self._refreeze(effects, now)
             elif key.startswith(CATCHUP_STREAM):
                 bundle = key.removeprefix(CATCHUP_STREAM)
                 ledger = self.state.debts[bundle]
-                self._recorder.debts(bundle, ledger.tick(now), effects)
+                self._recorder.debts(bundle, ledger.tick(now), effects, now)
                 self._recorder.wakes.put(key, ledger.next_wake())
             else:
                 self._recorder.feed(self.state.rollouts[key], ev.Tick(), effects, now)
@@ -281,6 +293,52 @@ class Engine:
     def acknowledge_floor(self, name: str) -> Callable[[Effects, float], str]:
         """As :meth:`Conversation.acknowledge_floor`."""
         return self.agents.acknowledge_floor(name)
+
+    def measured(self, rollout: str, given: ev.GateMeasured) -> Work:
+        """One look at a gate; nothing when the rollout has gone on meanwhile."""
+
+        def work(effects: Effects, now: float) -> None:
+            machine = self.state.rollouts.get(rollout)
+            if machine and not machine.has_ended:
+                self._recorder.feed(machine, given, effects, now)
+
+        return work
+
+    def freeze(self, wanted: freezes.FreezeCreated) -> Callable[[Effects, float], freezes.FreezeCreated]:
+        """Holds clusters from now on; ``MUSTER-R082`` and ``R084`` say why not. ``wanted.at`` is set here."""
+
+        def work(effects: Effects, now: float) -> freezes.FreezeCreated:
+            event = self.holds.freezes.create(msgspec.structs.replace(wanted, at=now))
+            self._keep_freeze(event, effects, now)
+            effects.lines.append(f"{event.by} freezes {event.selector or 'every cluster'}: {event.name}")
+            return event
+
+        return work
+
+    def unfreeze(self, name: str, by: str) -> Callable[[Effects, float], freezes.FreezeCreated | None]:
+        """Ends a freeze before its time and returns it; None when there is no such one."""
+
+        def work(effects: Effects, now: float) -> freezes.FreezeCreated | None:
+            found = self.holds.freezes.get(name, now)
+            if found is None:
+                return None
+            self._keep_freeze(freezes.FreezeDeleted(at=now, name=name, by=by), effects, now)
+            effects.lines.append(f"{by} ends the freeze {name}")
+            return found.created
+
+        return work
+
+    def _keep_freeze(self, event: freezes.AnyFreezeEvent, effects: Effects, now: float) -> None:
+        number = self._recorder.number(freezes.STREAM)
+        effects.batch.events.append(EventRow(freezes.STREAM, number, freezes.encode(event)))
+        self.holds.freezes.apply(event)
+        self._refreeze(effects, now)
+
+    def _refreeze(self, effects: Effects, now: float) -> None:
+        self.holds.freezes.expire(now)
+        self._recorder.wakes.put(freezes.STREAM, self.holds.freezes.next_end())
+        self.holds.all_moved()
+        self._recorder.spread(effects, now)
 
     def notice_sent(self, notice: str, endpoint: str) -> Work:
         def work(effects: Effects, now: float) -> None:

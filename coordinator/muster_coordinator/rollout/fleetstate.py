@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from muster_core.durations import parse_duration
+from msgspec import UNSET, UnsetType
+from muster_core.durations import parse_duration, resolve_count
 from muster_core.kinds.model import Cluster, SiteClass
 from muster_core.release import Release
 from muster_core.rollout.board import Target
@@ -121,7 +122,34 @@ class FleetState:
         return list(self._running.values())
 
     def last_succeeded(self, bundle: str) -> RolloutMachine | None:
-        return next((m for m in reversed(self.rollouts_of(bundle)) if m.state == "Succeeded"), None)
+        """The newest that brought the bundle to all its clusters; one that took some back is none."""
+        runs = reversed(self.rollouts_of(bundle))
+        return next((m for m in runs if m.state == "Succeeded" and not m.started.returns), None)
+
+    def good_digests(self, bundle: str) -> set[str]:
+        """Of the release that succeeded last, and of what is rolled out since."""
+        found: set[str] = set()
+        for machine in reversed(self.rollouts_of(bundle)):
+            started = machine.started
+            if machine.state == "Succeeded" and not started.returns:
+                found.add(started.tree_digest)
+                break
+            if machine.state == "Succeeded" or not machine.has_ended:
+                found.add(started.tree_digest)
+        return found
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the fleet repository was read since this program began."""
+        return bool(self.reading.heads.commit)
+
+    def max_disrupted(self) -> int | None:
+        """How many clusters may be in flight over all rollouts, at least one; None where the fleet sets no limit."""
+        fleet = self.reading.contents.fleet
+        limit = fleet.spec.limits.max_disrupted if fleet else UNSET
+        if isinstance(limit, UnsetType):
+            return None
+        return resolve_count(limit, len(self.reading.clusters), rounding="down-at-least-one")
 
     def ledger(self, bundle: str) -> CatchUp:
         """A new one is told who is in contact, and has the clocks of the plan that last succeeded."""
@@ -144,13 +172,22 @@ class FleetState:
     def offer(self, machine: RolloutMachine, target: Target) -> wire.Offer:
         """A target's offer with the credentials that its agent asks for."""
         offer = offer_of(machine, target)
-        self._credentials(release_of(machine), target.cluster, offer)
+        self._credentials(self._signed(release_of(machine), machine.started.returns), target.cluster, offer)
         return offer
 
     def debt_offer(self, bundle: str, debt: Debt) -> wire.Offer:
         offer = offer_of_debt(bundle, debt)
-        self._credentials(Release(bundle, debt.commit, debt.tree_digest), debt.cluster, offer)
+        release = Release(bundle, debt.commit, debt.tree_digest)
+        self._credentials(self._signed(release, debt.returns), debt.cluster, offer)
         return offer
+
+    def _signed(self, release: Release, returns: str) -> Release:
+        """Whose directive an offer carries: going back is allowed by that of what is left, if it names where to."""
+        machine = self.rollouts.get(returns)
+        carried = self.directives.of(release_of(machine)) if machine else None
+        if machine and carried and carried.directive.return_to == release:
+            return release_of(machine)
+        return release
 
     def _credentials(self, release: Release, cluster: str, offer: wire.Offer) -> None:
         entry = self.clusters[cluster].entry if cluster in self.clusters else None

@@ -1,30 +1,36 @@
 """Starting what is new, and who is owed what was started before.
 
-Owns the choice of members, plan and name of a rollout, late joiners, registry entries that changed or went, and the pace of
-catching up. How a rollout goes on is its machine's.
+Owns the choice of members, plan and name of a rollout, what takes whose place, the rollout that takes clusters back, late
+joiners, registry entries that changed or went, and the pace of catching up. How a rollout goes on is its machine's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from muster_core.durations import resolve_count
 from muster_core.errors import MusterError, RolloutError
 from muster_core.kinds.model import Cluster
-from muster_core.release import Release, entry_digest
+from muster_core.release import BundleAt, Release, entry_digest
 from muster_core.rollout import events as ev
+from muster_core.rollout.catchup import CatchUp
 from muster_core.rollout.machine import RolloutMachine
 from muster_core.rollout.membership import time_zone
-from muster_core.rollout.plan import Member, require_time, resolve
+from muster_core.rollout.plan import Member, require_time, resolve, resolve_return
 from muster_core.select import targeted
 from muster_proto.v1 import link_pb2 as wire
 
 from muster_coordinator.catalog.catalog import Reading
+from muster_coordinator.rollout.allowances import Allowances
 from muster_coordinator.rollout.effects import Effects
 from muster_coordinator.rollout.fleetstate import FleetState
+from muster_coordinator.rollout.holds import Holds
+from muster_coordinator.rollout.offers import release_of
 from muster_coordinator.rollout.rebuild import Rebuild
 from muster_coordinator.rollout.record import Recorder, succeeded
 
+BY_ITSELF = "muster"
 NEEDS_DIRECTIVE = frozenset({"directives", "both"})
 REMOVED_RETRY = 300
 
@@ -46,9 +52,10 @@ class Start(NamedTuple):
 class Launch:
     """``rebuild_for``: seconds, as :class:`Rebuild` has it."""
 
-    def __init__(self, state: FleetState, recorder: Recorder, rebuild_for: float = 0.0) -> None:
-        self._state, self._recorder = state, recorder
+    def __init__(self, state: FleetState, recorder: Recorder, holds: Holds, rebuild_for: float = 0.0) -> None:
+        self._state, self._recorder, self._holds = state, recorder, holds
         self.rebuild = Rebuild(state, recorder, rebuild_for)
+        self._allowances = Allowances(state, recorder, self._offer_debts)
 
     # --- what the catalog says -----------------------------------------------------------------------------------
 
@@ -70,6 +77,8 @@ class Launch:
             effects.heads.append((name, wire.HubFrame(head=head)))
         effects.bundles.update(reading.contents.bundles)
         self.rebuild.begin(reading, now)
+        self._holds.all_moved()
+        self._recorder.spread(effects, now)
         self.start_what_is_new(effects, now)
         for bundle in reading.contents.bundles:
             self._late_joiners_of(bundle, effects, now)
@@ -81,8 +90,8 @@ class Launch:
         why = "removed from the registry"
         for machine in self._state.active():
             self._recorder.feed(machine, ev.MemberRemoved(name, why), effects, now)
-        for bundle, ledger in self._state.debts.items():
-            self._recorder.debts(bundle, ledger.drop(name, now), effects)
+        for bundle, ledger in list(self._state.debts.items()):
+            self._recorder.debts(bundle, ledger.drop(name, now), effects, now)
         bye = wire.Bye(retry_after_seconds=REMOVED_RETRY, why="the registry no longer has this cluster")
         effects.sends.append((name, wire.HubFrame(bye=bye)))
         effects.lines.append(f"{name} was {why}")
@@ -100,7 +109,7 @@ class Launch:
                 bundle, cluster.entry
             ):
                 owed = state.ledger(bundle).owe(name, succeeded(last), now, cluster.entry_digest)
-                self._recorder.debts(bundle, owed, effects)
+                self._recorder.debts(bundle, owed, effects, now)
 
     def _targets(self, bundle: str, entry: Cluster) -> bool:
         at = self._state.reading.contents.bundles.get(bundle)
@@ -109,12 +118,18 @@ class Launch:
     # --- starting ------------------------------------------------------------------------------------------------
 
     def start_what_is_new(self, effects: Effects, now: float) -> None:
-        """Starts the plan of every bundle whose newest digest was not rolled out yet; depth-one queue, newest wins."""
+        """Starts the plan of every bundle whose newest digest was not rolled out yet; depth-one queue, newest wins.
+
+        What others depend on starts before them, so that of one commit it is offered first.
+        """
         state, contents = self._state, self._state.reading.contents
-        for bundle, digest in contents.digests.items():
+        for bundle in in_order(contents.bundles, contents.digests):
+            digest = contents.digests[bundle]
             runs = state.rollouts_of(bundle)
-            forward = next((run for run in reversed(runs) if not run.started.goes_back), None)
-            if (runs and not runs[-1].has_ended) or (forward and forward.started.tree_digest == digest):
+            forward = next((run for run in reversed(runs) if _goes_forward(run)), None)
+            if runs and not runs[-1].has_ended and not _gives_way(runs[-1]):
+                continue
+            if forward and forward.started.tree_digest == digest:
                 continue
             if contents.problems_of(bundle):
                 continue
@@ -126,7 +141,7 @@ class Launch:
                 continue
             release = Release(bundle, state.reading.heads.commit, digest)
             try:
-                self.start(Start(release, "", "muster", "new commit"), effects, now)
+                self.start(Start(release, "", BY_ITSELF, "new commit"), effects, now)
                 state.bundle_errors.pop(bundle, None)
             except MusterError as error:
                 state.bundle_errors[bundle] = str(error)
@@ -136,7 +151,7 @@ class Launch:
         release, state, contents = start.release, self._state, self._state.reading.contents
         bundle = release.bundle
         active = state.active_of(bundle)
-        if active:
+        if active and not _gives_way(active):
             raise RolloutError(
                 "R005",
                 f"{active.name} is still {active.state}",
@@ -148,13 +163,14 @@ class Launch:
         if plan is None:
             raise RolloutError("R006", f"there is no plan {named}", object=bundle)
         members = self._members(bundle)
-        resolved = resolve(plan, members, bundle)
+        last = state.last_succeeded(bundle)
+        resolved = resolve(plan, members, bundle, limited=state.max_disrupted() is not None)
         require_time(resolved, now)
-        runs = state.rollouts_of(bundle)
-        same = [run for run in runs if run.started.tree_digest == release.tree_digest]
+        # From here on nothing is refused: what is replaced ends only when something takes its place.
+        name = self._next_name(bundle)
         started = ev.Started(
             at=now,
-            rollout=f"{bundle}-{self.rebuild.next_number(bundle):04d}",
+            rollout=name,
             bundle=bundle,
             commit=release.commit,
             tree_digest=release.tree_digest,
@@ -162,21 +178,92 @@ class Launch:
             by=start.by,
             reason=start.reason,
             goes_back=start.goes_back,
-            attempt=1
-            + max(
-                self.rebuild.attempts(release),
-                *(t.attempt for run in same for t in run.targets.values()),
-                0,
-            ),
+            attempt=self._next_attempt(release),
+            authors=self._authors(start),
+            may_return=last is not None and self._may_return(release, release_of(last)),
+            carried=self._replaced(active, name, [m.name for m in members], effects, now) if active else (),
         )
-        machine = RolloutMachine(started)
+        return self._begin(started, [member.name for member in members], effects, now)
+
+    def _begin(
+        self, started: ev.Started, members: Sequence[str], effects: Effects, now: float
+    ) -> RolloutMachine:
+        state, machine = self._state, RolloutMachine(started)
+        allowance = self._allowances.at_start()
         state.put(machine)
-        withdrawn = state.ledger(bundle).give_way([member.name for member in members], now)
-        self._recorder.debts(bundle, withdrawn, effects)
-        machine.meet(member.name for member in members if state.clusters[member.name].online)
+        withdrawn = state.ledger(started.bundle).give_way(members, now)
+        self._recorder.debts(started.bundle, withdrawn, effects, now)
+        machine.meet(name for name in members if state.cluster(name).online)
+        self._holds.hold_at_start(machine, members, now)
+        machine.allow(allowance)
         self._recorder.record(machine, [started], effects, now)
         self._recorder.record(machine, machine.begin(now), effects, now)
         return machine
+
+    def _next_name(self, bundle: str) -> str:
+        return f"{bundle}-{self.rebuild.next_number(bundle):04d}"
+
+    def _next_attempt(self, release: Release) -> int:
+        runs = self._state.rollouts_of(release.bundle)
+        same = [run for run in runs if run.started.tree_digest == release.tree_digest]
+        made = (t.attempt for run in same for t in run.targets.values())
+        return 1 + max(self.rebuild.attempts(release), max(made, default=0))
+
+    def _authors(self, start: Start) -> tuple[str, ...]:
+        """Who must not approve it where a gate says so: who started it, and who wrote or made its commit."""
+        heads = self._state.reading.heads
+        of_commit = self._state.reading.authors if start.release.commit == heads.commit else ()
+        started_by = () if start.by == BY_ITSELF else (start.by,)
+        return tuple(dict.fromkeys((*started_by, *of_commit)))
+
+    # --- what takes whose place, and what is taken back ------------------------------------------------------------
+
+    def _replaced(
+        self, active: RolloutMachine, name: str, members: Sequence[str], effects: Effects, now: float
+    ) -> tuple[str, ...]:
+        """Ends a rollout for one that takes its place; who is busy still with the old release counts in the new one."""
+        self._recorder.feed(active, ev.Supersede(name), effects, now)
+        staying = set(members)
+        return tuple(cluster for cluster in active.to_carry() if cluster in staying)
+
+    def _may_return(self, release: Release, last: Release) -> bool:
+        """Whether a rollout of this release may take healthy clusters back to the last one that succeeded.
+
+        Agents judge it again: a directive that names where to, or ``rollback: previous`` where none is needed.
+        """
+        if release.tree_digest == last.tree_digest:
+            return False
+        carried = self._state.directives.of(release)
+        if carried and carried.directive.return_to == last:
+            return True
+        contents = self._state.reading.contents
+        at = contents.bundles.get(release.bundle)
+        needs_directive = contents.fleet is not None and contents.fleet.spec.mode in NEEDS_DIRECTIVE
+        return at is not None and at.bundle.spec.rollback == "previous" and not needs_directive
+
+    def _take_back(self, bundle: str, effects: Effects, now: float) -> None:
+        """A rollout that ended rolled back, with scope wave or rollout: who is healthy on it goes back as well."""
+        state = self._state
+        runs, last = state.rollouts_of(bundle), state.last_succeeded(bundle)
+        failed = runs[-1] if runs else None
+        clusters = failed.to_return() if failed else []
+        clusters = [name for name in clusters if name in state.reading.clusters or not state.is_read]
+        if failed is None or last is None or not clusters:
+            return
+        release = release_of(last)
+        started = ev.Started(
+            at=now,
+            rollout=self._next_name(bundle),
+            bundle=bundle,
+            commit=release.commit,
+            tree_digest=release.tree_digest,
+            plan=resolve_return(failed.started.plan, clusters),
+            by=BY_ITSELF,
+            reason=f"{failed.name} was rolled back: {failed.why}",
+            attempt=self._next_attempt(release),
+            returns=failed.name,
+        )
+        self._begin(started, clusters, effects, now)
 
     def _members(self, bundle: str) -> list[Member]:
         state, members = self._state, []
@@ -213,7 +300,7 @@ class Launch:
         report = cluster.reports.get(bundle)
         if report and report.release.tree_digest == last.started.tree_digest:
             return
-        self._recorder.debts(bundle, state.ledger(bundle).owe(name, succeeded(last), now), effects)
+        self._recorder.debts(bundle, state.ledger(bundle).owe(name, succeeded(last), now), effects, now)
 
     # --- at the end of a batch -------------------------------------------------------------------------------------
 
@@ -225,23 +312,71 @@ class Launch:
                 self.rebuild.write_down(bundle, self._members(bundle), effects, now)
                 effects.bundles.add(bundle)
             self.start_what_is_new(effects, now)
+        self._recorder.spread(effects, now)
         while effects.ended:
             for bundle in sorted(effects.ended):
                 self._state.set_clocks(bundle)
+                self._take_back(bundle, effects, now)
                 if bundle in self._state.reading.contents.bundles:
                     self._late_joiners_of(bundle, effects, now)
             effects.ended.clear()
             self.start_what_is_new(effects, now)
-        for bundle in sorted(self._recorder.touched):
-            self._offer_debts(bundle, effects, now)
+        self._allowances.share(effects, now)
         self._recorder.touched.clear()
+        self._recorder.moved = False
 
-    def _offer_debts(self, bundle: str, effects: Effects, now: float) -> None:
+    def _offer_debts(self, bundle: str, at_most: int | None, effects: Effects, now: float) -> int:
+        """Offers of one ledger, within its own limit; how many there were."""
         state = self._state
         last, ledger = state.last_succeeded(bundle), state.debts.get(bundle)
         if last is None or ledger is None or not ledger.debts:
-            return
+            return 0
         share = last.started.plan.catch_up_in_flight
         limit = resolve_count(share, len(state.clusters), rounding="down-at-least-one")
-        active = state.active_of(bundle)
-        self._recorder.debts(bundle, ledger.offers(limit, now, active.targets if active else ()), effects)
+        if at_most is not None:
+            limit = min(limit, ledger.busy + at_most)
+        offers = ledger.offers(limit, now, _Taken(state, self._holds, ledger, now))
+        self._recorder.debts(bundle, offers, effects, now)
+        return len(offers)
+
+
+class _Taken:
+    """Who must not be offered what it is owed: members of the bundle's running rollout, and who is held."""
+
+    def __init__(self, state: FleetState, holds: Holds, ledger: CatchUp, now: float) -> None:
+        self._active, self._holds = state.active_of(ledger.bundle), holds
+        self._ledger, self._now = ledger, now
+
+    def __contains__(self, cluster: object) -> bool:
+        if self._active and cluster in self._active.targets:
+            return True
+        debt, bundle = self._ledger.debts[str(cluster)], self._ledger.bundle
+        return bool(self._holds.why(bundle, debt.cluster, self._now, returns=bool(debt.returns)))
+
+
+def in_order(bundles: Mapping[str, BundleAt], names: Iterable[str]) -> list[str]:
+    """Names with what they depend on before them, otherwise in their own order; of a cycle any order will do."""
+    found: dict[str, None] = {}
+    wanted, seen = list(reversed(list(names))), set[str]()
+    known = set(wanted)
+    while wanted:
+        name = wanted[-1]
+        at = bundles.get(name)
+        before = [n.name for n in at.bundle.spec.depends_on if n.name in known] if at else []
+        missing = [] if name in seen else [other for other in before if other not in found]
+        seen.add(name)
+        if missing:
+            wanted += reversed(missing)
+        else:
+            found[wanted.pop()] = None
+    return list(found)
+
+
+def _goes_forward(run: RolloutMachine) -> bool:
+    """Whether it was of what the branch had then."""
+    return not run.started.goes_back and not run.started.returns
+
+
+def _gives_way(run: RolloutMachine) -> bool:
+    """Whether a newer release takes its place at once: its plan says so, and it does not stop already."""
+    return run.started.plan.supersede == "replace" and not run.run.makes_no_offers

@@ -34,6 +34,8 @@ def offer_of(machine: RolloutMachine, target: Target) -> wire.Offer:
         wave=wave.spec.name,
         deadline_seconds=int(started.plan.deadline),
         soak_seconds=int(wave.spec.soak),
+        returns=bool(started.returns),
+        returns_from=started.returns,
     )
 
 
@@ -45,6 +47,8 @@ def offer_of_debt(bundle: str, debt: Debt) -> wire.Offer:
         wave="catch-up",
         registry_digest=debt.entry,
         catch_up=True,
+        returns=bool(debt.returns),
+        returns_from=debt.returns,
     )
 
 

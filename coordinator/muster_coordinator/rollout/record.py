@@ -17,6 +17,7 @@ from muster_coordinator.notify import notices
 from muster_coordinator.notify.desk import Desk
 from muster_coordinator.rollout.effects import Effects
 from muster_coordinator.rollout.fleetstate import FleetState
+from muster_coordinator.rollout.holds import Holds
 from muster_coordinator.rollout.narration import debt_line, event_line
 from muster_coordinator.rollout.wakes import Wakes
 from muster_coordinator.store.port import EventRow
@@ -25,13 +26,15 @@ CATCHUP_STREAM = "catchup/"
 
 
 class Recorder:
-    """``touched`` are the bundles whose ledgers may have something to offer now."""
+    """``touched`` are the bundles whose ledgers may have something to offer now; ``moved``: somebody was held or let go."""
 
-    def __init__(self, state: FleetState, desk: Desk) -> None:
-        self._state, self._desk = state, desk
+    def __init__(self, state: FleetState, desk: Desk, holds: Holds) -> None:
+        self._state, self._desk, self._holds = state, desk, holds
+        self._spreading = False
         self._numbers: dict[str, int] = {}
         self.wakes = Wakes()
         self.touched: set[str] = set()
+        self.moved = False
 
     def begin(self, stream: str, number: int) -> None:
         """``number`` is the newest that the store has of a stream."""
@@ -57,6 +60,7 @@ class Recorder:
             number = self.number(name)
             effects.batch.events.append(EventRow(name, number, ev.encode(event)))
             self.tell(self._desk.of_event(machine, event, number, now), effects)
+            self._holds.follow(machine, event)
             effects.rollouts.add(name)
             effects.bundles.add(bundle)
             if line := event_line(machine, event):
@@ -79,6 +83,38 @@ class Recorder:
             effects.ended.add(bundle)
             self.touched.add(bundle)
             self._settle(machine, effects, now)
+        self.spread(effects, now)
+
+    def spread(self, effects: Effects, now: float) -> None:
+        """Tells machines who is held now and who no longer is, until nothing follows from it any more.
+
+        It runs once all events of a step are written down: what a machine answers belongs behind them in its log.
+        """
+        if self._spreading:
+            return
+        self._spreading = True
+        try:
+            moved = self._holds.tell(lambda machine, given: self.feed(machine, given, effects, now), now)
+        finally:
+            self._spreading = False
+        if moved:
+            self.moved = True
+            for bundle, ledger in self._state.debts.items():
+                if any((debt := ledger.debts.get(name)) and debt.state == "owed" for name in moved):
+                    self.touched.add(bundle)
+
+    def contact(self, cluster: str, effects: Effects, now: float) -> None:
+        """It began or ended, and the state says so already; machines are told after this.
+
+        Of several offers that were made while it was away the oldest rollout's stands: the others are held first.
+        """
+        for machine in self._state.active():
+            self._holds.contact(machine, cluster)
+            self.spread(effects, now)
+
+    def reported(self, cluster: str, bundle: str) -> None:
+        """What a cluster runs, or how that is, changed: others may have waited for it."""
+        self._holds.reported(cluster, bundle)
 
     def _settle(self, machine: RolloutMachine, effects: Effects, now: float) -> None:
         """Who is owed what, now that a rollout has ended."""
@@ -86,16 +122,17 @@ class Recorder:
         last = self._state.last_succeeded(bundle)
         ledger = self._state.ledger(bundle)
         settlement = cu.debts_after(machine, succeeded(last) if last else None)
-        self.debts(bundle, ledger.settle(settlement, now), effects)
+        self.debts(bundle, ledger.settle(settlement, now), effects, now)
 
-    def debts(self, bundle: str, events: Iterable[cu.AnyCatchUpEvent], effects: Effects) -> None:
+    def debts(self, bundle: str, events: Iterable[cu.AnyCatchUpEvent], effects: Effects, now: float) -> None:
         """Events that the bundle's ledger has applied already."""
         stream, ledger, any_event = CATCHUP_STREAM + bundle, self._state.ledger(bundle), False
         for event in events:
             any_event = True
             number = self.number(stream)
             effects.batch.events.append(EventRow(stream, number, cu.encode(event)))
-            self.tell(self._desk.of_debt(ledger, event, number, event.at), effects)
+            self.tell(self._desk.of_debt(ledger, event, number, now), effects)
+            self._holds.follow_debt(ledger, event.cluster)
             effects.clusters.add(event.cluster)
             effects.bundles.add(bundle)
             if isinstance(event, cu.Offered):
@@ -106,6 +143,7 @@ class Recorder:
         if any_event:
             self.touched.add(bundle)
             self.wakes.put(stream, ledger.next_wake())
+            self.spread(effects, now)
 
     def tell(self, events: Iterable[notices.AnyNotifyEvent], effects: Effects) -> None:
         """Events that the outbox has applied already."""

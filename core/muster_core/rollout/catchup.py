@@ -23,6 +23,7 @@ FAILED_SHARE = "5%"
 BUSY = frozenset({"offered", "acknowledged"})
 NOT_REACHED = frozenset({"owed", "waiting", "deferred", "skipped"})
 HARMED = frozenset({"failed", "lost"})
+SHORTEST_DEFERRAL = 60.0
 
 
 class Succeeded(NamedTuple):
@@ -59,7 +60,8 @@ class Offered(CatchUpEvent, frozen=True, kw_only=True, tag="offered"):
 
 
 class Withdrawn(CatchUpEvent, frozen=True, kw_only=True, tag="withdrawn"):
-    """Not acknowledged in time, out of contact before, or a rollout starts: owed as before, its slot free."""
+    """Not acknowledged in time, out of contact before, a rollout starts, or what it was postponed to came: owed as before,
+    its slot free."""
 
 
 class Acknowledged(CatchUpEvent, frozen=True, kw_only=True, tag="acknowledged"):
@@ -70,6 +72,12 @@ class Acknowledged(CatchUpEvent, frozen=True, kw_only=True, tag="acknowledged"):
 
 class Deferred(CatchUpEvent, frozen=True, kw_only=True, tag="deferred"):
     """Nobody was heard while the coordinator was away: its clock does not fire before ``until``."""
+
+    until: float
+
+
+class Postponed(CatchUpEvent, frozen=True, kw_only=True, tag="postponed"):
+    """Its site takes nothing before ``until``; its slot is free."""
 
     until: float
 
@@ -89,7 +97,9 @@ class Dropped(CatchUpEvent, frozen=True, kw_only=True, tag="dropped"):
     """No longer owed: the cluster left, or a newer rollout reached it."""
 
 
-AnyCatchUpEvent = Owed | Offered | Withdrawn | Acknowledged | Deferred | Done | Failed | Lost | Dropped
+AnyCatchUpEvent = (
+    Owed | Offered | Withdrawn | Acknowledged | Deferred | Postponed | Done | Failed | Lost | Dropped
+)
 _DECODER = msgspec.json.Decoder(AnyCatchUpEvent)
 
 
@@ -257,7 +267,7 @@ class CatchUp:
     def acknowledged(self, cluster: str, origin: str, now: float) -> list[AnyCatchUpEvent]:
         """``origin`` is the rollout that the offer named. A late answer to a withdrawn offer counts."""
         debt = self.debts.get(cluster)
-        if not debt or debt.origin != origin or debt.state not in {"offered", "owed"}:
+        if not debt or debt.origin != origin or debt.state not in {"offered", "owed", "deferred"}:
             return []
         return self._emit(Acknowledged(at=now, cluster=cluster, until=now + self.deadline))
 
@@ -280,6 +290,14 @@ class CatchUp:
             return self._emit(Failed(at=now, cluster=cluster, message=message))
         return []
 
+    def postponed(self, cluster: str, origin: str, until: float, now: float) -> list[AnyCatchUpEvent]:
+        """The agent's answer while its site's window is closed: not before ``until``, and not for a minute."""
+        debt = self.debts.get(cluster)
+        if not debt or debt.origin != origin or debt.state not in {"offered", "owed", "acknowledged"}:
+            return []
+        until = max(until, now + SHORTEST_DEFERRAL)
+        return self._emit(Postponed(at=now, cluster=cluster, until=until))
+
     def reconnecting(self, now: float, until: float) -> list[AnyCatchUpEvent]:
         """After a replay: clocks that ran while nobody listened do not fire before ``until``."""
         due = [d for d in self.debts.values() if d.state in BUSY and d.until is not None and d.until < until]
@@ -290,7 +308,7 @@ class CatchUp:
         out: list[AnyCatchUpEvent] = []
         while (at := self.next_wake()) is not None and at <= now:
             cluster = heapq.heappop(self._timers)[1]
-            if self.debts[cluster].state == "offered":
+            if self.debts[cluster].state in {"offered", "deferred"}:
                 out += self._emit(Withdrawn(at=now, cluster=cluster))
             elif cluster in self._online:
                 out += self._emit(Failed(at=now, cluster=cluster, message="not healthy in time"))
@@ -353,6 +371,9 @@ class CatchUp:
             case Offered() | Acknowledged() if debt:
                 debt.state = "offered" if isinstance(event, Offered) else "acknowledged"
                 debt.until = event.until
+                heapq.heappush(self._timers, (event.until, event.cluster))
+            case Postponed() if debt:
+                debt.state, debt.until = "deferred", event.until
                 heapq.heappush(self._timers, (event.until, event.cluster))
             case Withdrawn() if debt:
                 debt.state = "owed"
