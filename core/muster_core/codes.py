@@ -260,12 +260,16 @@ L053 | This is no URL of a PostgreSQL database. | Write `postgresql://USER:PASSW
 L054 | Another coordinator has taken the lead of the database. | Nothing: this one ends; started again it waits as a standby.
 L055 | The data folder does not fit the shared database: another CA, or files that a standby needs are missing. | Copy `ca.crt`, `ca.key` and `admin-token` from the data folder of a coordinator that used it.
 L056 | Another coordinator uses this data folder. | Stop it first, or give each a folder of its own.
+L057 | This is no whole backup. | Nothing was changed: take another copy of the file, or an older backup.
+L058 | There is no database to back up, or a restore would replace what is there. | Name the right folder or database; to replace what is there, pass `--overwrite`.
+L059 | The backup is of a newer form than this program reads. | Restore it with the program that wrote it, or a newer one.
 L060 | The credential does not hold. | Sign in again, and send one credential only.
 L061 | The token is valid, but none of its groups has a role here. | An administrator maps a group to a role.
 L062 | This needs a role that the caller does not have. | The message names the roles that may. Ask somebody who has one, or an admin for a certificate: `muster operator certificate`.
 L063 | The token issuer cannot be reached, so its tokens cannot be judged. | Use the admin token or a client certificate meanwhile.
 L064 | An operator's client certificate was revoked, has expired, or is not in this coordinator's books. | Have a new one made with muster operator certificate.
 L065 | Another coordinator of the shared database has this name. | Pass another `--name`.
+L066 | A backup is never written over a file. | Name another file.
 L070 | The file of `muster serve --notify` is not as it has to be. | Read docs/notifications.md, which shows every field.
 L071 | A file with notification settings, or one that they name, cannot be used. | Check its path and who may read it; a secret is one line of text.
 L080 | The rollout that is watched has not ended in the time that was given. | Nothing: it goes on. Watch it again, or give a longer `--timeout`.

@@ -26,7 +26,7 @@ ALLOWED = {
     },
     "sqlalchemy": {
         f"coordinator/muster_coordinator/store/sql/{name}.py"
-        for name in ("migrations", "place", "postgres", "schema", "sqlite", "store")
+        for name in ("dump", "migrations", "place", "postgres", "schema", "sqlite", "store")
     },
     "nacl": {"core/muster_core/sealing/envelope.py", "core/muster_core/sealing/keys.py"},
     "cryptography": {

@@ -6,7 +6,7 @@ values of columns that older rows lack (a restored backup needs them as well). I
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -85,3 +85,7 @@ def put_setting(connection: sa.Connection, key: str, value: str) -> None:
     changed = connection.execute(sa.update(table).where(table.c.key == key).values(value=value))
     if not changed.rowcount:
         connection.execute(sa.insert(table), [{"key": key, "value": value}])
+
+
+def keep_only(connection: sa.Connection, keys: Sequence[str]) -> None:
+    connection.execute(sa.delete(schema.meta).where(schema.meta.c.key.not_in(keys)))

@@ -1,0 +1,90 @@
+"""Rows out of one database and into another, whatever their engines.
+
+Owns which tables and facts a backup has, and the one transaction in which a restored database becomes what the backup says.
+Terms and names of the coordinators that share a database are the database's own, and never in a backup.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from muster_coordinator.store.backup import ROWS_A_LINE, Backup
+from muster_coordinator.store.port import StoreError
+from muster_coordinator.store.sql import migrations, schema
+from muster_coordinator.store.sql.place import Place, told
+
+TABLES = tuple(table for table in schema.metadata.sorted_tables if table is not schema.meta)
+# Plain texts: SQLAlchemy's own kind is no JSON.
+COLUMNS = {str(table.name): [str(column.name) for column in table.columns] for table in TABLES}
+
+
+def rows_of(connection: sa.Connection) -> Iterator[tuple[str, Sequence[Sequence[Any]]]]:
+    """Every row of every table, some at a time; all of one moment when the connection is a snapshot."""
+    for table in TABLES:
+        query = sa.select(table).order_by(*table.primary_key)
+        found = connection.execution_options(yield_per=ROWS_A_LINE).execute(query)
+        for part in found.partitions(ROWS_A_LINE):
+            yield str(table.name), part
+
+
+def require_current(connection: sa.Connection, where: str) -> None:
+    """``MUSTER-L030``: only tables of this program's version are read."""
+    version = migrations.version_of(connection)
+    if version != schema.VERSION:
+        raise StoreError(
+            "L030",
+            f"the database is of version {version or 0}, this program backs up {schema.VERSION}",
+            object=where,
+            hint="Start a coordinator of this version on it first, or use the program that wrote it.",
+        )
+
+
+def is_empty(connection: sa.Connection) -> bool:
+    """No row of anything, or no tables at all."""
+    there = set(sa.inspect(connection).get_table_names())
+    return all(
+        connection.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first() is None
+        for table in TABLES
+        if table.name in there
+    )
+
+
+def put_back(place: Place, backup: Backup) -> None:
+    """Everything that the database holds is replaced by the backup's rows, in one transaction. Blocks.
+
+    ``MUSTER-L030`` for a backup of a version that this program does not read, ``L057`` for columns that it does not know.
+    """
+    version = backup.header.schema
+    migrations.check(version, str(backup.path))
+    defaults = migrations.defaults_since(version)
+    for name, columns in backup.header.tables.items():
+        added = {column for table, column in defaults if table == name}
+        if name not in COLUMNS or set(columns) | added != set(COLUMNS[name]):
+            raise StoreError(
+                "L057", f"this is no whole backup: table {name[:40]!r} is unknown", object=str(backup.path)
+            )
+    with told(place), place.writing() as connection:
+        migrations.upgrade(connection, place.name)
+        for table in TABLES:
+            connection.execute(sa.delete(table))
+        # Whose it was is not whose it is: the next leader writes its CA and its name.
+        migrations.keep_only(connection, ("version", "epoch"))
+        for part in backup.rows():
+            table = schema.metadata.tables[part.table]
+            columns = backup.header.tables[part.table]
+            missing = {column: value for (of, column), value in defaults.items() if of == part.table}
+            secret = {column.name for column in table.columns if isinstance(column.type, sa.LargeBinary)}
+            values = [
+                missing | {c: _value(v, c in secret) for c, v in zip(columns, row, strict=True)}
+                for row in part.rows
+            ]
+            if values:
+                connection.execute(sa.insert(table), values)
+
+
+def _value(value: object, is_bytes: bool) -> object:
+    return base64.b64decode(str(value)) if is_bytes else value
