@@ -80,6 +80,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 PLUGIN_GROUP = "muster.commands"
 PLUGIN_HELP = {
     "serve": "Run a coordinator.",
+    "backup": "Write a coordinator's database and keys to one file.",
+    "restore": "Put a backup back into a stopped coordinator.",
     "demo": "Show a whole fleet on this machine, with real programs.",
 }
 

@@ -155,7 +155,7 @@ async def test_three_hundred_at_once_are_all_back_and_none_is_lost(tmp_path: Pat
 
 def stub_of(at: Hub, number: int, seen: list[stubfleet.Sighting]) -> stubfleet.Stub:
     where = stubfleet.Hub(at.edge, at.authority.pem, "", at.link, "f")
-    stub = stubfleet.Stub(f"stub-{number:03}", where, seen.append, 0.1)
+    stub = stubfleet.Stub(f"stub-{number:03}", where, seen.append, stubfleet.Pace(0.1))
     stub.admitted(certificate(at.authority, stub))
     return stub
 
