@@ -112,6 +112,15 @@ class OperatorClient:
     def list_owed(self, bundle: str = "") -> op.OwedList:
         return self._call(self._stub.ListOwed, op.ListOwedRequest(bundle=bundle))
 
+    def create_freeze(self, request: op.CreateFreezeRequest) -> op.Freeze:
+        return self._call(self._stub.CreateFreeze, request)
+
+    def delete_freeze(self, name: str) -> op.Freeze:
+        return self._call(self._stub.DeleteFreeze, op.GetRequest(name=name))
+
+    def list_freezes(self) -> op.FreezeList:
+        return self._call(self._stub.ListFreezes, op.ListFreezesRequest())
+
     def reject_join(self, name: str) -> op.ClusterView:
         return self._call(self._stub.RejectJoin, op.GetRequest(name=name))
 

@@ -129,6 +129,16 @@ TOKENS: Sequence[Column[op.Token]] = (
     ),
     Column("AGE", lambda t: age(t.created_unix * 1000)),
 )
+FREEZES: Sequence[Column[op.Freeze]] = (
+    Column("FREEZE", lambda f: f.name),
+    Column("CLUSTERS", lambda f: f"{f.clusters} ({f.selector or 'all'})"),
+    Column("BUNDLE", lambda f: f.bundle or "all"),
+    Column("UNTIL", lambda f: format_time(f.until_unix)),
+    Column("ENDS", lambda f: f"in {format_duration(f.until_unix - time.time())}"),
+    Column("BY", lambda f: f.by),
+    Column("AGE", lambda f: age(f.created_unix * 1000), wide=True),
+    Column("REASON", lambda f: f.reason or "-"),
+)
 OWED: Sequence[Column[op.Owed]] = (
     Column("CLUSTER", lambda o: o.cluster),
     Column("BUNDLE", lambda o: o.release.bundle),

@@ -47,6 +47,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "version",
         "Print the versions of this program and its coordinator.",
     ),
+    "freeze": ("muster_cli.commands.freezes", "freeze", "Hold clusters: nothing is offered until a time."),
     "token": ("muster_cli.commands.tokens", "token", "Make tokens with which clusters join."),
     "cluster": (
         "muster_cli.commands.install",

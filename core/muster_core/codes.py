@@ -229,6 +229,7 @@ R070 | A flag's text is no time that varies. | Write `90s`, or `90s..10m`: the m
 R080 | A server that a gate or a notification needs did not answer. | Check that it runs, and the way from the coordinator to it; it is asked again.
 R081 | What a gate or a notification names is no http or https URL. | Write `https://…`.
 R082 | There is a freeze of this name already. | Choose another name, or `muster freeze delete NAME`.
+R083 | There is no such freeze, or it has ended. | `muster get freezes`
 R084 | This is no freeze: its name, its end, its selector or a text of it. | It ends within a year; `muster freeze create NAME --until 8h -l tier=store`.
 
 L001 | This needs an operator's credential. | Use the context file that `muster serve` wrote.

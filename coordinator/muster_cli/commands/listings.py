@@ -9,7 +9,7 @@ import click
 from muster_core.select import matches, parse_selector
 from muster_proto.v1 import operator_pb2 as op
 
-from muster_cli.columns import BUNDLES, CLUSTERS, ROLLOUTS, TOKENS
+from muster_cli.columns import BUNDLES, CLUSTERS, FREEZES, ROLLOUTS, TOKENS
 from muster_cli.output import Answer, Column
 from muster_cli.verbs import OUTPUT, Nouns, Verb, client, warn_of_git
 
@@ -30,7 +30,7 @@ class Listing(Verb):
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
-            if "extra argument" not in error.message or self.name == "tokens":
+            if "extra argument" not in error.message or self.name in {"tokens", "freezes"}:
                 raise
             noun = (self.name or "").rstrip("s")
             text = f"{error.message}. For one in full: muster describe {noun} {given[0]}"
@@ -43,7 +43,7 @@ class Listings(Nouns):
 
 @click.group(cls=Listings)
 def get() -> None:
-    """List clusters, bundles, rollouts or tokens; `muster describe` shows one in full."""
+    """List clusters, bundles, rollouts, freezes or tokens; `muster describe` shows one in full."""
 
 
 @get.command("clusters")
@@ -110,6 +110,18 @@ def rollouts(ctx: click.Context, bundle: str, style: str, watch: bool) -> None:
             follow(operator, request, "rollout", ROLLOUTS, style, lambda item: bundle in ("", item.bundle))
         else:
             Answer(ROLLOUTS, "rollout", style).show(operator.list_rollouts(bundle).rollouts)
+
+
+@get.command("freezes")
+@OUTPUT
+@click.pass_context
+def freezes(ctx: click.Context, style: str) -> None:
+    """List freezes: who is offered nothing, and until when.
+
+    Make one: muster freeze create NAME --until 8h -l tier=store. End one: muster freeze delete NAME.
+    """
+    with client(ctx) as operator:
+        Answer(FREEZES, "freeze", style).show(operator.list_freezes().freezes)
 
 
 @get.command("tokens")

@@ -50,6 +50,7 @@ METHODS: Mapping[str, Role] = {
     "GetRollout": Role.VIEWER,
     "Explain": Role.VIEWER,
     "ListOwed": Role.VIEWER,
+    "ListFreezes": Role.VIEWER,
     "ListEvents": Role.VIEWER,
     "Watch": Role.VIEWER,
     "ListOperators": Role.VIEWER,
@@ -59,6 +60,8 @@ METHODS: Mapping[str, Role] = {
     "CreateToken": Role.OPERATOR,  # lets a cluster ask; a signed registry entry lets it in
     "StartRollout": Role.OPERATOR,
     "RenewDirective": Role.OPERATOR,
+    "CreateFreeze": Role.OPERATOR,
+    "DeleteFreeze": Role.OPERATOR,
     "AcknowledgeFloor": Role.APPROVER,
     "RejectJoin": Role.APPROVER,
     "ActOnRollout": Role.OPERATOR,  # and by action, below

@@ -26,6 +26,7 @@ from muster_coordinator.access.roles import SERVICE
 from muster_coordinator.api.audits import AuditApi
 from muster_coordinator.api.credentials import CredentialApi
 from muster_coordinator.api.directives import DirectiveApi
+from muster_coordinator.api.freezes import FreezeApi
 from muster_coordinator.api.history import HistoryApi
 from muster_coordinator.api.joins import JoinApi
 from muster_coordinator.api.operator import OperatorApi
@@ -162,6 +163,7 @@ class OperatorServicer(operator_pb2_grpc.OperatorServicer):
     def __init__(self, api: OperatorApi, credentials: CredentialApi, audits: AuditApi) -> None:
         self._api, self._credentials, self._audits = api, credentials, audits
         self._directives, self._joins = DirectiveApi(api.engine), JoinApi(api.engine)
+        self._freezes = FreezeApi(api.engine)
         self._history = HistoryApi(api.engine, api.store, api.watchers)
 
     async def _answer(self, context: grpc.aio.ServicerContext[Any, Any], call: Callable[[], Any]) -> Any:
@@ -221,6 +223,15 @@ class OperatorServicer(operator_pb2_grpc.OperatorServicer):
 
     async def ListOwed(self, request: op.ListOwedRequest, context: Any) -> op.OwedList:
         return await self._answer(context, lambda: self._directives.owed(request))  # type: ignore[no-any-return]
+
+    async def CreateFreeze(self, request: op.CreateFreezeRequest, context: Any) -> op.Freeze:
+        return await self._answer(context, lambda: self._freezes.create(request))  # type: ignore[no-any-return]
+
+    async def DeleteFreeze(self, request: op.GetRequest, context: Any) -> op.Freeze:
+        return await self._answer(context, lambda: self._freezes.delete(request.name))  # type: ignore[no-any-return]
+
+    async def ListFreezes(self, request: op.ListFreezesRequest, context: Any) -> op.FreezeList:
+        return await self._answer(context, lambda: self._freezes.list(self._api.clock()))  # type: ignore[no-any-return]
 
     async def Explain(self, request: op.ExplainRequest, context: Any) -> op.Explanation:
         return await self._answer(context, lambda: self._api.explain(request))  # type: ignore[no-any-return]

@@ -119,6 +119,21 @@ class OperatorStub:
                 request_serializer=muster__proto_dot_v1_dot_operator__pb2.ListOwedRequest.SerializeToString,
                 response_deserializer=muster__proto_dot_v1_dot_operator__pb2.OwedList.FromString,
                 _registered_method=True)
+        self.CreateFreeze = channel.unary_unary(
+                '/muster.v1.Operator/CreateFreeze',
+                request_serializer=muster__proto_dot_v1_dot_operator__pb2.CreateFreezeRequest.SerializeToString,
+                response_deserializer=muster__proto_dot_v1_dot_operator__pb2.Freeze.FromString,
+                _registered_method=True)
+        self.DeleteFreeze = channel.unary_unary(
+                '/muster.v1.Operator/DeleteFreeze',
+                request_serializer=muster__proto_dot_v1_dot_operator__pb2.GetRequest.SerializeToString,
+                response_deserializer=muster__proto_dot_v1_dot_operator__pb2.Freeze.FromString,
+                _registered_method=True)
+        self.ListFreezes = channel.unary_unary(
+                '/muster.v1.Operator/ListFreezes',
+                request_serializer=muster__proto_dot_v1_dot_operator__pb2.ListFreezesRequest.SerializeToString,
+                response_deserializer=muster__proto_dot_v1_dot_operator__pb2.FreezeList.FromString,
+                _registered_method=True)
         self.Explain = channel.unary_unary(
                 '/muster.v1.Operator/Explain',
                 request_serializer=muster__proto_dot_v1_dot_operator__pb2.ExplainRequest.SerializeToString,
@@ -276,6 +291,27 @@ class OperatorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateFreeze(self, request, context):
+        """clusters that are offered nothing until a time
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteFreeze(self, request, context):
+        """ends one before its time
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListFreezes(self, request, context):
+        """those that hold now, the first to end first
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Explain(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -425,6 +461,21 @@ def add_OperatorServicer_to_server(servicer, server):
                     servicer.ListOwed,
                     request_deserializer=muster__proto_dot_v1_dot_operator__pb2.ListOwedRequest.FromString,
                     response_serializer=muster__proto_dot_v1_dot_operator__pb2.OwedList.SerializeToString,
+            ),
+            'CreateFreeze': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateFreeze,
+                    request_deserializer=muster__proto_dot_v1_dot_operator__pb2.CreateFreezeRequest.FromString,
+                    response_serializer=muster__proto_dot_v1_dot_operator__pb2.Freeze.SerializeToString,
+            ),
+            'DeleteFreeze': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteFreeze,
+                    request_deserializer=muster__proto_dot_v1_dot_operator__pb2.GetRequest.FromString,
+                    response_serializer=muster__proto_dot_v1_dot_operator__pb2.Freeze.SerializeToString,
+            ),
+            'ListFreezes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFreezes,
+                    request_deserializer=muster__proto_dot_v1_dot_operator__pb2.ListFreezesRequest.FromString,
+                    response_serializer=muster__proto_dot_v1_dot_operator__pb2.FreezeList.SerializeToString,
             ),
             'Explain': grpc.unary_unary_rpc_method_handler(
                     servicer.Explain,
@@ -931,6 +982,87 @@ class Operator:
             '/muster.v1.Operator/ListOwed',
             muster__proto_dot_v1_dot_operator__pb2.ListOwedRequest.SerializeToString,
             muster__proto_dot_v1_dot_operator__pb2.OwedList.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateFreeze(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.Operator/CreateFreeze',
+            muster__proto_dot_v1_dot_operator__pb2.CreateFreezeRequest.SerializeToString,
+            muster__proto_dot_v1_dot_operator__pb2.Freeze.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteFreeze(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.Operator/DeleteFreeze',
+            muster__proto_dot_v1_dot_operator__pb2.GetRequest.SerializeToString,
+            muster__proto_dot_v1_dot_operator__pb2.Freeze.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFreezes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.Operator/ListFreezes',
+            muster__proto_dot_v1_dot_operator__pb2.ListFreezesRequest.SerializeToString,
+            muster__proto_dot_v1_dot_operator__pb2.FreezeList.FromString,
             options,
             channel_credentials,
             insecure,

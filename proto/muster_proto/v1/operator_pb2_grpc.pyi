@@ -55,6 +55,12 @@ class OperatorStub:
     ListEvents: _grpc.UnaryStreamMultiCallable[_operator_pb2.ListEventsRequest, _operator_pb2.RolloutEvent]
     """a rollout's log, in order; with follow until it ends"""
     ListOwed: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ListOwedRequest, _operator_pb2.OwedList]
+    CreateFreeze: _grpc.UnaryUnaryMultiCallable[_operator_pb2.CreateFreezeRequest, _operator_pb2.Freeze]
+    """clusters that are offered nothing until a time"""
+    DeleteFreeze: _grpc.UnaryUnaryMultiCallable[_operator_pb2.GetRequest, _operator_pb2.Freeze]
+    """ends one before its time"""
+    ListFreezes: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ListFreezesRequest, _operator_pb2.FreezeList]
+    """those that hold now, the first to end first"""
     Explain: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ExplainRequest, _operator_pb2.Explanation]
     Refresh: _grpc.UnaryUnaryMultiCallable[_operator_pb2.RefreshRequest, _operator_pb2.Info]
     """read the fleet repository and registry now"""
@@ -98,6 +104,12 @@ class OperatorAsyncStub(OperatorStub):
     ListEvents: _aio.UnaryStreamMultiCallable[_operator_pb2.ListEventsRequest, _operator_pb2.RolloutEvent]  # type: ignore[assignment]
     """a rollout's log, in order; with follow until it ends"""
     ListOwed: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListOwedRequest, _operator_pb2.OwedList]  # type: ignore[assignment]
+    CreateFreeze: _aio.UnaryUnaryMultiCallable[_operator_pb2.CreateFreezeRequest, _operator_pb2.Freeze]  # type: ignore[assignment]
+    """clusters that are offered nothing until a time"""
+    DeleteFreeze: _aio.UnaryUnaryMultiCallable[_operator_pb2.GetRequest, _operator_pb2.Freeze]  # type: ignore[assignment]
+    """ends one before its time"""
+    ListFreezes: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListFreezesRequest, _operator_pb2.FreezeList]  # type: ignore[assignment]
+    """those that hold now, the first to end first"""
     Explain: _aio.UnaryUnaryMultiCallable[_operator_pb2.ExplainRequest, _operator_pb2.Explanation]  # type: ignore[assignment]
     Refresh: _aio.UnaryUnaryMultiCallable[_operator_pb2.RefreshRequest, _operator_pb2.Info]  # type: ignore[assignment]
     """read the fleet repository and registry now"""
@@ -240,6 +252,30 @@ class OperatorServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_pb2.ListOwedRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operator_pb2.OwedList, _abc.Awaitable[_operator_pb2.OwedList]]: ...
+
+    @_abc_1.abstractmethod
+    def CreateFreeze(
+        self,
+        request: _operator_pb2.CreateFreezeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.Freeze, _abc.Awaitable[_operator_pb2.Freeze]]:
+        """clusters that are offered nothing until a time"""
+
+    @_abc_1.abstractmethod
+    def DeleteFreeze(
+        self,
+        request: _operator_pb2.GetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.Freeze, _abc.Awaitable[_operator_pb2.Freeze]]:
+        """ends one before its time"""
+
+    @_abc_1.abstractmethod
+    def ListFreezes(
+        self,
+        request: _operator_pb2.ListFreezesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.FreezeList, _abc.Awaitable[_operator_pb2.FreezeList]]:
+        """those that hold now, the first to end first"""
 
     @_abc_1.abstractmethod
     def Explain(

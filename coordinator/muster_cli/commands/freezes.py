@@ -1,0 +1,97 @@
+"""Freezes: clusters that are offered nothing until a time.
+
+Owns what ``--until`` may say. Which clusters that holds, and when it ends, is the coordinator's.
+"""
+
+from __future__ import annotations
+
+import time
+
+import click
+from muster_core.durations import format_duration, parse_duration
+from muster_core.errors import ValidationError
+from muster_core.select import parse_selector
+from muster_core.times import format_time, parse_time
+from muster_proto.v1 import operator_pb2 as op
+
+from muster_cli.output import Answer
+from muster_cli.verbs import OUTPUT, Nouns, client
+
+
+@click.group(cls=Nouns)
+def freeze() -> None:
+    """Hold clusters: they are offered nothing until a time. What runs there goes on."""
+
+
+@freeze.command("create")
+@click.argument("name")
+@click.option(
+    "--until", required=True, metavar="TIME", help="When it ends: 2027-01-02T06:00:00Z, or 8h from now."
+)
+@click.option(
+    "-l", "--selector", default="", help="Which clusters, by labels, like tier=store,region in (eu)."
+)
+@click.option("--all", "every", is_flag=True, help="Every cluster.")
+@click.option("--bundle", default="", help="Only offers of this bundle.")
+@click.option("--reason", default="", help="Why; whoever waits is told.")
+@OUTPUT
+@click.pass_context
+def create(
+    ctx: click.Context,
+    name: str,
+    until: str,
+    selector: str,
+    every: bool,
+    bundle: str,
+    reason: str,
+    style: str,
+) -> None:
+    """Hold clusters until a time.
+
+    Rollouts and catch-ups offer them nothing; offers that nobody took yet are withdrawn. Waiting for it is never a
+    failure. It ends by itself. A rollout that takes clusters back to the release before goes on.
+
+    \b
+    Example:
+      muster freeze create black-friday --until 2027-11-29T06:00:00Z -l tier=store --reason "sale"
+    """
+    if bool(selector) == every:
+        raise click.UsageError("say which clusters: -l SELECTOR, or --all")
+    parse_selector(selector)
+    request = op.CreateFreezeRequest(
+        name=name, until_unix=int(_end(until)), selector=selector, bundle=bundle, reason=reason
+    )
+    with client(ctx) as operator:
+        made = operator.create_freeze(request)
+    if style != "table":
+        from muster_cli.columns import FREEZES
+
+        Answer(FREEZES, "freeze", style).one(made)
+        return
+    left = format_duration(made.until_unix - time.time())
+    click.echo(
+        f"{made.name} holds {made.clusters} clusters until {format_time(made.until_unix)} (in {left})."
+    )
+
+
+@freeze.command("delete")
+@click.argument("name")
+@click.pass_context
+def delete(ctx: click.Context, name: str) -> None:
+    """End a freeze before its time. Clusters that wait for it are offered what is their turn."""
+    with client(ctx) as operator:
+        ended = operator.delete_freeze(name)
+    click.echo(f"{ended.name} has ended; {ended.clusters} clusters are free again.")
+
+
+def _end(text: str) -> float:
+    """Unix seconds of ``--until``."""
+    try:
+        if text[:1].isdecimal() and "T" not in text:
+            return time.time() + parse_duration(text)
+        return parse_time(text)
+    except ValidationError as error:
+        raise click.BadParameter(
+            f"{text!r} is neither a time nor a duration. Write 2027-01-02T06:00:00Z or 8h.",
+            param_hint="--until",
+        ) from error
