@@ -15,8 +15,9 @@ from muster_core.kinds.model import Bundle, Cluster, Fleet, FleetSecret, Rollout
 from muster_core.kinds.parse import KindError, parse, render_path
 from muster_core.manifest.load import Document, DocumentError, load_documents
 from muster_core.release import BundleAt, tree_digest
+from muster_core.rollout.membership import members_of
+from muster_core.rollout.plan import resolve
 from muster_core.sealing.keys import decode_public
-from muster_core.select import targeted
 from muster_core.tree import SUBMODULE, SYMLINK, Tree, join, within
 
 if TYPE_CHECKING:
@@ -129,13 +130,21 @@ def in_service(clusters: Mapping[str, Cluster]) -> dict[str, Cluster]:
 
 
 def unmatched(contents: FleetContents, clusters: Mapping[str, Cluster]) -> list[Problem]:
-    """Bundles that target nobody in this registry; an empty registry proves nothing."""
-    labels = [cluster.all_labels for cluster in clusters.values()]
-    return [
-        Problem(at.file, 1, "spec.targets: no cluster in the registry matches", name)
-        for name, at in contents.bundles.items()
-        if labels and not any(targeted(at.bundle, known) for known in labels)
-    ]
+    """Bundles that target nobody in this registry, or whose plan could not start over it; an empty one proves nothing."""
+    if not clusters:
+        return []
+    found = []
+    for name, at in contents.bundles.items():
+        members = members_of(at.bundle, clusters, contents.fleet)
+        plan = contents.plans.get(contents.plan_of(name))
+        if not members:
+            found.append(Problem(at.file, 1, "spec.targets: no cluster in the registry matches", name))
+        elif plan is not None:
+            try:
+                resolve(plan, members, name)
+            except MusterError as error:
+                found.append(Problem(at.file, 1, f"spec.plan: {error.message}: {error.object}", name))
+    return found
 
 
 def compile_fleet_policies(contents: FleetContents) -> PolicySet:

@@ -176,3 +176,72 @@ def test_paths_never_leave_the_tree(path: str) -> None:
     with pytest.raises(ValidationError, match="leads out"):
         join("bundles", path)
     assert join("bundles/shop", "../../bases/web") == "bases/web"
+
+
+# --- plans and dependencies that could never finish --------------------------------------------------
+
+
+def planned(spec: str) -> dict[str, str]:
+    return {**GOOD, "plans/rings.yaml": KIND.format(kind="RolloutPlan", name="rings", spec="{" + spec + "}")}
+
+
+def test_a_bundle_that_waits_for_itself_over_others_is_refused_with_the_way() -> None:
+    files = {**GOOD}
+    for name, needs in (("shop", "ingress"), ("ingress", "certs"), ("certs", "shop")):
+        files[f"bundles/{name}/bundle.yaml"] = bundle(
+            name, f"targets: [{{selector: {{}}}}], dependsOn: [{{name: {needs}}}]"
+        )
+        files[f"bundles/{name}/map.yaml"] = MAP
+    found = problems(files)
+    assert len(found) == 3
+    assert any(
+        "shop needs ingress needs certs needs shop: none of them could ever start" in text for text in found
+    )
+    files["bundles/certs/bundle.yaml"] = bundle("certs")
+    assert problems(files) == []
+
+
+def test_a_bundle_that_needs_one_that_is_not_there_says_which_are() -> None:
+    files = {
+        **GOOD,
+        "bundles/shop/bundle.yaml": bundle(spec="targets: [{selector: {}}], dependsOn: [{name: ingres}]"),
+    }
+    assert problems(files) == [
+        "bundles/shop/bundle.yaml:4: spec.dependsOn[0]: there is no bundle ingres; known: shop"
+    ]
+    files = {
+        **GOOD,
+        "bundles/shop/bundle.yaml": bundle(spec="targets: [{selector: {}}], dependsOn: [{name: shop}]"),
+    }
+    assert "shop needs shop" in problems(files)[0]
+
+
+def test_a_gate_asks_only_metric_servers_that_the_fleet_has() -> None:
+    gate = "gates: {before: [{prometheus: {server: metrics, query: up, above: 0}}]}"
+    files = planned("waves: [{name: all, rest: true, " + gate + "}]")
+    (said,) = problems(files)
+    assert (
+        "asks the metric server metrics, and fleet.yaml has no such one in metricServers; known: none" in said
+    )
+    files["fleet.yaml"] = FLEET.replace(
+        "defaults:", "metricServers: [{name: metrics, url: 'http://m:9090'}], defaults:"
+    )
+    assert problems(files) == []
+
+
+def test_a_plan_that_could_not_start_over_this_registry_is_a_problem_of_the_bundle() -> None:
+    clusters, _ = read_registry(tree({
+        "clusters/a.yaml": cluster("a", f"uid: u1, identityKey: '{K1}', protectedLabels: {{ring: canary, tier: store}}"),
+        "clusters/b.yaml": cluster("b", f"uid: u2, identityKey: '{K2}', protectedLabels: {{tier: store}}"),
+    }))  # fmt: skip
+    narrow, wide = (
+        "{name: canary, selector: {matchLabels: {ring: canary}}}",
+        "{name: stores, selector: {matchLabels: {tier: store}}}",
+    )
+    assert unmatched(read_fleet(tree(planned(f"waves: [{narrow}, {wide}]"))), clusters) == []
+    (overlap,) = unmatched(read_fleet(tree(planned(f"waves: [{wide}, {narrow}]"))), clusters)
+    assert "wave canary of plan rings is empty: waves before it take a and whoever else it wants" in str(
+        overlap
+    )
+    (nowhere,) = unmatched(read_fleet(tree(planned(f"waves: [{narrow}]"))), clusters)
+    assert "1 clusters match no wave of plan rings: b" in str(nowhere)
