@@ -51,11 +51,15 @@ class Ledger(RuleBasedStateMachine):
         for cluster in sorted(online):
             self.contact(cluster, True)
 
-    @rule(cluster=name_of, number=st.integers(0, 2))
-    def owe(self, cluster: str, number: int) -> None:
+    @rule(cluster=name_of, number=st.integers(0, 2), returns=st.sampled_from(["", "", "shop-0009"]))
+    def owe(self, cluster: str, number: int, returns: str = "") -> None:
         self.told.setdefault(cluster, set()).add(RELEASES[number].tree_digest)
-        self.take(self.ledger.owe(cluster, RELEASES[number], self.now))
-        assert self.ledger.debts[cluster].tree_digest == RELEASES[number].tree_digest
+        before = self.ledger.debts.get(cluster)
+        self.take(self.ledger.owe(cluster, RELEASES[number], self.now, returns=returns))
+        debt = self.ledger.debts[cluster]
+        assert debt.tree_digest == RELEASES[number].tree_digest
+        same = before is not None and before.tree_digest == debt.tree_digest
+        assert debt.returns == (returns or (before.returns if before and same else ""))
 
     @rule(cluster=name_of, online=st.booleans())
     def contact(self, cluster: str, online: bool) -> None:
@@ -69,9 +73,12 @@ class Ledger(RuleBasedStateMachine):
         events = self.ledger.offers(limit, self.now, taken)
         able = (owed & self.online) - taken
         assert len(events) == (0 if stopped else min(len(able), max(0, limit - busy)))
+        back = [bool(self.ledger.debts[event.cluster].returns) for event in events]
+        assert back == sorted(back, reverse=True), "what has to be given back goes first"
         for event in events:
             assert isinstance(event, cu.Offered)
             assert event.cluster in able
+            assert event.returns == self.ledger.debts[event.cluster].returns
             assert self.ledger.debts[event.cluster].tree_digest in self.told[event.cluster]
         self.take(events)
 

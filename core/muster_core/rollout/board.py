@@ -198,7 +198,7 @@ class Board:
                 self.move(target, "offered", at).was_offered = True
                 self.arm(target, at, self.waves[target.wave].spec.offline_after[target.cluster])
             case ev.OfferWithdrawn():
-                self.move(target, "waiting", at)
+                self.move(target, "waiting", at, place="first")
             case ev.TargetAcknowledged():
                 self.arm(self.move(target, "acknowledged", at), at, self._deadline)
             case ev.TargetApplying():  # the clock of the acknowledgement runs on

@@ -15,7 +15,7 @@ from msgspec import UnsetType
 
 from muster_core.durations import parse_duration
 from muster_core.errors import MusterError
-from muster_core.kinds.model import Gate, RolloutPlanSpec, Wave
+from muster_core.kinds.model import Gate, HttpCheck, PrometheusCheck, RolloutPlanSpec, Wave
 from muster_core.times import parse_time
 from muster_core.windows import parse_window
 
@@ -138,15 +138,21 @@ def _gate(gate: Gate, path: Path) -> Iterator[Flaw]:
         split = urlsplit(gate.http.url)
         if split.scheme not in ("http", "https") or not split.hostname:
             yield Flaw((*path, "http", "url"), "not an http or https address")
-        yield from _interval(gate.http.interval, (*path, "http", "interval"))
+        yield from _measuring(gate.http, (*path, "http"))
     elif gate.prometheus:
         query = gate.prometheus
         bounds = [bound for bound in (query.below, query.above) if isinstance(bound, float)]
         if len(bounds) != 1 or not math.isfinite(bounds[0]):
             yield Flaw((*path, "prometheus"), "exactly one of below and above, and a finite number")
-        yield from _interval(query.interval, (*path, "prometheus", "interval"))
+        yield from _measuring(query, (*path, "prometheus"))
 
 
-def _interval(text: str, path: Path) -> Iterator[Flaw]:
-    if parse_duration(text) < 1:
-        yield Flaw(path, "at least 1s")
+def _measuring(check: HttpCheck | PrometheusCheck, path: Path) -> Iterator[Flaw]:
+    interval = parse_duration(check.interval)
+    if interval < 1:
+        yield Flaw((*path, "interval"), "at least 1s")
+    if isinstance(check.fail_after, str) and parse_duration(check.fail_after) <= interval * (
+        check.consecutive - 1
+    ):
+        what = f"over before {check.consecutive} measurements in a row could be made"
+        yield Flaw((*path, "failAfter"), what)

@@ -30,7 +30,7 @@ class GateState:
 
     spec: ResolvedGate
     passed: bool = False
-    failed: bool = False
+    failed: str = ""  # why, until somebody resumes
     approvals: dict[str, str] = field(default_factory=dict)  # who, with their reason
     deadline: float | None = None
     left: float | None = None
@@ -108,7 +108,7 @@ class PhaseGates:
         """Resumed: a gate that failed has its whole time anew, and its approvals are asked again."""
         for _, gate in self.pending():
             if gate.failed:
-                gate.failed = False
+                gate.failed = ""
                 gate.approvals.clear()
                 gate.start(at)
             else:

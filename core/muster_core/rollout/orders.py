@@ -165,7 +165,7 @@ def approvals_asked(run: Run) -> list[tuple[ev.Phase, int, GateState]]:
         (phase, index, gate)
         for phase, gates in run.current.gates.asked()
         for index, gate in gates.pending()
-        if gate.spec.kind == "approval"
+        if gate.spec.kind == "approval" and not gate.failed
     ]
 
 
@@ -175,6 +175,11 @@ def _asked(run: Run, verb: str) -> list[tuple[ev.Phase, int, GateState]]:
         return asked
     wave = run.current.spec
     later = any(gate.kind == "approval" for gate in (*wave.gates_before, *wave.gates_after))
+    stopped = progress.failed_gate(run)
+    if stopped:
+        raise RolloutError(
+            "R045", stopped[1], object=run.started.rollout, hint="Resume it: the gate is then asked anew."
+        )
     raise RolloutError(
         "R045",
         f"nothing waits for an approval that could be {verb} now",

@@ -52,7 +52,7 @@ def windows(run: Run, now: float, out: list[ev.AnyEvent]) -> None:
     for wave in run.opened:
         if not wave.hours.look(now):
             continue
-        for cluster in list(wave.flying):
+        for cluster in reversed(list(wave.flying)):
             target = run.targets[cluster]
             if target.state == "offered" and wave.line.zone_of(cluster) not in wave.hours.open:
                 run.withdraw(target, "the wave's window has closed", now, out)
@@ -132,7 +132,7 @@ def failed_gate(run: Run) -> tuple[int, str] | None:
     for phase, gates in run.current.gates.asked():
         for _, gate in gates.pending():
             if gate.failed:
-                return run.wave, f"gate {phase} wave {run.current.spec.name} failed: {gate.spec}"
+                return run.wave, f"gate {phase} wave {run.current.spec.name}: {gate.failed}"
     return None
 
 

@@ -81,8 +81,11 @@ class Run:
         self.emit(withdrawn, out)
 
     def withdraw_all(self, why: str, now: float, out: list[ev.AnyEvent]) -> None:
-        """Every offer that nobody acknowledged. O(in flight)."""
-        for target in self.board.offered():
+        """Every offer that nobody acknowledged. O(in flight).
+
+        The last one first, so that the line is as it was: who saw an offer is first to get it again.
+        """
+        for target in reversed(self.board.offered()):
             self.withdraw(target, why, now, out)
 
     # --- live and replayed -----------------------------------------------------------------------
@@ -104,7 +107,7 @@ class Run:
             case ev.GatePassed():
                 phase.pass_gate(event.index)
             case ev.GateFailed():
-                phase.gates[event.index].failed = True
+                phase.gates[event.index].failed = event.why
             case _:
                 pass
 

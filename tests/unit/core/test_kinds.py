@@ -115,6 +115,8 @@ def test_the_examples_are_accepted() -> None:
         (RolloutPlan, PLAN.replace("rest: true}", "rest: true, gates: {before: [{prometheus: {server: m, query: up}}]}}"),
          "before[0].prometheus: exactly one of below and above"),
         (RolloutPlan, PLAN.replace("rest: true}", "rest: true, gates: {before: [{http: {url: 'http://x', interval: 10ms}}]}}"), "interval: at least 1s"),
+        (RolloutPlan, PLAN.replace("rest: true}", "rest: true, gates: {before: [{http: {url: 'http://x', consecutive: 3, failAfter: 1m}}]}}"),
+         "before[0].http.failAfter: over before 3 measurements in a row could be made"),
         (Fleet, FLEET + "  limits: {maxDisrupted: 0}\n", "spec.limits.maxDisrupted: nobody could ever be in flight"),
         (Fleet, FLEET + "  metricServers: [{name: m, url: prometheus}]\n", "spec.metricServers[0].url: not an http or https address"),
         (Fleet, FLEET + "  metricServers: [{name: m, url: 'http://a'}, {name: m, url: 'http://b'}]\n",

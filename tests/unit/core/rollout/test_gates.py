@@ -60,7 +60,7 @@ def test_a_gate_that_does_not_pass_in_its_time_does_what_the_plan_says() -> None
     assert story.machine.state == "Held"
     story.wait(1)
     assert story.machine.state == "Paused"
-    assert "gate before wave all failed: prometheus metrics: errors" in story.machine.why
+    assert "gate before wave all: prometheus metrics: errors did not pass in 10m (0.02)" in story.machine.why
     assert not story.machine.pending_gates()
     measured(story, True)
     assert story.machine.state == "Paused"
@@ -147,7 +147,12 @@ def test_a_rejection_is_a_failed_gate_and_approvals_before_it_are_void() -> None
     story = Story(wave("all", "a", gates_before=(approval(2),)))
     story.give(ev.Approve("bob", ""))
     story.give(ev.Reject("dora", "wrong day"))
-    assert story.machine.state == "Paused"
+    assert (story.machine.state, story.machine.why) == (
+        "Paused",
+        "by plan: gate before wave all: rejected by dora: wrong day",
+    )
+    with pytest.raises(RolloutError, match="R045"):
+        story.give(ev.Approve("eve", "but I like it"))
     story.give(ev.Resume("ann", "tomorrow"))
     story.give(ev.Approve("dora", ""))
     assert story.state("a") == "waiting"
