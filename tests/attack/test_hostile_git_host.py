@@ -63,7 +63,10 @@ def test_another_repository_signed_by_the_same_key_is_refused(attack: Attack) ->
 
 
 def test_a_replay_of_an_older_signed_commit_after_the_state_was_lost_gains_nothing(attack: Attack) -> None:
-    """The state folder loses floors, trust and its clone; they come back from the cluster, whatever the host serves."""
+    """The state folder loses floors, trust and its clone; they come back from the cluster, whatever the host serves.
+
+    gittuf/gittuf#695: how fresh a branch is, Git alone cannot tell.
+    """
     old, new = attack.honest(), attack.honest()
     attack.push(old)
     attack.loses_state()

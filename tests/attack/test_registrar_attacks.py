@@ -209,6 +209,7 @@ async def test_a_flipped_label_prunes_nothing(fleet: Fleet, before: str, after: 
 
 
 async def test_an_entry_that_is_removed_prunes_nothing(fleet: Fleet) -> None:
+    """argoproj-labs/argocd-agent#813, rancher/fleet#3830, #2656: what the hub forgot was deleted at the site."""
     stage, commit = fleet.stage, fleet.stage.commits[0]
     async with stage.agent() as reconciler:
         await stage.offer(commit, "shop-0001")

@@ -101,6 +101,7 @@ def spool(agent: Program) -> tuple[str, dict[str, int]]:
 
 
 def test_certificates_of_ten_seconds_are_renewed_without_a_break(tmp_path: Path) -> None:
+    """karmada-io/karmada#4787, #4769: certificates that nothing renewed ended the whole plane."""
     with stage(tmp_path, "--certificate-life", "10s") as fleet:
         fleet.joined("berlin-04")
         query = "select renewals from joins where cluster = ?"

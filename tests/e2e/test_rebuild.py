@@ -36,6 +36,7 @@ def succeeded(fleet: Stage, rollout: str) -> bool:
 
 
 def test_a_lost_database_is_learned_again_from_git_and_the_agents(fleet: Stage) -> None:
+    """rancher/rancher#33954, #40819, #40080: a hub that was restored or moved orphaned every agent."""
     kubes = {name: fleet.joined(name)[0] for name in ("berlin-04", "munich-01")}
     fleet.commit(shop("1"))
     until(lambda: succeeded(fleet, "shop-0001"), 40, fleet.logs)

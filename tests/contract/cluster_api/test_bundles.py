@@ -90,6 +90,7 @@ async def test_the_second_pass_asks_and_writes_nothing(
 
 
 async def test_a_restart_writes_nothing(agent: Opener, other: Kube, requests: list[str]) -> None:
+    """rancher/fleet#2436: correcting drift repeated itself and did not converge."""
     async with agent() as a:
         await a.apply(config(other.ns), config(other.ns, "two"))
     requests.clear()

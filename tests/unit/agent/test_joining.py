@@ -130,7 +130,10 @@ async def test_the_counter_is_on_disk_before_it_is_sent(
 async def test_an_agent_that_was_away_past_expiry_is_back_without_a_token(
     agents: list[Agent], who: Identity, tmp_path: Path
 ) -> None:
-    """Also from a database that never heard of it: the registry and the identity key are enough."""
+    """Also from a database that never heard of it: the registry and the identity key are enough.
+
+    rancher/fleet#1444, #5620; open-cluster-management-io/enhancements PR #69: no way back once the first secret was gone.
+    """
     async with hub(tmp_path / "hub", LIFE) as at:
         await at.register(entry(who))
         agent = await agent_of(agents, tmp_path, who, at, issued=LAPSED)
@@ -256,6 +259,7 @@ async def test_who_leaves_the_registry_loses_the_stream_at_once(
 async def test_an_agent_survives_a_change_of_the_ca(
     agents: list[Agent], who: Identity, tmp_path: Path
 ) -> None:
+    """open-cluster-management-io/clusteradm#59: a change of the hub's CA stranded its agents."""
     data, other = tmp_path / "hub", tmp_path / "next"
     other.mkdir()
     new = Authority.load_or_make(other, dt.datetime.now(dt.UTC))

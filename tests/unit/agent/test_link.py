@@ -45,6 +45,7 @@ async def connected_once(agent: Agent, at: Hub, *phases: tuple[str, str]) -> Non
 
 
 async def test_after_a_reconnect_only_what_changed_is_sent(agent: Agent, tmp_path: Path) -> None:
+    """argoproj-labs/argocd-agent#715, PR #1037: events lost at a reconnect; state compared at the first connection only."""
     async with hub(tmp_path / "hub") as at:
         await start(agent, at)
         await connected_once(agent, at, ("shop", "Ready"), ("web", "Ready"), ("db", "Ready"))
@@ -57,6 +58,7 @@ async def test_after_a_reconnect_only_what_changed_is_sent(agent: Agent, tmp_pat
 
 
 async def test_a_lost_hub_database_gets_every_report_again(agent: Agent, tmp_path: Path) -> None:
+    """argoproj-labs/argocd-agent PR #271: what happened while the other side was away was dropped."""
     async with hub(tmp_path / "hub") as at:
         await start(agent, at)
         await connected_once(agent, at, ("shop", "Ready"), ("web", "Ready"))

@@ -158,6 +158,7 @@ async def test_nobody_asking_ends_with_what_was_waited_for(stage: Stage) -> None
 
 
 async def test_a_second_run_mints_no_token_and_writes_nothing(stage: Stage) -> None:
+    """rancher/fleet#1656, PR #1675: each registration left things behind, and cleaning up removed a live one."""
     await stage.publish()
     stage.asks()
     stage.online()

@@ -261,6 +261,7 @@ def registered(muster: Muster, hub: Hub, repositories: Repositories, member: Mem
 def test_a_secret_is_sealed_to_the_clusters_that_protected_labels_choose(
     muster: Muster, repositories: Repositories, registered: Member, tmp_path: Path
 ) -> None:
+    """bitnami/sealed-secrets#120, #263, #220, #365: one secret for many clusters, without anybody's private key."""
     (tmp_path / "key").write_bytes(b"\x00binary")
     answer = muster(
         "secret", "seal", "--name", "shop-db", "--namespace", "shop", "--selector", "tier=store",

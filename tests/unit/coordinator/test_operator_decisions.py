@@ -71,6 +71,7 @@ def state_of(view: op.RolloutView) -> str:
 
 
 async def test_an_approval_opens_the_gate_and_is_shown_with_who_gave_it(hub: Hub) -> None:
+    """Azure/AKS#4828, #4585: approval as a gate, and a word to whoever may give it."""
     async with started(hub, GATED) as operator:
         held = await operator.GetRollout(op.GetRequest(name="shop-0001"), metadata=WHO)
         (gate,) = held.waves[0].gates

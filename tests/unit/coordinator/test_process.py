@@ -143,6 +143,7 @@ def test_an_operator_without_the_token_is_refused(hub: Hub) -> None:
 
 
 def test_a_token_serves_one_identity_and_one_name(hub: Hub) -> None:
+    """rancher/fleet PR #1687: two agents of one cluster registered at once."""
     secret, first = token(hub, "berlin-04"), Joiner("berlin-04")
     assert "J006" in refused(lambda: Joiner("munich-01").join(hub, secret))
     assert first.join(hub, secret).state == wire.JoinResponse.PENDING
