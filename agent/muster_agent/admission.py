@@ -14,7 +14,7 @@ from typing import NamedTuple
 from muster_core.durations import parse_duration
 from muster_core.errors import MusterError, TrustError, ValidationError
 from muster_core.fleet import FleetContents, compile_fleet_policies, read_fleet, read_registry
-from muster_core.kinds.model import Cluster
+from muster_core.kinds.model import Cluster, Remove
 from muster_core.manifest.objects import Manifest
 from muster_core.policy import PolicySet, Verdict
 from muster_core.release import BundleAt, Release, entry_digest
@@ -58,7 +58,8 @@ class Offered(NamedTuple):
 class Admissible:
     """What an admission gives: objects, and how the bundle and its plan want to be handled.
 
-    ``may_return``: the commit's own plan and bundle let this cluster go back by itself.
+    ``may_return``: the commit's own plan and bundle let this cluster go back by itself. ``removes``: the release has no
+    objects, and what was delivered before goes but for what this protects.
     """
 
     admission: Admission
@@ -70,6 +71,7 @@ class Admissible:
     entry_digest: str
     secrets: Mapping[str, SecretPlace]
     kept_secrets: tuple[str, ...] = ()
+    removes: Remove | None = None
     warnings: tuple[Verdict, ...] = ()
 
 
@@ -113,6 +115,11 @@ class Desired:
     @property
     def regressed(self) -> str:
         return self._floors.floors.regressed
+
+    @property
+    def is_leaving(self) -> bool | None:
+        """The registry asks that every bundle is taken away from this cluster; None while no entry is known."""
+        return None if self.entry is None else self.entry.spec.removal == "uninstall"
 
     async def load(self) -> None:
         """What the floors say, without asking the Git host. Raises K001 when the cluster does not answer.
@@ -360,7 +367,8 @@ class Desired:
             raise ValidationError(
                 "V006", "the commit has no valid fleet.yaml", object=admission.release.commit
             )
-        objects = await self._renderer.render(tree, at, values)
+        removes = at.bundle.spec.remove
+        objects = await self._renderer.render(tree, at, values) if removes is None else []
         chosen = await choose(
             contents.secrets_of(bundle),
             admission.release.commit,
@@ -391,6 +399,7 @@ class Desired:
             entry_digest=entry_digest(entry),
             secrets=chosen.places,
             kept_secrets=chosen.kept,
+            removes=removes,
         )
 
     async def _contents_at(self, commit: str) -> FleetContents:

@@ -135,6 +135,7 @@ async def serve(settings: Settings) -> None:
             )
             link.resend = reconciler.resend
             link.head = lambda: reconciler.head.commit
+            link.removed = lambda: reconciler.removed
             link.spooled = metrics.spool.set
             link.sent, link.received = metrics.sent, metrics.received
             ready[0] = ""

@@ -170,8 +170,8 @@ class Applier:
         prepared = self._prepared(bundle, objects, applyset)
         desired, digests = prepared.objects, prepared.digests
         result = ChangeSet()
-        kinds = prepared.kinds | kinds_of(applied) | await self._recorded_kinds(bundle)
-        known_kinds = {kind for kind in kinds if await self._served(kind)}
+        kinds = prepared.kinds | kinds_of(applied) | await self.recorded_kinds(bundle)
+        known_kinds = {kind for kind in kinds if await self.is_served(kind)}
         forbidden = await self._observer.watch(known_kinds)
         moves = self._observer.moves(applyset)
         live = self._live(applyset, desired)
@@ -232,7 +232,7 @@ class Applier:
         seen = self._observer.seen.get(ref)
         return seen is not None and seen.health.status == "Terminating"
 
-    async def _recorded_kinds(self, bundle: str) -> set[tuple[str, str]]:
+    async def recorded_kinds(self, bundle: str) -> set[tuple[str, str]]:
         """The kinds that the parent names; asked once. They may have members that no record of ours knows."""
         if bundle not in self._recorded:
             ref = ObjectRef("v1", "ConfigMap", self._namespace, parent_name(bundle))
@@ -249,7 +249,21 @@ class Applier:
         await apply_at_home(self._api, parent(bundle, self._namespace, members, dict(note)))
         self._noted[bundle] = _lasting(note)
 
-    async def _served(self, kind: tuple[str, str]) -> bool:
+    async def forget(self, bundle: str, note: Mapping[str, str], kept: Sequence[ObjectRef]) -> None:
+        """The parent names only the kinds of what was kept, so that nothing else is watched any more."""
+        if self._recorded.get(bundle) != kinds_of(kept):
+            await self._record(bundle, kept, note)
+            self._recorded[bundle] = kinds_of(kept)
+
+    async def give_up(self, bundle: str) -> None:
+        """The parent itself goes, and with it the last that says that the bundle was here."""
+        ref = ObjectRef("v1", "ConfigMap", self._namespace, parent_name(bundle))
+        if (found := await self._api.get(ref)) is not None:
+            await self._api.delete(ref, str(found["metadata"].get("uid", "")))
+        for known in (self._recorded, self._noted, self._desired, self._settled):
+            known.pop(bundle, None)
+
+    async def is_served(self, kind: tuple[str, str]) -> bool:
         try:
             await self._api.resource(*kind)
         except KubernetesError as error:

@@ -74,6 +74,7 @@ class LinkSession:
         self.resend: Callable[[str], None] = lambda bundle: None
         self.spooled: Callable[[float], None] = lambda size: None
         self.head: Callable[[], str] = lambda: ""
+        self.removed: Callable[[], bool] = lambda: False
         self.sent: Callable[[int], None] = lambda size: None
         self.received: Callable[[int], None] = lambda size: None
 

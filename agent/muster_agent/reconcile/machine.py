@@ -87,6 +87,21 @@ class Deselected(NamedTuple):
     is_so: bool
 
 
+class Leaving(NamedTuple):
+    """Whether the registry asks that nothing of any bundle is left on this cluster."""
+
+    is_so: bool
+
+
+class TakenAway(NamedTuple):
+    """As far as it got. ``left`` is how many objects are still to go, ``kept`` what was protected."""
+
+    code: str
+    worst: str
+    left: int
+    kept: tuple[str, ...]
+
+
 class Tick(NamedTuple):
     """Time passed."""
 
@@ -102,6 +117,8 @@ Event = (
     | HealthSeen
     | Changed
     | Deselected
+    | Leaving
+    | TakenAway
     | Tick
 )
 
@@ -133,13 +150,17 @@ class Readmit(NamedTuple):
 class Apply(NamedTuple): ...
 
 
+class TakeAway(NamedTuple):
+    """Every object of the bundle, but for what takes others with it."""
+
+
 class Save(NamedTuple): ...
 
 
 class Report(NamedTuple): ...
 
 
-Command = Acknowledge | Defer | Admit | Readmit | Apply | Save | Report
+Command = Acknowledge | Defer | Admit | Readmit | Apply | TakeAway | Save | Report
 
 
 def _are_alike(one: Admission, other: Admission) -> bool:
@@ -174,6 +195,9 @@ class BundleMachine:
     def start(self, now: float) -> list[Command]:
         """After a start of the process: what was admitted is rendered again; an offer without a verdict goes on."""
         record = self.record
+        if record.leaving:
+            self.phase = "Removing"
+            return [TakeAway()]
         if record.offer and record.outcome in {"", "applying"} and not self._has_what(record.offer):
             self._admitting = True
             first: list[Command] = [Readmit(record.admission)] if record.admission else []
@@ -203,6 +227,8 @@ class BundleMachine:
             case HealthSeen():
                 return self._judge(event)
             case Changed():
+                if self.record.leaving:
+                    return [TakeAway()]
                 # What runs is healed also while an offer waits for what it needs.
                 return [Apply()] if self.record.admission and (not self._admitting or self._applied) else []
             case Deselected():
@@ -210,8 +236,43 @@ class BundleMachine:
                     return []
                 self._deselected = event.is_so
                 return [Report()]
+            case Leaving():
+                return self._leaving(event.is_so, now)
+            case TakenAway():
+                return self._taken_away(event, now)
             case Tick():
                 return self._tick(now)
+
+    def _leaving(self, is_so: bool, now: float) -> list[Command]:
+        """Asked on every look at the registry; taken back, what was admitted comes back."""
+        if is_so == self.record.leaving:
+            return []
+        self.record = msgspec.structs.replace(self.record, leaving=is_so, kept=())
+        self._admitting, self.retry_at, self.deadline, self._retry = False, None, None, RETRY_FIRST
+        self.code = self.message = ""
+        self.problems, self.total, self.ready = (), 0, 0
+        if is_so:
+            self.phase = "Removing"
+            return [Save(), Report(), TakeAway()]
+        self.phase = "Pending"
+        return [Save(), Report(), *self.start(now)]
+
+    def _taken_away(self, event: TakenAway, now: float) -> list[Command]:
+        if not self.record.leaving:
+            return []
+        before = (self.phase, self.code, self.message, self.record.kept)
+        self.code, self.message = event.code, event.worst
+        self.phase = "Removing" if event.left or event.code else "Removed"
+        # Once the inventory is gone too, nobody knows any more what was kept, but this record.
+        self.record = msgspec.structs.replace(self.record, kept=event.kept or self.record.kept)
+        self.retry_at = None
+        if self.phase == "Removing":
+            self.total, self.ready = event.left, 0
+            self._retry_later(now)
+        else:
+            self.total, self._retry = 0, RETRY_FIRST
+        changed = before != (self.phase, self.code, self.message, self.record.kept)
+        return [Save(), Report()] if changed else []
 
     def fault(self, what: str, now: float) -> list[Command]:
         """The agent itself failed on this bundle: it is told and tried again later, and other bundles go on."""
@@ -222,7 +283,7 @@ class BundleMachine:
         return [*self._retry_later(now), Report()]
 
     def shown_phase(self) -> str:
-        return "Deselected" if self._deselected else self.phase
+        return "Deselected" if self._deselected and not self.record.leaving else self.phase
 
     def _has_what(self, offer: OfferRecord) -> bool:
         """Whether the offer was admitted. Who goes back takes its own admission of what the offer names."""
@@ -239,7 +300,8 @@ class BundleMachine:
             return [Defer(offer, event.closed_until)]
         if why := self._left_before(offer, now):
             self.code, self.message = why
-            self.phase = "Blocked"
+            if not record.leaving:
+                self.phase = "Blocked"
             self.record = msgspec.structs.replace(record, offer=offer, outcome="failed", returning=False)
             return [Save(), Acknowledge(offer), Report()]
         self.record = msgspec.structs.replace(record, offer=offer, outcome="applying", returning=False)
@@ -249,7 +311,9 @@ class BundleMachine:
         return [Save(), Acknowledge(offer), Admit(offer)]
 
     def _left_before(self, offer: OfferRecord, now: float) -> tuple[str, str] | None:
-        """Why a release that this cluster went back from is not taken again now."""
+        """Why a release is not even looked at: nothing stays here, or this cluster went back from it."""
+        if self.record.leaving:
+            return "J070", "this cluster is being removed from the fleet, so it takes no release"
         if offer.returns:  # what it goes back to is judged by its own record
             return None
         left = [item for item in self.record.returns if item.tree_digest == offer.release.tree_digest]
@@ -355,7 +419,7 @@ class BundleMachine:
         return out
 
     def _judge(self, seen: HealthSeen) -> list[Command]:
-        if self.record.admission is None or self._admitting:
+        if self.record.admission is None or self._admitting or self.record.leaving:
             return []
         before = (self.phase, self.message, self.ready, self.total, self.problems)
         self.total, self.ready, self.problems = seen.total, seen.ready, seen.problems
@@ -424,6 +488,8 @@ class BundleMachine:
     def _tick(self, now: float) -> list[Command]:
         if self.retry_at is not None and self.retry_at <= now:
             self.retry_at = None
+            if self.record.leaving:
+                return [TakeAway()]
             if self._admitting and self.record.offer:
                 return [Admit(self.record.offer)]
             return [Apply()]

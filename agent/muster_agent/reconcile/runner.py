@@ -7,7 +7,7 @@ error of one bundle is that bundle's; the process stays up. It never decides: th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import anyio
@@ -16,10 +16,11 @@ import msgspec
 import structlog
 from anyio.abc import TaskGroup, TaskStatus
 from muster_core.apply.applyset import set_id
-from muster_core.apply.changeset import Change
+from muster_core.apply.changeset import Change, ChangeSet
 from muster_core.apply.plan import Applied
 from muster_core.errors import KubernetesError, MusterError
 from muster_core.health import health
+from muster_core.kinds.model import Remove
 from muster_core.manifest.objects import Manifest, ObjectRef
 from muster_core.policy import Verdict
 from muster_core.session.backoff import Backoff
@@ -30,6 +31,7 @@ from muster_agent.admission import Admissible, Desired
 from muster_agent.cluster.apply import PHASE, Applier, located
 from muster_agent.cluster.observe import Observer
 from muster_agent.cluster.port import ClusterApi
+from muster_agent.cluster.removing import Remover, protected_kinds
 from muster_agent.cluster.surroundings import Surroundings, look_around
 from muster_agent.gate import DeniedError
 from muster_agent.obs.metrics import Metrics
@@ -47,6 +49,7 @@ log = structlog.get_logger()
 MAX_PROBLEMS = 20
 MAX_BUNDLES = 500
 MAX_EVENTS = 256
+MAX_KEPT = 100
 SETTLE = 0.05
 
 
@@ -62,6 +65,7 @@ class _Bundle:
     admissible: Admissible | None = None
     verdicts: tuple[Verdict, ...] = ()
     last_report: bytes = b""
+    left: tuple[ObjectRef, ...] = ()  # of a release that takes everything away: what is still to go
 
 
 class Reconciler:
@@ -91,6 +95,8 @@ class Reconciler:
         self._witness = witness
         self.observer = Observer(api, self._changed, uniform)
         self._applier = Applier(api, self.observer, namespace)
+        self._remover = Remover(api, self.observer, self._applier, namespace)
+        self.removed = False
         self._bundles: dict[str, _Bundle] = {}
         self._sets: dict[str, str] = {}
         self._group: TaskGroup | None = None
@@ -211,6 +217,7 @@ class Reconciler:
                 await self._fetch()
             except MusterError as error:
                 log.warning("the last good state stays", error=str(error))
+            await self._look_for_leaving()
             try:
                 await self._look_for_deselected()
             except MusterError as error:
@@ -234,6 +241,35 @@ class Reconciler:
                 targets = await self._desired.targets_me(name)
                 if targets is not None:
                     self._tell(name, m.Deselected(not targets))
+
+    async def _look_for_leaving(self) -> None:
+        """What the registry asks of this cluster as a whole. An entry that is gone asks nothing: what is so stays so."""
+        leaving = self._desired.is_leaving
+        if leaving is None:
+            return
+        for name in self._bundles:
+            self._tell(name, m.Leaving(leaving))
+        if leaving:
+            await self._end_removal()
+        else:
+            self.removed = False
+
+    async def _end_removal(self) -> None:
+        """When the last bundle is gone: the inventories too, and the coordinator hears of it."""
+        bundles = self._bundles
+        if self.removed or any(bundle.machine.phase != "Removed" for bundle in bundles.values()):
+            return
+        try:
+            for name in bundles:
+                await self._applier.give_up(name)
+        except KubernetesError as error:
+            log.warning("a bundle's inventory is not gone yet", error=str(error))
+            return
+        self.removed = True
+        kept = [ref for bundle in bundles.values() for ref in bundle.machine.record.kept]
+        log.info("nothing of any bundle is left", kept=kept[:MAX_KEPT])
+        said = wire.Removal(registry_commit=self._desired.registry_commit, kept=kept[:MAX_KEPT])
+        self._say("removal", wire.AgentFrame(removal=said))
 
     # --- commands ----------------------------------------------------------------------------------------------------
 
@@ -261,6 +297,8 @@ class Reconciler:
                     queue += bundle.machine.handle(await self._again(bundle, command), self._clock())
                 case m.Apply():
                     queue += await self._apply(name, bundle)
+                case m.TakeAway():
+                    queue += await self._take_away(name, bundle)
                 case m.Report():
                     self._report(name, bundle)
 
@@ -348,20 +386,19 @@ class Reconciler:
                     COMMIT: release.commit,
                     PHASE: bundle.machine.phase,
                 }
+                prune = admissible.prune and not problems and admissible.removes is None
                 result = await self._applier.apply(
-                    name, bundle.objects, bundle.applied, prune=admissible.prune and not problems, note=note
+                    name, bundle.objects, bundle.applied, prune=prune, note=note
                 )
+                if admissible.removes is not None:
+                    await self._remove(name, bundle, admissible.removes, result, note)
         except (KubernetesError, StateError) as error:
             self._metrics.reconciles.labels(name, "error").inc()
             return [*bundle.machine.handle(m.AppliedAll(error.code, _text(error), ()), self._clock())]
         if result.changes or (
             result.applied is not bundle.applied and result.applied.keys() != bundle.applied.keys()
         ):
-            bundle.applied = result.applied
-            self._state.put(
-                f"applied/{name}",
-                AppliedRecord(tuple(AppliedObject(ref, record) for ref, record in result.applied.items())),
-            )
+            self._remember(name, bundle, result.applied)
         self._witness.applied(bundle.machine.record, admissible.admission.release, result)
         errors = [*problems, *result.errors]
         self._metrics.reconciles.labels(
@@ -383,6 +420,46 @@ class Reconciler:
         )
         return [*out, *bundle.machine.handle(self._health(bundle), self._clock())]
 
+    async def _remove(
+        self, name: str, bundle: _Bundle, said: Remove, result: ChangeSet, note: Mapping[str, str]
+    ) -> None:
+        """What a release without objects does, into what its apply found."""
+        removal = await self._remover.remove(name, result.applied, protected_kinds(said))
+        result.changes += removal.changes
+        result.applied = {ref: record for ref, record in result.applied.items() if ref in removal.left}
+        bundle.left, bundle.rolled_up = removal.left, None
+        if not removal.left:
+            await self._applier.forget(name, note, removal.kept)
+
+    async def _take_away(self, name: str, bundle: _Bundle) -> list[m.Command]:
+        """Because the registry asks for it: whatever the release says, what takes others with it stays."""
+        bundle.admissible, bundle.objects, bundle.placed, bundle.rolled_up = None, {}, False, None
+        try:
+            await self._state.durable()  # that it leaves is on disk before the first object goes
+            removal = await self._remover.remove(name, bundle.applied, protected_kinds(Remove()))
+        except (KubernetesError, StateError) as error:
+            return bundle.machine.handle(m.TakenAway(error.code, _text(error), 1, ()), self._clock())
+        admission = bundle.machine.record.admission
+        changes = ChangeSet(changes=list(removal.changes))
+        if admission:
+            self._witness.applied(bundle.machine.record, admission.release, changes)
+        self._remember(name, bundle, {r: a for r, a in bundle.applied.items() if r in removal.left})
+        if changes.changes:
+            log.info("taken away", bundle=name, pruned=changes.writes, left=len(removal.left))
+        first = changes.errors[0].error if changes.errors else None
+        kept = tuple(str(ref) for ref in removal.kept)
+        told = m.TakenAway(
+            first.code if first else "", _text(first) if first else "", len(removal.left), kept
+        )
+        out = bundle.machine.handle(told, self._clock())
+        await self._end_removal()
+        return out
+
+    def _remember(self, name: str, bundle: _Bundle, applied: dict[ObjectRef, Applied]) -> None:
+        bundle.applied = applied
+        stored = AppliedRecord(tuple(AppliedObject(ref, record) for ref, record in applied.items()))
+        self._state.put(f"applied/{name}", stored)
+
     def _health(self, bundle: _Bundle) -> m.HealthSeen:
         """The roll-up, worked out again only when something of the bundle moved."""
         moves = self.observer.moves(set_id(bundle.machine.record.bundle, self._namespace))
@@ -399,6 +476,10 @@ class Reconciler:
             statuses.append(state.status)
             if state.status != "Current":
                 problems.append((str(ref), state.status, state.message))
+        if bundle.admissible is not None and bundle.admissible.removes is not None:
+            for ref in bundle.left:
+                statuses.append("Terminating")
+                problems.append((str(ref), "Terminating", "is not gone yet"))
         self._metrics.healths(bundle.machine.record.bundle, statuses)
         problems.sort(key=lambda problem: (problem[1] != "Failed", problem[0]))
         ready = len(statuses) - len(problems)

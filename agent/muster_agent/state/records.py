@@ -126,7 +126,8 @@ class BundleRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One bundle on this cluster. ``outcome`` is the verdict on ``offer``.
 
     ``previous`` was healthy before ``last_healthy`` was; there is none after a return, so that nobody is led back
-    step by step. ``attempt`` is the offer's by which the admission came, 0 when the bundle went back to it.
+    step by step. ``leaving``: the registry asks that nothing of it is left here; ``kept`` is what was protected from that.
+    ``attempt`` is the offer's by which the admission came, 0 when the bundle went back to it.
     """
 
     bundle: str
@@ -141,6 +142,8 @@ class BundleRecord(msgspec.Struct, frozen=True, kw_only=True):
     healed: int = 0
     last_healed: str = ""
     returns: tuple[ReturnRecord, ...] = ()
+    leaving: bool = False
+    kept: tuple[str, ...] = ()
 
 
 class AppliedRecord(msgspec.Struct, frozen=True):
