@@ -260,7 +260,7 @@ class BundleMachine:
     def _taken_away(self, event: TakenAway, now: float) -> list[Command]:
         if not self.record.leaving:
             return []
-        before = (self.phase, self.code, self.message, self.record.kept)
+        before = (self.phase, self.code, self.message, self.total, self.record.kept)
         self.code, self.message = event.code, event.worst
         self.phase = "Removing" if event.left or event.code else "Removed"
         # Once the inventory is gone too, nobody knows any more what was kept, but this record.
@@ -271,7 +271,7 @@ class BundleMachine:
             self._retry_later(now)
         else:
             self.total, self._retry = 0, RETRY_FIRST
-        changed = before != (self.phase, self.code, self.message, self.record.kept)
+        changed = before != (self.phase, self.code, self.message, self.total, self.record.kept)
         return [Save(), Report()] if changed else []
 
     def fault(self, what: str, now: float) -> list[Command]:

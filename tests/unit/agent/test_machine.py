@@ -284,3 +284,26 @@ def test_what_runs_is_no_verdict_on_an_offer_that_waits_after_a_restart() -> Non
     feed(machine, 20.0, m.Readmitted(Admission(OLD, "r", "p"), 60.0, True), DONE, GOOD)
     feed(machine, 21.0, m.Refused("P001", "policy forbids it", False))
     assert (machine.record.outcome, machine.phase) == ("failed", "Blocked")
+
+
+def test_who_leaves_takes_everything_away_and_no_release() -> None:
+    machine = healthy()
+    assert names(machine.handle(m.Leaving(True), 10.0)) == ["Save", "Report", "TakeAway"]
+    assert machine.handle(m.Leaving(True), 11.0) == []
+    assert names(machine.handle(m.Changed(), 11.0)) == ["TakeAway"]
+    assert names(feed(machine, 12.0, m.TakenAway("", "", 2, ()))) == ["Save", "Report"]
+    assert names(machine.handle(m.Tick(), 13.0)) == ["TakeAway"]
+    assert names(machine.handle(m.Offered(SECOND), 14.0)) == ["Save", "Acknowledge", "Report"]
+    assert (machine.verdict[0], machine.phase) == ("J070", "Removing")
+    feed(machine, 15.0, m.TakenAway("", "", 0, ("v1/Namespace shop",)))
+    assert (machine.phase, machine.record.kept) == ("Removed", ("v1/Namespace shop",))
+    # Healthy or not, nothing is judged of what is not here.
+    assert machine.handle(GOOD, 16.0) == []
+
+
+def test_a_kill_while_it_leaves_takes_away_the_rest_and_renders_nothing() -> None:
+    machine = healthy()
+    feed(machine, 10.0, m.Leaving(True), m.TakenAway("", "", 2, ()))
+    again = m.BundleMachine(machine.record)
+    assert names(again.start(20.0)) == ["TakeAway"]
+    assert names(again.handle(m.Leaving(False), 30.0)) == ["Save", "Report", "Readmit"]
