@@ -247,10 +247,17 @@ class Checkout:
         """Who signs from here on: nobody in mode ``open``, else the key, else git by its own configuration."""
         self.signer = "nobody" if mode == "open" else find_key(key, self.setting) or "git"
 
-    def add_to_registry(self, path: str, render: Callable[[CommitTree], bytes | None], message: str) -> str:
+    def add_to_registry(
+        self,
+        path: str,
+        render: Callable[[CommitTree], bytes | None],
+        message: str,
+        judge: Callable[[str, str], None] = lambda parent, commit: None,
+    ) -> str:
         """Commits one file on the registry branch and pushes it; tries again when somebody else was faster.
 
-        ``render`` sees the newest tree and gives the file's bytes, or None to remove it. Returns the commit.
+        ``render`` sees the newest tree and gives the file's bytes, or None to remove it; ``judge`` may refuse what was
+        committed on top of its parent before anybody sees it. Returns the commit.
         """
         for _ in range(PUSH_TRIES):
             parent = self.fetch(REGISTRY_BRANCH)
@@ -258,6 +265,7 @@ class Checkout:
             commit = self._commit(parent, path, data, message)
             if commit == parent:
                 return parent
+            judge(parent, commit)
             try:
                 self.repo.git.push(
                     "origin", f"{commit}:refs/heads/{REGISTRY_BRANCH}", kill_after_timeout=DEADLINE

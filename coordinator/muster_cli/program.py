@@ -68,6 +68,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "describe",
         "Show one cluster, bundle or rollout in full.",
     ),
+    "bundle": ("muster_cli.commands.removal", "bundle", "Take bundles off their clusters."),
     "rollout": (
         "muster_cli.commands.rollouts",
         "rollout",

@@ -40,7 +40,7 @@ V004 | A bundle names a secret file that is not in the repository. | Correct `sp
 V005 | `muster init` found a fleet there already, and overwrites nothing. | Use another folder.
 V006 | The fleet repository cannot be used at this commit. | Run `muster validate .` in a checkout and mend what it lists.
 V007 | `fleet.yaml` has no such site class. | Use one that is known, or add it to `spec.siteClasses`.
-V008 | A command was told to change nothing. | Name what is to change: `--label`, `--protected-label` or `--value`.
+V008 | A command was told to change nothing. | Name what is to change: `muster cluster label --help` lists it.
 V009 | A file or folder cannot be read or written. | Check its path and its permissions.
 V020 | A Kubernetes object lacks a field that identifies it. | Give it `apiVersion`, `kind` and `metadata.name`.
 V021 | A file that something refers to does not exist. | Correct the path or add the file.
@@ -275,6 +275,9 @@ L070 | The file of `muster serve --notify` is not as it has to be. | Read docs/n
 L071 | A file with notification settings, or one that they name, cannot be used. | Check its path and who may read it; a secret is one line of text.
 L080 | The rollout that is watched has not ended in the time that was given. | Nothing: it goes on. Watch it again, or give a longer `--timeout`.
 L081 | An action on a rollout names clusters where none belong, or not the one that it needs. | Use `muster rollout`, which asks for what each action takes.
+L090 | A bundle that others depend on is not taken off their clusters under them. | Take it out of their `spec.dependsOn` first, or remove those first: `muster bundle remove NAME`.
+L091 | The agent of a revoked cluster is heard no more, so nothing can be uninstalled there through it. | Forget the cluster and leave what runs there: `muster cluster remove NAME --orphan`; delete the rest with its own credential.
+L092 | The cluster is being uninstalled, and has not said that it is done. | Wait for it: `muster cluster remove NAME --uninstall`. To forget it as it is now: `muster cluster remove NAME --orphan`.
 
 J001 | This is no join token. | Copy it whole, or make a new one: `muster token create`.
 J002 | A token lives between a second and seven days. | Ask for a time within that.
@@ -305,6 +308,7 @@ J050 | The cluster did not join in time. | Look at the agent's log, then run the
 J051 | What asks to join does not have the keys that the cluster itself shows. | It is not approved: somebody else may have asked with a stolen token.
 J052 | The registry has this cluster with another identity key than its agent has. | If the agent lost its state, remove the entry from the registry first.
 J070 | The cluster is being removed from the fleet, so it takes no release. | Nothing; to keep it, take `spec.removal` out of its registry entry.
+J071 | A cluster that is to be uninstalled has not taken everything away yet. | Look at what is in its way: `muster describe cluster NAME`; then run the same again.
 """
 
 

@@ -134,6 +134,10 @@ def describe_rollout(ctx: click.Context, name: str, style: str) -> None:
         ("Started", f"{ago(view.started_unix_ms)} by {view.started_by}"),
         ("Authors", ", ".join(view.authors)),
         ("Takes back", view.returns),
+        (
+            "Takes away",
+            "everything that the bundle delivered, but for what it protects" if view.removes else "",
+        ),
         ("Reason", view.reason),
         ("Attempt", str(view.attempt) if view.attempt > 1 else ""),
         ("Ended", f"{ago(view.ended_unix_ms)}, after {took(view, now)}" if view.ended_unix_ms else ""),

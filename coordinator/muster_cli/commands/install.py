@@ -13,7 +13,8 @@ import click
 from muster_core.durations import parse_duration
 
 from muster_cli.commands.clusters import cluster
-from muster_cli.commands.registry import label, remove, revoke
+from muster_cli.commands.registry import label, revoke
+from muster_cli.commands.removal import remove_cluster
 from muster_cli.trust.signing import KEY
 from muster_cli.verbs import (
     CHECKOUT,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from muster_cli.install.joining import Wanted
     from muster_cli.install.minting import Reached
 
-for _command in (label, remove, revoke):
+for _command in (label, remove_cluster, revoke):
     cluster.add_command(_command)
 
 

@@ -1,4 +1,4 @@
-"""Changing registry entries: labels, revocation, removal. Each is one signed commit from the operator's checkout."""
+"""Changing registry entries: labels, sites, revocation. Each is one signed commit from the operator's checkout."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from muster_cli.trust.signing import KEY
 from muster_cli.verbs import CHECKOUT, Verb, client, pairs
 
 if TYPE_CHECKING:
-    from muster_core.kinds.model import Cluster
+    from muster_core.kinds.model import Cluster, Site
 
     from muster_cli.checkout import Checkout, CommitTree
 
 YES = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
-def _change(
+def change_entry(
     clone: Checkout, name: str, key: Path | None, change: Callable[[Cluster], Cluster | None], message: str
 ) -> tuple[str, Cluster]:
-    """One signed commit on the registry branch; ``J012`` where there is no such entry. Returns it and the entry
-    before."""
+    """One signed commit on the registry branch, with the entry as it was before. ``J012`` where there is none;
+    ``T043``, with nothing pushed, where the key that signs may not change it."""
     from muster_core.fleet import read_registry
     from muster_core.manifest.dump import dump_yaml
 
-    from muster_cli.trust.registry import accepted_registry
+    from muster_cli.trust.registry import accepted_registry, require_own
 
     clone.sign_as(clone.fleet().spec.mode, key)
     accepted_registry(clone)
@@ -46,10 +46,13 @@ def _change(
         changed = change(entries[name])
         return dump_yaml(msgspec.to_builtins(changed)).encode() if changed else None
 
-    return clone.add_to_registry(f"clusters/{name}.yaml", render, message), found[-1]
+    def judge(parent: str, commit: str) -> None:
+        require_own(clone, parent, commit)
+
+    return clone.add_to_registry(f"clusters/{name}.yaml", render, message, judge), found[-1]
 
 
-def _tell(ctx: click.Context) -> None:
+def tell(ctx: click.Context) -> None:
     with client(ctx) as operator:
         operator.refresh()
 
@@ -65,6 +68,16 @@ def _tell(ctx: click.Context) -> None:
     help="Set a protected label; K= removes it.",
 )
 @click.option("--value", "values", multiple=True, metavar="K=V", help="Set a value; K= removes it.")
+@click.option(
+    "--site-window",
+    metavar="'CRON DURATION'",
+    help="When the site takes releases, like '0 1 * * * 5h'; none: at any time.",
+)
+@click.option("--time-zone", metavar="ZONE", help="The site's time zone, like Europe/Berlin.")
+@click.option(
+    "--veto", "vetoed", multiple=True, metavar="BUNDLE", help="The site takes no release of BUNDLE."
+)
+@click.option("--no-veto", "allowed", multiple=True, metavar="BUNDLE", help="It takes them again.")
 @KEY
 @CHECKOUT
 @click.pass_context
@@ -74,13 +87,17 @@ def label(
     labels: tuple[str, ...],
     protected: tuple[str, ...],
     values: tuple[str, ...],
+    site_window: str | None,
+    time_zone: str | None,
+    vetoed: tuple[str, ...],
+    allowed: tuple[str, ...],
     key: Path | None,
     checkout: Path,
 ) -> None:
-    """Change labels and values of cluster NAME in the registry.
+    """Change labels, values and the site of cluster NAME in the registry.
 
     What the change moves on the cluster is offered to it as a catch-up, under the plan's limits. A bundle that
-    ceases to match is held, never pruned."""
+    ceases to match is held, never pruned. When the site takes releases is judged by the cluster itself; it moves nothing."""
     from muster_core.substitute import typed
 
     from muster_cli.checkout import open_checkout
@@ -90,8 +107,10 @@ def label(
         pairs(protected, "--protected-label"),
         pairs(values, "--value"),
     )
-    if not (plain or kept or own):
-        raise ValidationError("V008", "nothing to change", hint="Give --label, --protected-label or --value.")
+    site = bool(site_window or time_zone or vetoed or allowed)
+    if not (plain or kept or own or site):
+        hint = "Give --label, --protected-label, --value, --site-window, --time-zone, --veto or --no-veto."
+        raise ValidationError("V008", "nothing to change", hint=hint)
 
     def merged(old: dict[str, str], new: dict[str, str]) -> dict[str, str]:
         return {k: v for k, v in {**old, **new}.items() if v}
@@ -106,13 +125,39 @@ def label(
                 entry.spec,
                 protected_labels=merged(entry.spec.protected_labels, kept),
                 values={**kept_values, **given},
+                site=_site(entry.spec.site, site_window, time_zone, vetoed, allowed),
             ),
         )
 
     with open_checkout(checkout) as clone:
-        commit, _ = _change(clone, name, key, change, f"Label {name}")
-    _tell(ctx)
+        commit, _ = change_entry(clone, name, key, change, f"Label {name}")
+    tell(ctx)
     click.echo(f"cluster/{name} labelled (registry {commit[:7]})")
+
+
+def _site(
+    old: Site | None,
+    window: str | None,
+    zone: str | None,
+    vetoed: tuple[str, ...],
+    allowed: tuple[str, ...],
+) -> Site | None:
+    """The site as it is to be; one that says nothing is none."""
+    from muster_core.kinds.model import Site, SiteWindow
+    from muster_core.windows import parse_window
+
+    site = old or Site()
+    if window == "none":
+        site = msgspec.structs.replace(site, window=None)
+    elif window:
+        cron, _, duration = window.strip().rpartition(" ")
+        site = msgspec.structs.replace(site, window=SiteWindow(cron=cron, duration=duration))
+    veto = [*dict.fromkeys([*site.veto, *vetoed])]
+    veto = [bundle for bundle in veto if bundle not in allowed]
+    site = msgspec.structs.replace(site, time_zone=zone or site.time_zone, veto=veto)
+    given = site.window or SiteWindow(cron="0 * * * *", duration="1h")
+    parse_window(given.cron, given.duration, site.time_zone)
+    return site if site != Site() else None
 
 
 @click.command("revoke", cls=Verb)
@@ -138,15 +183,15 @@ def revoke(ctx: click.Context, name: str, yes: bool, key: Path | None, checkout:
         return msgspec.structs.replace(entry, spec=msgspec.structs.replace(entry.spec, revoked=True))
 
     with open_checkout(checkout) as clone:
-        commit, entry = _change(clone, name, key, change, f"Revoke {name}")
-        readable = _readable_by(clone, entry)
-    _tell(ctx)
+        commit, entry = change_entry(clone, name, key, change, f"Revoke {name}")
+        readable = readable_by(clone, entry)
+    tell(ctx)
     click.echo(f"cluster/{name} revoked (registry {commit[:7]})")
     for path in readable:
         click.echo(f"{path} was sealed to it: seal it anew, and change what is in it at its source", err=True)
 
 
-def _readable_by(clone: Checkout, entry: Cluster) -> list[str]:
+def readable_by(clone: Checkout, entry: Cluster) -> list[str]:
     from muster_core.fleet import read_fleet
 
     secrets = read_fleet(clone.tree(clone.head())).secrets
@@ -155,29 +200,3 @@ def _readable_by(clone: Checkout, entry: Cluster) -> list[str]:
         for path, secret in secrets.items()
         if any(entry.spec.uid in line.split() for line in secret.spec.recipients)
     )
-
-
-@click.command("remove", cls=Verb)
-@click.argument("name")
-@YES
-@KEY
-@CHECKOUT
-@click.pass_context
-def remove(ctx: click.Context, name: str, yes: bool, key: Path | None, checkout: Path) -> None:
-    """Forget cluster NAME.
-
-    Its entry leaves the registry, and with it the fleet.
-
-    Nothing is deleted in the cluster. It may join again with a new token. To shut it out for good: muster cluster
-    revoke."""
-    from muster_cli.checkout import open_checkout
-
-    if not yes:
-        click.confirm(f"Remove {name} from the registry?", abort=True, err=True)
-    with open_checkout(checkout) as clone:
-        commit, entry = _change(clone, name, key, lambda _: None, f"Remove {name}")
-        readable = _readable_by(clone, entry)
-    _tell(ctx)
-    click.echo(f"cluster/{name} removed (registry {commit[:7]})")
-    for path in readable:
-        click.echo(f"{path} was sealed to it: seal it anew", err=True)

@@ -49,6 +49,12 @@ def accepted_registry(clone: Checkout) -> tuple[str, dict[str, Cluster]]:
     return head, read_registry(clone.tree(head))[0]
 
 
+def require_own(clone: Checkout, parent: str, commit: str) -> None:
+    """``T040``–``T043`` when agents would not take what was just committed on top of ``parent``."""
+    if clone.fleet().spec.mode != "open":
+        _judge(clone, read_chain(clone.tree(clone.head())).require(), parent, commit)
+
+
 def _require_way(clone: Checkout, document: TrustDocument, base: str, head: str) -> None:
     """The head as a whole, or every signed step to it as a head of its time."""
     try:

@@ -29,6 +29,7 @@ def cluster_view(state: FleetState, cluster: ClusterState) -> op.ClusterView:
         name=cluster.name,
         uid=entry.spec.uid if entry else cluster.join.uid if cluster.join else "",
         state=cluster.state,
+        online=cluster.online,
         labels=entry.all_labels if entry else {},
         site_class=entry.spec.site_class if entry else "",
         identity_fingerprint=fingerprint(identity) if identity else "",
@@ -53,6 +54,11 @@ def asks_with(cluster: ClusterState) -> bytes | None:
 
 
 def _waits_for(cluster: ClusterState) -> str:
+    if cluster.is_leaving:
+        if not cluster.has_left:
+            return "every bundle is taken away" if cluster.online else "it is taken away when it is back"
+        kept = f"; kept there: {', '.join(cluster.kept)}" if cluster.kept else ""
+        return f"nothing is left of its bundles{kept}: muster cluster remove {cluster.name} --uninstall"
     join = cluster.join
     if join is None or asks_with(cluster) is None:
         return ""

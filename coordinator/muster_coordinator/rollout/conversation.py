@@ -25,6 +25,7 @@ from muster_coordinator.rollout.record import Recorder
 from muster_coordinator.rollout.strays import Strays, stray
 from muster_coordinator.store.port import ReportRow, SessionRow
 
+KEPT = 100
 Outcome = Literal["applying", "healthy", "failed", "returned"]
 OUTCOMES: dict[int, Outcome] = {
     wire.OUTCOME_APPLYING: "applying",
@@ -66,6 +67,8 @@ class Conversation:
                 effects.lines.append(f"{name} is in contact")
             cluster.send, cluster.connection, cluster.last_seen = send, connection, now
             cluster.agent_version, cluster.kubernetes_version = hello.agent_version, hello.kubernetes_version
+            if hello.removed:
+                taken_away(cluster, cluster.kept, effects)
             _keep_session(cluster, effects)
             welcome.last_agent_seq, welcome.floor_commit = last, cluster.floor
             welcome.resend_bundles.extend(
@@ -151,6 +154,8 @@ class Conversation:
                 self._report(cluster, frame.report, effects, now)
             elif body == "offer_reply":
                 self._reply(name, frame.offer_reply, effects, now)
+            elif body == "removal":
+                taken_away(cluster, tuple(frame.removal.kept), effects)
             if seq:
                 cluster.inbox.stored(seq)
                 effects.acks[name] = seq
@@ -291,6 +296,16 @@ class Conversation:
 def _opening(reply: wire.OfferReply, now: float) -> float:
     """When the site says that it takes the offer, within a year: a wrong number holds nobody for ever."""
     return min(float(reply.deferred_until_unix), now + LONGEST_DEFERRAL)
+
+
+def taken_away(cluster: ClusterState, kept: tuple[str, ...], effects: Effects) -> None:
+    """Nothing of any bundle is left on a cluster whose registry entry asks for that."""
+    if not cluster.is_leaving:
+        return
+    if not cluster.removed:
+        effects.lines.append(f"{cluster.name}: nothing of any bundle is left; its registry entry can go")
+    cluster.removed, cluster.kept = True, kept[:KEPT]
+    effects.clusters.add(cluster.name)
 
 
 def _keep_session(cluster: ClusterState, effects: Effects) -> None:

@@ -31,7 +31,8 @@ CONTACT_INTERVAL = parse_duration(SiteClass().contact_interval)
 
 @dataclass(slots=True)
 class ClusterState:
-    """One cluster. ``send`` is there while it is in contact; ``alarm`` is what a person must look at.
+    """One cluster. ``send`` is there while it is in contact; ``alarm`` is what a person must look at;
+    ``removed`` and ``kept`` what it said of its removal.
 
     ``revisions`` are those of the reports that were taken in this session's epoch, since this program began.
     ``forgot`` is such an alarm too: what the database does not know of this cluster any more.
@@ -51,6 +52,8 @@ class ClusterState:
     alarm: str = ""
     forgot: str = ""
     entry_digest: str = ""
+    removed: bool = False
+    kept: tuple[str, ...] = ()
 
     @property
     def floor(self) -> str:
@@ -68,9 +71,22 @@ class ClusterState:
         return self.send is not None
 
     @property
+    def is_leaving(self) -> bool:
+        """Its registry entry asks that every bundle is taken away."""
+        return self.entry is not None and self.entry.spec.removal == "uninstall"
+
+    @property
+    def has_left(self) -> bool:
+        """It said so in this life of the coordinator, or its last reports do, which are kept."""
+        phases = {report.phase for report in self.reports.values()}
+        return self.removed or phases == {"Removed"}
+
+    @property
     def state(self) -> str:
         if self.entry is None:
             return "Revoked" if self.join and (self.join.issued or self.join.refused) else "Pending"
+        if self.is_leaving:
+            return "Removed" if self.has_left else "Removing"
         if self.online:
             return "Online"
         return "Offline" if self.last_seen or (self.join and self.join.issued) else "Pending"

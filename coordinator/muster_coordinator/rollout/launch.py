@@ -67,7 +67,10 @@ class Launch:
             cluster = state.cluster(name)
             if cluster.entry != entry:
                 cluster.entry_digest = entry_digest(entry)
-            cluster.entry = entry
+            was_leaving, cluster.entry = cluster.is_leaving, entry
+            if cluster.is_leaving and not was_leaving:
+                cluster.removed, cluster.kept = False, ()
+                self._leave(name, "it is being removed from the fleet", effects, now)
         for name, cluster in state.clusters.items():
             if cluster.entry is not None and name not in reading.clusters:
                 cluster.entry = None
@@ -88,13 +91,17 @@ class Launch:
 
     def _removed(self, name: str, effects: Effects, now: float) -> None:
         why = "removed from the registry"
+        self._leave(name, why, effects, now)
+        bye = wire.Bye(retry_after_seconds=REMOVED_RETRY, why="the registry no longer has this cluster")
+        effects.sends.append((name, wire.HubFrame(bye=bye)))
+        effects.lines.append(f"{name} was {why}")
+
+    def _leave(self, name: str, why: str, effects: Effects, now: float) -> None:
+        """Nothing is offered any more, and nobody waits for it."""
         for machine in self._state.active():
             self._recorder.feed(machine, ev.MemberRemoved(name, why), effects, now)
         for bundle, ledger in list(self._state.debts.items()):
             self._recorder.debts(bundle, ledger.drop(name, now), effects, now)
-        bye = wire.Bye(retry_after_seconds=REMOVED_RETRY, why="the registry no longer has this cluster")
-        effects.sends.append((name, wire.HubFrame(bye=bye)))
-        effects.lines.append(f"{name} was {why}")
 
     def _owe_entry(self, name: str, effects: Effects, now: float) -> None:
         """A registry entry that changed may change what the cluster renders, so its releases are offered again with it."""
@@ -113,7 +120,8 @@ class Launch:
 
     def _targets(self, bundle: str, entry: Cluster) -> bool:
         at = self._state.reading.contents.bundles.get(bundle)
-        return at is not None and targeted(at.bundle, entry.all_labels)
+        leaves = entry.spec.removal == "uninstall"
+        return at is not None and not leaves and targeted(at.bundle, entry.all_labels)
 
     # --- starting ------------------------------------------------------------------------------------------------
 
@@ -182,6 +190,7 @@ class Launch:
             authors=self._authors(start),
             may_return=last is not None and self._may_return(release, release_of(last)),
             carried=self._replaced(active, name, [m.name for m in members], effects, now) if active else (),
+            removes=self._removes(release),
         )
         return self._begin(started, [member.name for member in members], effects, now)
 
@@ -226,6 +235,13 @@ class Launch:
         staying = set(members)
         return tuple(cluster for cluster in active.to_carry() if cluster in staying)
 
+    def _removes(self, release: Release) -> bool:
+        """Whether it is the release of now, and takes the bundle away."""
+        contents = self._state.reading.contents
+        at = contents.bundles.get(release.bundle)
+        is_newest = contents.digests.get(release.bundle) == release.tree_digest
+        return at is not None and is_newest and at.bundle.spec.remove is not None
+
     def _may_return(self, release: Release, last: Release) -> bool:
         """Whether a rollout of this release may take healthy clusters back to the last one that succeeded.
 
@@ -267,11 +283,10 @@ class Launch:
 
     def _members(self, bundle: str) -> list[Member]:
         state, members = self._state, []
-        at = state.reading.contents.bundles[bundle]
         for name, entry in state.reading.clusters.items():
-            if targeted(at.bundle, labels := entry.all_labels):
+            if self._targets(bundle, entry):
                 interval = state.contact_interval(entry.spec.site_class)
-                members.append(Member(name, labels, interval, time_zone(entry)))
+                members.append(Member(name, entry.all_labels, interval, time_zone(entry)))
                 state.cluster(name)
         return members
 

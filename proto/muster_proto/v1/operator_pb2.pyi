@@ -404,10 +404,11 @@ class ClusterView(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     REGRESSED_FIELD_NUMBER: _builtins.int
     TRUST_VERSION_FIELD_NUMBER: _builtins.int
+    ONLINE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     uid: _builtins.str
     state: _builtins.str
-    """Pending Online Offline Revoked"""
+    """Pending Online Offline Revoked Removing Removed"""
     site_class: _builtins.str
     identity_fingerprint: _builtins.str
     last_seen_unix_ms: _builtins.int
@@ -417,6 +418,8 @@ class ClusterView(_message.Message):
     message: _builtins.str
     regressed: _builtins.str
     trust_version: _builtins.int
+    online: _builtins.bool
+    """in contact now"""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -445,10 +448,11 @@ class ClusterView(_message.Message):
         message: _builtins.str = ...,
         regressed: _builtins.str = ...,
         trust_version: _builtins.int = ...,
+        online: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "bundles", b"bundles", "identity_fingerprint", b"identity_fingerprint", "joined_unix", b"joined_unix", "kubernetes_version", b"kubernetes_version", "labels", b"labels", "last_seen_unix_ms", b"last_seen_unix_ms", "message", b"message", "name", b"name", "owed", b"owed", "regressed", b"regressed", "site_class", b"site_class", "state", b"state", "trust_version", b"trust_version", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "bundles", b"bundles", "identity_fingerprint", b"identity_fingerprint", "joined_unix", b"joined_unix", "kubernetes_version", b"kubernetes_version", "labels", b"labels", "last_seen_unix_ms", b"last_seen_unix_ms", "message", b"message", "name", b"name", "online", b"online", "owed", b"owed", "regressed", b"regressed", "site_class", b"site_class", "state", b"state", "trust_version", b"trust_version", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
