@@ -94,7 +94,9 @@ def label(
     key: Path | None,
     checkout: Path,
 ) -> None:
-    """Change labels, values and the site of cluster NAME in the registry.
+    """Change labels, values and site of cluster NAME.
+
+    It is one signed commit to its entry in the registry, so it takes a key that may manage the registry.
 
     What the change moves on the cluster is offered to it as a catch-up, under the plan's limits. A bundle that
     ceases to match is held, never pruned. When the site takes releases is judged by the cluster itself; it moves nothing."""
