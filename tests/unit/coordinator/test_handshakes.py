@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import os
 import random
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from muster_proto.v1 import link_pb2 as wire
 from unit.agent.hub import Agent, Hub, entry, first_certificate, hub, identity, until
 from unit.coordinator.test_sessions import HELLO, line
 
-STUBS = 300
+STUBS = 300 if os.environ.get("MUSTER_LONG") else 60
+PATIENCE = 40.0  # seconds, of the tests; none is spent where nothing is wrong
 
 
 async def turned_away(places: Handshakes) -> bool:
@@ -132,21 +134,30 @@ async def test_a_stream_without_a_hello_is_ended(
                 await call.read()
 
 
-async def test_three_hundred_at_once_are_all_back_and_none_is_lost(tmp_path: Path) -> None:
-    """Far more than places, and an impatient queue: many are turned away, and everybody comes again."""
+async def test_everybody_who_was_turned_away_comes_again_and_none_is_lost(tmp_path: Path) -> None:
+    """Far more than places: the first time nobody gets one, then all get through two.
+
+    No place is lost by time: with an impatient queue a loaded machine would turn away faster than it lets in, since each try
+    is a new connection, whose cost is this process's own.
+    """
     seen: list[stubfleet.Sighting] = []
     async with hub(tmp_path / "hub", beat=60) as at:
         stubs = [stub_of(at, number, seen) for number in range(STUBS)]
+        names = {stub.name for stub in stubs}
         await at.register(*(registered(stub) for stub in stubs))
-        at.servicer.handshakes = Handshakes((1, 3), random.uniform, at_once=2, patience=0.1)
+        at.servicer.handshakes = closed = Handshakes((1, 3), random.uniform, at_once=2, patience=0.05)
+        held = [await closed.enter(), await closed.enter()]
+        assert all(held)
         sessions = [asyncio.create_task(stub.run()) for stub in stubs]
         try:
-            clusters = at.engine.state.clusters
-            await until(lambda: sum(cluster.online for cluster in clusters.values()) == STUBS, 45.0)
-            names = {stub.name for stub in stubs}
-            await until(lambda: {one.cluster for one in seen if one.what == "welcome"} == names)
+            turned_away = lambda: {one.cluster for one in seen if "too many" in one.why}  # noqa: E731
+            await until(lambda: turned_away() == names, PATIENCE)
+            assert at.engine.state.clusters.keys() >= names
+            assert not any(cluster.online for cluster in at.engine.state.clusters.values())
+            at.servicer.handshakes = Handshakes((1, 3), random.uniform, at_once=2, patience=PATIENCE)
+            await until(lambda: {one.cluster for one in seen if one.what == "welcome"} == names, PATIENCE)
+            assert all(cluster.online for cluster in at.engine.state.clusters.values())
             assert at.servicer.streams == STUBS
-            assert any("too many" in one.why for one in seen), "nobody was turned away"
         finally:
             for session in sessions:
                 session.cancel()
