@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -28,6 +29,8 @@ from e2e.programs import free_port, until
 from muster_proto.v1 import operator_pb2 as op
 from muster_proto.v1 import operator_pb2_grpc
 
+# The server ends the session of a leader that is silent for 3 s instead of 20; it is asked once a second.
+PRELUDE = "from muster_coordinator.store.sql import postgres; postgres.SEAT['idle_session_timeout'] = '3s'; "
 MUSTER = "from muster_cli.main import main; main()"
 SHARED = ("ca.crt", "ca.key", "admin-token")
 
@@ -145,22 +148,36 @@ class Pair:
     def logs(self) -> str:
         return "\n".join(f"--- {hub.name} {hub.events}\n{hub.said()}" for hub in self.hubs)
 
+    def alone(self, folder_name: str, name: str = "") -> Hub:
+        """One more coordinator of the database, at addresses of its own; ``name`` when it is not its folder's."""
+        folder, (link, edge) = self.folder / folder_name, (f"127.0.0.1:{free_port()}" for _ in range(2))
+        url_file = self.folder / "database.url"
+        argv = hub_argv(folder, url_file, self.repository.url, link, edge, name or folder_name)
+        return Hub(folder_name, folder, argv)
+
     # --- the operator's calls -----------------------------------------------------------------------------------
 
     @property
     def context(self) -> Path:
         return self.hubs[0].data / "context.json"
 
-    def call(self, method: str, request: Any) -> Any:
+    def call(self, method: str, request: Any, edge: str = "") -> Any:
+        """At the shared address, or at another coordinator's own."""
         data = self.hubs[0].data
         metadata = [("authorization", f"Bearer {(data / 'admin-token').read_text().strip()}")]
         credentials = grpc.ssl_channel_credentials((data / "ca.crt").read_bytes())
-        with grpc.secure_channel(self.edge, credentials) as channel:
+        with grpc.secure_channel(edge or self.edge, credentials) as channel:
             stub = operator_pb2_grpc.OperatorStub(channel)
             return getattr(stub, method)(request, metadata=metadata, timeout=30, wait_for_ready=True)
 
     def refresh(self) -> None:
         self.call("Refresh", op.RefreshRequest())
+
+    def takes_over(self, standby: Hub) -> float:
+        """Waits until a standby leads; seconds."""
+        begun = time.monotonic()
+        self.leads(standby)
+        return time.monotonic() - begun
 
     def rows(self, query: str, *values: str) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.url, autocommit=True) as connection:
@@ -169,7 +186,7 @@ class Pair:
 
 def hub_argv(folder: Path, url_file: Path, repository: str, link: str, edge: str, name: str) -> list[str]:
     return [
-        sys.executable, "-c", MUSTER, "serve", f"--data-dir={folder / 'data'}", f"--repository={repository}",
+        sys.executable, "-c", PRELUDE + MUSTER, "serve", f"--data-dir={folder / 'data'}", f"--repository={repository}",
         f"--link={link}", f"--edge={edge}", "--metrics=127.0.0.1:0", "--poll=60s", f"--name={name}",
         f"--database-file={url_file}",
     ]  # fmt: skip
