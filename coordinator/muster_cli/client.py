@@ -106,6 +106,9 @@ class OperatorClient:
     def act_on_rollout(self, request: op.ActOnRolloutRequest) -> op.RolloutView:
         return self._call(self._stub.ActOnRollout, request)
 
+    def roll_back(self, request: op.RollBackRequest) -> op.RolloutView:
+        return self._call(self._stub.RollBack, request)
+
     def renew_directive(self, request: op.RenewDirectiveRequest) -> op.BundleView:
         return self._call(self._stub.RenewDirective, request)
 

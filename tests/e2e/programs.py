@@ -152,9 +152,11 @@ class Kube:
             self._context = ssl.create_default_context(cafile=cluster["certificate-authority"])
         self._server, self._token = cluster["server"], config["users"][0]["user"]["token"]
 
-    def ask(self, method: str, path: str) -> Any:
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
+        data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(  # noqa: S310 - the URL is the lab's own
-            self._server + path, method=method, headers={"Authorization": f"Bearer {self._token}"}
+            self._server + path, method=method, headers=headers, data=data
         )
         try:
             with urllib.request.urlopen(request, timeout=5, context=self._context) as answer:  # noqa: S310

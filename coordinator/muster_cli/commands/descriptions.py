@@ -163,7 +163,9 @@ def describe_rollout(ctx: click.Context, name: str, style: str) -> None:
 
 
 def _target(target: op.TargetView, words: dict[str, str]) -> str:
-    said = f"{target.cluster}: {words.get(target.state, target.state)} {coded(target.code)} {target.message}"
+    state = words.get(target.state, target.state)
+    message = target.message.removeprefix(f"{state} ")
+    said = f"{target.cluster}: {state} {coded(target.code)} {message}"
     return " ".join(said.split())
 
 

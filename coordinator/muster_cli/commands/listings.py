@@ -106,7 +106,7 @@ def rollouts(ctx: click.Context, bundle: str, style: str, watch: bool) -> None:
     with client(ctx) as operator:
         warn_of_git(operator)
         if watch:
-            request = op.WatchRequest(rollouts=True)
+            request = op.WatchRequest(rollouts=True, brief=True)
             follow(operator, request, "rollout", ROLLOUTS, style, lambda item: bundle in ("", item.bundle))
         else:
             Answer(ROLLOUTS, "rollout", style).show(operator.list_rollouts(bundle).rollouts)

@@ -59,6 +59,7 @@ METHODS: Mapping[str, Role] = {
     "Refresh": Role.OPERATOR,
     "CreateToken": Role.OPERATOR,  # lets a cluster ask; a signed registry entry lets it in
     "StartRollout": Role.OPERATOR,
+    "RollBack": Role.OPERATOR,
     "RenewDirective": Role.OPERATOR,
     "CreateFreeze": Role.OPERATOR,
     "DeleteFreeze": Role.OPERATOR,

@@ -1,7 +1,7 @@
 """The log of one rollout, as operators read and follow it.
 
-Owns paging through the store and the words of each event. What is told is what is durable: a follower learns from the
-watchers only that there is more, and reads it where it was written. It never changes anything.
+Owns paging through the store and the words of each event. What is told is what is durable: a follower is woken when there is
+more, and reads it where it was written. It never changes anything.
 """
 
 from __future__ import annotations
@@ -56,12 +56,10 @@ class HistoryApi:
             raise NotFoundError(
                 "L042", "there is no such rollout", object=name, hint="See them: muster get rollouts."
             )
-        watcher = self.watchers.add(
-            lambda event: event.kind == op.Event.ROLLOUT and event.rollout.name == name, brief=True
-        )
-        quiet, newest = False, self.engine.newest(name)
+        newest = self.engine.newest(name)
         last = max(last, newest - request.tail) if request.tail else last
-        try:
+        with self.watchers.follow(name) as follower:
+            quiet = False
             while True:
                 ended = machine.has_ended  # in memory, which is ahead of what is durable
                 rows = await self.store.events(name, last, PAGE)
@@ -80,10 +78,7 @@ class HistoryApi:
                     ended and not rows
                 )  # nothing, for as long as a commit takes: ``after`` is past its end
                 with anyio.move_on_after(SETTLE if ended else math.inf):
-                    await watcher.next()
-                watcher.drain()  # however much happened: it is read at once
-        finally:
-            self.watchers.remove(watcher)
+                    await follower.wait()
 
 
 def _told(machine: RolloutMachine, row: EventRow, event: ev.AnyEvent, *, whole: bool) -> op.RolloutEvent:

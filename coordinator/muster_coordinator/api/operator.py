@@ -28,6 +28,7 @@ from muster_coordinator.catalog.catalog import Catalog, Reading
 from muster_coordinator.enrol import tokens
 from muster_coordinator.rollout.engine import NEEDS_DIRECTIVE, Effects, Engine
 from muster_coordinator.rollout.launch import Start
+from muster_coordinator.rollout.returning import TakeBack
 from muster_coordinator.store.port import Store
 
 CAPABILITY = 1
@@ -210,6 +211,13 @@ class OperatorApi:
         result: op.RolloutView = await self.engine.ask(work)
         return result
 
+    async def roll_back(self, request: op.RollBackRequest) -> op.RolloutView:
+        """Whoever has the newest release goes back to the one before; what runs of the bundle is ended."""
+        self.get_bundle(request.bundle)
+        order = TakeBack(request.bundle, request.commit, CALLER.get().name, request.reason)
+        machine = await self.engine.ask(self.engine.take_back(order))
+        return views.rollout_view(machine, targets=True)
+
     async def act(self, request: op.ActOnRolloutRequest) -> op.RolloutView:
         self._machine(request.rollout)
         caller = CALLER.get()
@@ -234,6 +242,7 @@ class OperatorApi:
     def publish(self, effects: Effects) -> None:
         """Tells watchers what a batch changed."""
         asking, faulty = self._asking_anew(effects), self._faulty_anew()
+        self.watchers.wake(effects.rollouts)
         if not len(self.watchers):
             return
         now = self.clock()

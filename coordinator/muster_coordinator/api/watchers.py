@@ -7,7 +7,8 @@ engine.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from muster_proto.v1 import operator_pb2 as op
 
@@ -32,23 +33,35 @@ class Watcher:
             self._queue.put_nowait(event)
         except asyncio.QueueFull:
             self.overflowed = True
-            self.drain()
+            while not self._queue.empty():
+                self._queue.get_nowait()
             self._queue.put_nowait(event)
-
-    def drain(self) -> None:
-        """Forgets what waits."""
-        while not self._queue.empty():
-            self._queue.get_nowait()
 
     async def next(self) -> op.Event:
         return await self._queue.get()
 
 
+class Follower:
+    """Who reads one rollout's log where it is stored, and only has to know that there is more."""
+
+    def __init__(self) -> None:
+        self._more = asyncio.Event()
+
+    def wake(self) -> None:
+        self._more.set()
+
+    async def wait(self) -> None:
+        """Until something happened since the last time; however much it was, once."""
+        await self._more.wait()
+        self._more.clear()
+
+
 class Watchers:
-    """All watchers."""
+    """All watchers, and by rollout all followers."""
 
     def __init__(self) -> None:
         self._watchers: set[Watcher] = set()
+        self._followers: dict[str, set[Follower]] = {}
 
     def __iter__(self) -> Iterator[Watcher]:
         return iter(tuple(self._watchers))
@@ -67,3 +80,21 @@ class Watchers:
 
     def remove(self, watcher: Watcher) -> None:
         self._watchers.discard(watcher)
+
+    @contextmanager
+    def follow(self, rollout: str) -> Iterator[Follower]:
+        follower = Follower()
+        self._followers.setdefault(rollout, set()).add(follower)
+        try:
+            yield follower
+        finally:
+            self._followers[rollout].discard(follower)
+            if not self._followers[rollout]:
+                del self._followers[rollout]
+
+    def wake(self, rollouts: Iterable[str]) -> None:
+        """What happened to these is durable."""
+        if self._followers:
+            for name in rollouts:
+                for follower in self._followers.get(name, ()):
+                    follower.wake()

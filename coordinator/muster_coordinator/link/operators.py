@@ -215,6 +215,9 @@ class OperatorServicer(operator_pb2_grpc.OperatorServicer):
     async def ActOnRollout(self, request: op.ActOnRolloutRequest, context: Any) -> op.RolloutView:
         return await self._answer(context, lambda: self._api.act(request))  # type: ignore[no-any-return]
 
+    async def RollBack(self, request: op.RollBackRequest, context: Any) -> op.RolloutView:
+        return await self._answer(context, lambda: self._api.roll_back(request))  # type: ignore[no-any-return]
+
     async def RenewDirective(self, request: op.RenewDirectiveRequest, context: Any) -> op.BundleView:
         return await self._answer(context, lambda: self._directives.renew(request))  # type: ignore[no-any-return]
 

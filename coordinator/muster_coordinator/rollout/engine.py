@@ -34,6 +34,7 @@ from muster_coordinator.rollout.fleetstate import FleetState
 from muster_coordinator.rollout.holds import Holds
 from muster_coordinator.rollout.launch import NEEDS_DIRECTIVE, Launch, Start
 from muster_coordinator.rollout.record import CATCHUP_STREAM, Recorder
+from muster_coordinator.rollout.returning import TakeBack, take_back
 from muster_coordinator.store.port import EventRow, ReportRow, Store, StoreError
 
 __all__ = ["NEEDS_DIRECTIVE", "Effects", "Engine"]
@@ -283,6 +284,14 @@ class Engine:
             machine = self.state.rollouts[rollout]
             self._recorder.feed(machine, given, effects, now)
             return machine
+
+        return work
+
+    def take_back(self, order: TakeBack) -> Callable[[Effects, float], RolloutMachine]:
+        """As :func:`~.returning.take_back`."""
+
+        def work(effects: Effects, now: float) -> RolloutMachine:
+            return take_back(self.state, self._launch, self._recorder, order, effects, now)
 
         return work
 

@@ -188,7 +188,7 @@ class Launch:
             goes_back=start.goes_back,
             attempt=self._next_attempt(release),
             authors=self._authors(start),
-            may_return=last is not None and self._may_return(release, release_of(last)),
+            may_return=last is not None and self.may_return(release, release_of(last)),
             carried=self._replaced(active, name, [m.name for m in members], effects, now) if active else (),
             removes=self._removes(release),
         )
@@ -242,7 +242,7 @@ class Launch:
         is_newest = contents.digests.get(release.bundle) == release.tree_digest
         return at is not None and is_newest and at.bundle.spec.remove is not None
 
-    def _may_return(self, release: Release, last: Release) -> bool:
+    def may_return(self, release: Release, last: Release) -> bool:
         """Whether a rollout of this release may take healthy clusters back to the last one that succeeded.
 
         Agents judge it again: a directive that names where to, or ``rollback: previous`` where none is needed.
@@ -266,20 +266,33 @@ class Launch:
         clusters = [name for name in clusters if name in state.reading.clusters or not state.is_read]
         if failed is None or last is None or not clusters:
             return
-        release = release_of(last)
+        reason = f"{failed.name} was rolled back: {failed.why}"
+        self.begin_return(failed, release_of(last), clusters, BY_ITSELF, reason, effects, now)
+
+    def begin_return(
+        self,
+        failed: RolloutMachine,
+        release: Release,
+        clusters: Sequence[str],
+        by: str,
+        reason: str,
+        effects: Effects,
+        now: float,
+    ) -> RolloutMachine:
+        """A rollout that takes these members of ``failed``, which has ended, back to an earlier release."""
         started = ev.Started(
             at=now,
-            rollout=self._next_name(bundle),
-            bundle=bundle,
+            rollout=self._next_name(release.bundle),
+            bundle=release.bundle,
             commit=release.commit,
             tree_digest=release.tree_digest,
             plan=resolve_return(failed.started.plan, clusters),
-            by=BY_ITSELF,
-            reason=f"{failed.name} was rolled back: {failed.why}",
+            by=by,
+            reason=reason,
             attempt=self._next_attempt(release),
             returns=failed.name,
         )
-        self._begin(started, clusters, effects, now)
+        return self._begin(started, clusters, effects, now)
 
     def _members(self, bundle: str) -> list[Member]:
         state, members = self._state, []

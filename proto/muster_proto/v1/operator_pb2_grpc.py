@@ -94,6 +94,11 @@ class OperatorStub:
                 request_serializer=muster__proto_dot_v1_dot_operator__pb2.StartRolloutRequest.SerializeToString,
                 response_deserializer=muster__proto_dot_v1_dot_operator__pb2.RolloutView.FromString,
                 _registered_method=True)
+        self.RollBack = channel.unary_unary(
+                '/muster.v1.Operator/RollBack',
+                request_serializer=muster__proto_dot_v1_dot_operator__pb2.RollBackRequest.SerializeToString,
+                response_deserializer=muster__proto_dot_v1_dot_operator__pb2.RolloutView.FromString,
+                _registered_method=True)
         self.ActOnRollout = channel.unary_unary(
                 '/muster.v1.Operator/ActOnRollout',
                 request_serializer=muster__proto_dot_v1_dot_operator__pb2.ActOnRolloutRequest.SerializeToString,
@@ -254,6 +259,13 @@ class OperatorServicer:
 
     def StartRollout(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollBack(self, request, context):
+        """to the release before; anything deeper is signed: StartRollout
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -435,6 +447,11 @@ def add_OperatorServicer_to_server(servicer, server):
             'StartRollout': grpc.unary_unary_rpc_method_handler(
                     servicer.StartRollout,
                     request_deserializer=muster__proto_dot_v1_dot_operator__pb2.StartRolloutRequest.FromString,
+                    response_serializer=muster__proto_dot_v1_dot_operator__pb2.RolloutView.SerializeToString,
+            ),
+            'RollBack': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollBack,
+                    request_deserializer=muster__proto_dot_v1_dot_operator__pb2.RollBackRequest.FromString,
                     response_serializer=muster__proto_dot_v1_dot_operator__pb2.RolloutView.SerializeToString,
             ),
             'ActOnRollout': grpc.unary_unary_rpc_method_handler(
@@ -846,6 +863,33 @@ class Operator:
             target,
             '/muster.v1.Operator/StartRollout',
             muster__proto_dot_v1_dot_operator__pb2.StartRolloutRequest.SerializeToString,
+            muster__proto_dot_v1_dot_operator__pb2.RolloutView.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollBack(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.Operator/RollBack',
+            muster__proto_dot_v1_dot_operator__pb2.RollBackRequest.SerializeToString,
             muster__proto_dot_v1_dot_operator__pb2.RolloutView.FromString,
             options,
             channel_credentials,

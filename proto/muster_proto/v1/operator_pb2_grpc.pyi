@@ -47,6 +47,8 @@ class OperatorStub:
     GetBundle: _grpc.UnaryUnaryMultiCallable[_operator_pb2.GetRequest, _operator_pb2.BundleView]
     GetRollout: _grpc.UnaryUnaryMultiCallable[_operator_pb2.GetRequest, _operator_pb2.RolloutView]
     StartRollout: _grpc.UnaryUnaryMultiCallable[_operator_pb2.StartRolloutRequest, _operator_pb2.RolloutView]
+    RollBack: _grpc.UnaryUnaryMultiCallable[_operator_pb2.RollBackRequest, _operator_pb2.RolloutView]
+    """to the release before; anything deeper is signed: StartRollout"""
     ActOnRollout: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ActOnRolloutRequest, _operator_pb2.RolloutView]
     RenewDirective: _grpc.UnaryUnaryMultiCallable[_operator_pb2.RenewDirectiveRequest, _operator_pb2.BundleView]
     """a newer directive for a release that clusters wait for"""
@@ -96,6 +98,8 @@ class OperatorAsyncStub(OperatorStub):
     GetBundle: _aio.UnaryUnaryMultiCallable[_operator_pb2.GetRequest, _operator_pb2.BundleView]  # type: ignore[assignment]
     GetRollout: _aio.UnaryUnaryMultiCallable[_operator_pb2.GetRequest, _operator_pb2.RolloutView]  # type: ignore[assignment]
     StartRollout: _aio.UnaryUnaryMultiCallable[_operator_pb2.StartRolloutRequest, _operator_pb2.RolloutView]  # type: ignore[assignment]
+    RollBack: _aio.UnaryUnaryMultiCallable[_operator_pb2.RollBackRequest, _operator_pb2.RolloutView]  # type: ignore[assignment]
+    """to the release before; anything deeper is signed: StartRollout"""
     ActOnRollout: _aio.UnaryUnaryMultiCallable[_operator_pb2.ActOnRolloutRequest, _operator_pb2.RolloutView]  # type: ignore[assignment]
     RenewDirective: _aio.UnaryUnaryMultiCallable[_operator_pb2.RenewDirectiveRequest, _operator_pb2.BundleView]  # type: ignore[assignment]
     """a newer directive for a release that clusters wait for"""
@@ -214,6 +218,14 @@ class OperatorServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_pb2.StartRolloutRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operator_pb2.RolloutView, _abc.Awaitable[_operator_pb2.RolloutView]]: ...
+
+    @_abc_1.abstractmethod
+    def RollBack(
+        self,
+        request: _operator_pb2.RollBackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.RolloutView, _abc.Awaitable[_operator_pb2.RolloutView]]:
+        """to the release before; anything deeper is signed: StartRollout"""
 
     @_abc_1.abstractmethod
     def ActOnRollout(

@@ -215,6 +215,10 @@ class Hub(OperatorServicer):
         self._admit(request, context)
         return op.RolloutView(name=request.rollout, state="Paused")
 
+    def RollBack(self, request: Any, context: Any) -> op.RolloutView:
+        self._admit(request, context)
+        return op.RolloutView(name=f"{request.bundle}-0009", bundle=request.bundle, state="Running")
+
     def Explain(self, request: Any, context: Any) -> op.Explanation:
         self._admit(request, context)
         return op.Explanation(text=f"{request.cluster} is waiting (wave stores).")
