@@ -112,6 +112,27 @@ def test_an_operator_takes_the_fleet_back_with_a_reason(fleet: Fleet) -> None:
     assert kube.version() == "3"
 
 
+def test_a_signed_way_back_is_taken_by_healthy_clusters_when_a_gate_fails(fleet: Fleet) -> None:
+    """Where releases ask for a signature, so does going back: the directive of the release names where to."""
+    kube, _ = fleet.join("berlin")
+    plan = (
+        "apiVersion: muster.dev/v1alpha1\nkind: RolloutPlan\nmetadata: {name: rings}\n"
+        "spec: {deadline: 60s, onFailure: {action: rollback, scope: rollout},"
+        " waves: [{name: all, rest: true%s}]}\n"
+    )
+    old = fleet.at.commit({**shop("1"), "plans/rings.yaml": plan % ""})
+    fleet.muster("rollout", "start", "shop")
+    assert fleet.ended("shop-0001") == "Succeeded"
+    fleet.at.commit({**shop("2"), "plans/rings.yaml": plan % ", gates: {after: [{approval: {count: 1}}]}"})
+    fleet.muster("rollout", "start", "shop", "--return-to", old)
+    until(lambda: fleet.at.rollout("shop-0002").why.startswith("gate:"), 40, why=fleet.at.logs)  # type: ignore[union-attr]
+    assert kube.version() == "2"
+    fleet.muster("rollout", "reject", "shop-0002", "--reason", "the till is slow", "--yes")
+    assert fleet.ended("shop-0002") == "RolledBack"
+    assert fleet.ended("shop-0003") == "Succeeded"
+    assert kube.version() == "1"
+
+
 def test_who_was_away_past_the_directives_end_is_renewed_for_all_at_once(fleet: Fleet) -> None:
     near, _ = fleet.join("near")
     far, agent = fleet.join("far")

@@ -28,6 +28,7 @@ from muster_coordinator.enrol.x509 import Authority
 from muster_core.audit.chain import Entry, decode, verify_lines
 from muster_core.rollout import events as ev
 from muster_core.sealing.keys import IdentityKey, encode_identity
+from muster_core.times import format_time
 from muster_proto.v1 import operator_pb2 as op
 from muster_proto.v1 import operator_pb2_grpc
 
@@ -112,6 +113,44 @@ def test_a_viewer_may_look_and_not_pause_and_an_operator_pauses_under_their_own_
     assert (entry.detail["how"], entry.detail["role"], entry.detail["reason"]) == (
         "certificate", "operator", "lunch",
     )  # fmt: skip
+
+
+def test_a_freeze_holds_the_next_rollout_past_a_crash_until_somebody_ends_it(fleet: Stage) -> None:
+    bob, ada = certificate(fleet, "bob", "viewer"), certificate(fleet, "ada", "operator")
+    wanted = (
+        "freeze",
+        "create",
+        "sale",
+        "--until",
+        "8h",
+        "-l",
+        "tier notin (lab)",
+        "--reason",
+        "black friday",
+    )
+    denied = muster(bob, *wanted)
+    assert (denied.code, code_in(denied.err)) == (4, "MUSTER-L062")
+    assert "Who may: operator" in denied.err
+    made = muster(ada, *wanted, "-o", "json")
+    assert made.code == 0, made.err
+    rollout = offered(fleet)
+    fleet.hub.kill()
+    fleet.start_hub()
+
+    def explained() -> str:
+        return muster(bob, "rollout", "explain", rollout, "edge-1").out
+
+    end = format_time(json.loads(made.out)["untilUnix"])
+    until(lambda: f"It is held: frozen by sale until {end}: black friday." in explained(), why=explained)
+    listed = muster(bob, "get", "freezes").out.splitlines()[1].split()
+    assert (listed[0], listed[-2:]) == ("sale", ["black", "friday"])
+    assert code_in(muster(bob, "freeze", "delete", "sale").err) == "MUSTER-L062"
+    ended = muster(ada, "freeze", "delete", "sale")
+    assert ended.out == "sale has ended; it held 1 cluster.\n"
+    assert explained().startswith("edge-1 is offered")
+    assert calls(fleet, "bob")[0] == ("CreateFreeze", "denied", "MUSTER-L062")
+    (entry,) = [e for e in written(fleet) if e.actor == "ada" and e.object == "CreateFreeze sale"]
+    assert (entry.detail["selector"], entry.detail["until"]) == ("tier notin (lab)", end)
 
 
 def test_the_private_key_stays_with_the_operator(fleet: Stage) -> None:

@@ -69,9 +69,9 @@ def create(
         Answer(FREEZES, "freeze", style).one(made)
         return
     left = format_duration(made.until_unix - time.time())
-    click.echo(
-        f"{made.name} holds {made.clusters} clusters until {format_time(made.until_unix)} (in {left})."
-    )
+    click.echo(f"{made.name} holds {_clusters(made)} until {format_time(made.until_unix)} (in {left}).")
+    if not made.clusters:
+        click.echo("No registered cluster has such labels now; one that gets them is held.", err=True)
 
 
 @freeze.command("delete")
@@ -81,7 +81,11 @@ def delete(ctx: click.Context, name: str) -> None:
     """End a freeze before its time. Clusters that wait for it are offered what is their turn."""
     with client(ctx) as operator:
         ended = operator.delete_freeze(name)
-    click.echo(f"{ended.name} has ended; {ended.clusters} clusters are free again.")
+    click.echo(f"{ended.name} has ended; it held {_clusters(ended)}.")
+
+
+def _clusters(freeze: op.Freeze) -> str:
+    return f"{freeze.clusters} cluster{'' if freeze.clusters == 1 else 's'}"
 
 
 def _end(text: str) -> float:

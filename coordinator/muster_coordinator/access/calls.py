@@ -11,6 +11,7 @@ from contextvars import ContextVar
 
 from google.protobuf.message import Message
 from muster_core.audit.actions import ACTIONS
+from muster_core.times import format_time
 from muster_host.auditlog import AuditLog
 
 from muster_coordinator.access.errors import DeniedError
@@ -20,6 +21,7 @@ from muster_coordinator.access.roles import Role, least_role
 CALLER: ContextVar[Principal] = ContextVar("caller")
 """Who makes the call that runs now: set by the interceptor, read by the API (``started_by``, actions)."""
 
+LAST = 253402300800  # the year 10000: what cannot be written as a time is refused by whoever is asked
 _NAMES = ("rollout", "bundle", "cluster", "name", "id")
 
 
@@ -84,7 +86,12 @@ def _text(request: Message, field: str) -> str:
 
 
 def _details(request: Message) -> Iterator[tuple[str, str]]:
-    """The fields of a request that the table of actions has a place for; an ``action`` is a ``verb`` there."""
-    for field in sorted(ACTIONS["call"] - {"code", "role", "how"}):
+    """The fields of a request that the table of actions has a place for; an ``action`` is a ``verb`` there, and
+    ``until_unix`` the time ``until``.
+    """
+    for field in sorted(ACTIONS["call"] - {"code", "role", "how", "until"}):
         if text := _text(request, "action" if field == "verb" else field):
             yield field, text
+    until = getattr(request, "until_unix", 0)
+    if 0 < until < LAST:
+        yield "until", format_time(until)

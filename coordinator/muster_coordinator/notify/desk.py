@@ -1,7 +1,8 @@
 """What of everything that happens is worth a notification.
 
-Owns the choice and its sentences: a rollout pauses, fails, wants an approval, or a cluster is owed a release for too long. It
-is asked about each event as it is written down, and costs nothing where nobody is told. Pure: it keeps no log, sends nothing.
+Owns the choice and its sentences: a rollout pauses, fails, wants an approval, a cluster is owed a release for too long, or
+somebody freezes clusters. It is asked about each event as it is written down, and costs nothing where nobody is told. Pure:
+it keeps no log, sends nothing.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from muster_core.durations import format_duration
 from muster_core.rollout import catchup as cu
 from muster_core.rollout import events as ev
 from muster_core.rollout.machine import RolloutMachine
+from muster_core.times import format_time
 
 from muster_coordinator.notify.notices import AnyNotifyEvent, Notice, Outbox, one_line
 from muster_coordinator.notify.settings import Endpoint
+from muster_coordinator.rollout.freezes import STREAM as FREEZES
+from muster_coordinator.rollout.freezes import AnyFreezeEvent, FreezeDeleted
 
 NAMED = 3
 
@@ -148,6 +152,28 @@ class Desk:
             text=f"catching up with {bundle}@{debt.commit[:7]} is paused: {ledger.harmed} failed or were lost, "
             f"{ledger.max_failed()} allowed ({cluster}: {one_line(debt.message)})",
             hint="Mend it with a new commit; muster rollout owed lists who waits.",
+        )
+        return self.tell(notice, now)
+
+    def of_freeze(self, event: AnyFreezeEvent, number: int, now: float) -> list[AnyNotifyEvent]:
+        """A person began one or ended it before its time; one that ends by itself was announced. ``number`` as above."""
+        if isinstance(event, FreezeDeleted):
+            text, hint = f"{event.by} ended the freeze {event.name}", ""
+        else:
+            whom = one_line(event.selector) or "every cluster"
+            what = f" for {event.bundle}" if event.bundle else ""
+            why = f": {one_line(event.reason)}" if event.reason else ""
+            text = f"{event.by} froze {whom}{what} until {format_time(event.until)} ({event.name}){why}"
+            hint = f"muster get freezes; to end it: muster freeze delete {event.name}"
+        notice = Notice(
+            id=f"{FREEZES}/{number}",
+            on="frozen",
+            at=event.at,
+            rollout="",
+            bundle="" if isinstance(event, FreezeDeleted) else event.bundle,
+            commit="",
+            text=text,
+            hint=hint,
         )
         return self.tell(notice, now)
 

@@ -18,10 +18,10 @@ MAX_TEXT = 500
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):
-    """``on`` is the occasion, ``text`` what happened, ``hint`` what to do about it."""
+    """``on`` is the occasion, ``text`` what happened, ``hint`` what to do. Without a rollout there is no commit."""
 
     id: str
-    on: Literal["paused", "failed", "approval", "owed"]
+    on: Literal["paused", "failed", "approval", "owed", "frozen"]
     at: float
     rollout: str
     bundle: str

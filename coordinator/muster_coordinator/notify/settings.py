@@ -22,7 +22,7 @@ from muster_core.sealing.masked import Masked
 from muster_coordinator.notify.bodies import FIELDS
 from muster_coordinator.outgoing import is_http, shown
 
-Occasion = Literal["paused", "failed", "approval", "owed"]
+Occasion = Literal["paused", "failed", "approval", "owed", "frozen"]
 MAX_SECRET = 16 * 1024
 LIMITS = Limits(bytes=256 * 1024, depth=10, nodes=5000, documents=1)
 _HEADER = re.compile(r"[A-Za-z0-9-]{1,64}")

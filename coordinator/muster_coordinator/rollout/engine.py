@@ -340,6 +340,7 @@ class Engine:
     def _keep_freeze(self, event: freezes.AnyFreezeEvent, effects: Effects, now: float) -> None:
         number = self._recorder.number(freezes.STREAM)
         effects.batch.events.append(EventRow(freezes.STREAM, number, freezes.encode(event)))
+        self._recorder.tell(self.desk.of_freeze(event, number, now), effects)
         self.holds.freezes.apply(event)
         self._refreeze(effects, now)
 

@@ -81,10 +81,11 @@ class Freezes:
         name = wanted.name
         if not is_name(name):
             raise RolloutError("R084", "this is no name of a freeze", object=name[:80], hint=f"Write {RULE}.")
-        if name in self._all and self._all[name].created.until > wanted.at:
+        if (known := self.get(name, wanted.at)) is not None:
+            standing = known.created
             raise RolloutError(
                 "R082",
-                f"there is a freeze of this name until {format_time(self._all[name].created.until)}",
+                f"there is a freeze of this name until {format_time(standing.until)}, made by {standing.by}",
                 object=name,
                 hint=f"Delete it first: muster freeze delete {name}.",
             )

@@ -44,7 +44,21 @@ ACTIONS: Mapping[str, frozenset[str]] = {
     "suspend": frozenset({"bundle", "reason", "by"}),
     "resume": frozenset({"bundle", "reason", "by"}),
     # the coordinator
-    "call": frozenset({"code", *_WHO, "rollout", "cluster", "bundle", "commit", "plan", "reason", "verb"}),
+    "call": frozenset(
+        {
+            "code",
+            *_WHO,
+            "rollout",
+            "cluster",
+            "bundle",
+            "commit",
+            "plan",
+            "reason",
+            "verb",
+            "selector",
+            "until",
+        }
+    ),
     "approval": frozenset({"code", *_WHO, "rollout", "wave", "reason", "commit", "identity"}),
     "token-created": frozenset({"code", *_WHO, "cluster", "until"}),
     "token-used": frozenset({"code", "cluster", "identity"}),

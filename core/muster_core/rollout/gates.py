@@ -49,10 +49,13 @@ class GateState:
         self.deadline = None if self.spec.fail_after is None else at + self.spec.fail_after
 
     def stop_clock(self, at: float) -> None:
+        """Nobody looks during a pause: what was seen before it is not in a row with what is seen after it."""
+        self.in_a_row = 0
         if self.deadline is not None:
             self.left, self.deadline = max(0.0, self.deadline - at), None
 
     def start_clock(self, at: float) -> None:
+        self.in_a_row = 0
         if self.left is not None:
             self.deadline, self.left = at + self.left, None
 

@@ -135,6 +135,7 @@ class Hub(OperatorServicer):
         self.bundles: list[op.BundleView] = []
         self.rollouts: list[op.RolloutView] = []
         self.tokens: list[op.Token] = []
+        self.freezes: list[op.Freeze] = []
         self.events: list[op.Event] = []
         self.log: list[op.RolloutEvent] = []  # of every rollout, with the views that a follower is told
         # Whose line breaks after one item more, by the request.
@@ -169,6 +170,20 @@ class Hub(OperatorServicer):
     def ListTokens(self, request: Any, context: Any) -> op.TokenList:
         self._admit(request, context)
         return op.TokenList(tokens=self.tokens)
+
+    def CreateFreeze(self, request: Any, context: Any) -> op.Freeze:
+        self._admit(request, context)
+        return op.Freeze(
+            name=request.name, until_unix=request.until_unix, by="ada", clusters=len(self.clusters)
+        )
+
+    def DeleteFreeze(self, request: Any, context: Any) -> Any:
+        self._admit(request, context)
+        return self._one(self.freezes, request.name, context)
+
+    def ListFreezes(self, request: Any, context: Any) -> op.FreezeList:
+        self._admit(request, context)
+        return op.FreezeList(freezes=self.freezes)
 
     def ListJoins(self, request: Any, context: Any) -> op.JoinList:
         self._admit(request, context)

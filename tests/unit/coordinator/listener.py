@@ -45,13 +45,13 @@ class Listener:
 
 
 @asynccontextmanager
-async def listening() -> AsyncIterator[Listener]:
+async def listening(port: int = 0) -> AsyncIterator[Listener]:
     listener = Listener()
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", listener.handle)
     runner = web.AppRunner(application, shutdown_timeout=0.1)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
     listener.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     try:
         yield listener

@@ -27,9 +27,10 @@ from muster_core.rollout import events as ev
 from muster_proto.v1 import link_pb2 as wire
 from unit.coordinator.listener import Asked, listening
 from unit.coordinator.test_engine import Brain, brain, cluster, owing, reply
+from unit.coordinator.test_holds import Repo, failing, freeze, says
 
 HOUR = 3600.0
-ALL = ["paused", "failed", "approval", "owed"]
+ALL = ["paused", "failed", "approval", "owed", "frozen"]
 
 
 def settings(folder: Path, *endpoints: dict[str, object]) -> tuple[Endpoint, ...]:
@@ -144,6 +145,100 @@ async def test_only_the_occasions_that_were_asked_for_are_told(tmp_path: Path) -
             await pauses(here.brain)
             await here.is_written()
     assert [asked.path for asked in there.asked] == ["/paused"]
+
+
+async def test_a_rollout_that_fails_is_told_once_with_why(tmp_path: Path) -> None:
+    """Once when it goes back, and once when it ends without its quorum."""
+    async with (
+        listening() as there,
+        life(tmp_path, settings(tmp_path, hook(there.url, on=["failed"]))) as here,
+    ):
+        back = ", onFailure: {action: rollback, scope: rollout}"
+        await failing(
+            here.brain, Repo({"cart": ("", "1")}, plan="maxInFlight: 2, offline: {after: 7m}", more=back)
+        )
+        await here.is_written()
+        (asked,) = there.asked
+        told = json.loads(asked.body)
+        assert (told["on"], told["rollout"]) == ("failed", "cart-0002")
+        assert told["text"].startswith("cart-0002 (cart@0000000) failed and goes back: ")
+        assert "broken" in told["text"]
+
+        late = Repo({"shop": ("", "1")}, plan="offline: {after: 7m}", more=", expire: 10m", commits=7)
+        await late.read(here.brain, cluster("x"), cluster("y"))
+        await here.brain.passes(11 * 60)
+        assert here.brain.states()["shop-0001"] == "Failed"
+        await here.is_written()
+    assert json.loads(there.asked[-1].body)["text"].startswith("shop-0001 (shop@0000000) failed: ")
+    assert len(there.asked) == 2
+
+
+async def test_a_wanted_approval_is_told_with_who_may_and_how(tmp_path: Path) -> None:
+    gated = "soak: 0s, gates: {before: [{approval: {count: 2, by: [ada, bob]}}], after: [{approval: {}}]}"
+    async with listening() as there:
+        told = settings(tmp_path, hook(there.url, on=["approval"]))
+        async with life(tmp_path, told) as here:
+            repo, at = Repo({"shop": ("", "1")}, plan=gated), here.brain
+            await repo.read(at)
+            await at.connect("a")
+            await repo.read(at, cluster("a"))
+            await here.is_written()
+            (first,) = [json.loads(asked.body) for asked in there.asked]
+            assert "waits for an approval before wave all: 2 of ada, bob" in first["text"]
+            assert first["hint"].endswith("muster rollout approve or reject shop-0001")
+            await at.engine.ask(at.engine.act("shop-0001", ev.Approve("ada", "")))
+            await at.settled()
+            assert len(there.asked) == 1, "one of two is no news"
+        async with life(tmp_path, told) as here:
+            at = here.brain
+            await repo.read(at, cluster("a"))
+            await at.connect("a")
+            await at.engine.ask(at.engine.act("shop-0001", ev.Approve("bob", "")))
+            await says(at, "a", at.offers("a")[-1], wire.OUTCOME_HEALTHY)
+            await here.is_written()
+        assert "after wave all: 1 of the approvers" in json.loads(there.asked[-1].body)["text"]
+    assert len(there.asked) == 2, "a restart tells nothing again"
+
+
+async def test_a_freeze_is_told_when_it_begins_and_when_somebody_ends_it(tmp_path: Path) -> None:
+    async with (
+        listening() as there,
+        life(tmp_path, settings(tmp_path, hook(there.url, on=["frozen"]))) as here,
+    ):
+        at = here.brain
+        wanted = freeze("sale", "tier=store", at.now[0] + HOUR)
+        await at.engine.ask(at.engine.freeze(wanted))
+        await at.engine.ask(at.engine.unfreeze("sale", "bob"))
+        await at.engine.ask(at.engine.freeze(wanted))
+        await at.passes(2 * HOUR)
+        await here.is_written()
+    told = [json.loads(asked.body) for asked in there.asked]
+    assert [(one["on"], one["rollout"]) for one in told] == [("frozen", "")] * 3
+    begun = f"{wanted.by} froze tier=store until 1970-01-12T14:46:40Z (sale)"
+    assert [one["text"].removesuffix(f": {wanted.reason}") for one in told] == [
+        begun,
+        "bob ended the freeze sale",
+        begun,
+    ]
+    assert "muster freeze delete sale" in told[0]["hint"]
+
+
+async def test_a_server_that_is_down_and_comes_back_is_told_all_of_it_in_order_and_once(
+    tmp_path: Path,
+) -> None:
+    async with listening() as there:
+        port = int(there.url.rpartition(":")[2])
+    async with life(tmp_path, settings(tmp_path, hook(there.url))) as here:
+        await running(here.brain)
+        await pauses(here.brain)
+        await here.brain.engine.ask(here.brain.engine.act("shop-0001", ev.Resume("alice", "")))
+        await pauses(here.brain, "dinner")
+        await here.has("failed", 2)  # nobody listens
+        async with listening(port) as back:
+            await here.is_written()
+            await here.brain.settled()
+    assert ["lunch" in str(asked.body) for asked in back.asked] == [True, False]
+    assert here.results["ops", "sent"] == 2
 
 
 async def test_the_second_pause_of_a_rollout_is_news_again(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ async def test_a_rejection_is_what_the_plan_says(hub: Hub) -> None:
     async with started(hub, GATED) as operator:
         rejected = await act(operator, Action.REJECT, reason="wrong rates")
         assert rejected.state in {"Paused", "RolledBack", "Failed"}
-        assert "gate before wave all failed" in rejected.why
+        assert "gate before wave all: rejected by admin: wrong rates" in rejected.why
 
 
 async def test_nothing_is_tried_again_that_did_not_fail(hub: Hub) -> None:

@@ -17,6 +17,7 @@ from unit.probing import ask, raw, series
 METRICS = {
     "muster_clusters", "muster_streams", "muster_reports_total", "muster_report_commit_seconds_count", "muster_rollouts",
     "muster_rollout_targets", "muster_owed_oldest_seconds", "muster_wake_seconds_count", "muster_renewals_total",
+    "muster_reports_ignored_total",
 }  # fmt: skip
 GAUGES_OF_NOTHING = {"muster_clusters", "muster_rollouts", "muster_rollout_targets"}
 

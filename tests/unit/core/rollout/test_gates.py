@@ -92,6 +92,20 @@ def test_a_pause_stops_the_clock_of_a_gate() -> None:
     assert story.machine.state == "Failed"
 
 
+def test_what_was_measured_before_a_pause_is_not_in_a_row_with_what_is_after_it() -> None:
+    story = Story(wave("all", "a", gates_before=(ERRORS,)))
+    measured(story, True)
+    measured(story, True)
+    story.give(ev.Pause("ann", "lunch"))
+    measured(story, True)  # a look that was on its way
+    story.give(ev.Resume("ann", ""))
+    measured(story, True)
+    measured(story, True)
+    assert story.state("a") == "waiting"
+    measured(story, True)
+    assert story.state("a") == "offered"
+
+
 def test_a_start_time_holds_until_it_comes() -> None:
     story = Story(wave("all", "a", gates_before=(ResolvedGate(kind="time", after=START + 3600),)))
     assert story.machine.next_wake() == START + 3600
