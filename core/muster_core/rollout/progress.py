@@ -203,10 +203,10 @@ def _hold(run: Run, why: str, now: float, out: list[ev.AnyEvent]) -> bool:
 def _stop(run: Run, wave: int, why: str, now: float, out: list[ev.AnyEvent]) -> bool:
     """A spent budget or a failed gate: what the plan says."""
     action = run.plan.action
-    if run.expired and action == "pause":
-        action = "abort"  # nothing is offered any more that a person could let go on
     if action == "rollback" and not may_take_back(run):
         action, why = "pause", why + TO_SIGN
+    if run.expired and action == "pause":
+        action = "abort"  # nothing is offered any more that a person could let go on
     if action == "pause" and run.is_paused:
         return False
     run.withdraw_all(why, now, out)

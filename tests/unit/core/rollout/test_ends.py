@@ -106,6 +106,23 @@ def test_past_its_expiry_whoever_waits_is_owed_and_what_runs_is_waited_for() -> 
     )
 
 
+@pytest.mark.parametrize("expires_first", [True, False])
+def test_expired_without_a_signature_for_the_way_back_it_ends_and_waits_for_nobody(
+    *, expires_first: bool
+) -> None:
+    """A pause would have no way on: nothing may be resumed over a spent budget, nor offered again past the expiry."""
+    story = Story(
+        wave("all", "a", "b", flying=2), action="rollback", scope="wave", may_return=False, expire=300.0
+    )
+    story.acknowledge("a", "b")
+    if expires_first:
+        story.wait(300)
+    story.failed("a")
+    story.wait(300)
+    assert story.machine.state == "Failed"
+    assert "a directive with returnTo" in story.machine.why
+
+
 def test_expired_below_a_quorum_it_has_failed() -> None:
     story = Story(wave("one", "a", "b", flying=2, quorum=100), wave("two", "c"), away=("b",), expire=1800.0)
     story.healthy("a")
