@@ -1,13 +1,19 @@
 """When something may happen: a cron expression that opens, how long it stays open, and the time zone that is meant.
 
-Owns the rules of daylight saving time, which are Debian cron's: an opening at a local time that a clock skips is at
-the moment of the jump; one at a local time that comes twice is at the first of them. How long it stays open is real
-time. Overlapping openings are one. It never reads a clock: whoever asks says when.
+Owns the rules of daylight saving time, which are Debian cron's. Where minute and hour are both named, an opening at a
+local time that a clock skips is at the moment of the jump, and one at a local time that comes twice is at the first of
+them. Where one of the two starts with ``*``, it opens by what the clock shows: never at a time that is skipped, and
+again at one that comes again. How long it stays open is real time. Overlapping openings are one. It never reads a
+clock: whoever asks says when.
+
+Cron expressions are matched on local times without a zone, and what those are in real time is decided here: from
+within a zone, ``cronsim`` takes a midnight that is skipped for one that is there, and loses times that follow a jump.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import math
 import re
 import zoneinfo
 from collections.abc import Iterator
@@ -59,15 +65,63 @@ class Window(msgspec.Struct, frozen=True):
 
     def _openings(self, after: float) -> Iterator[float]:
         """Every opening later than ``after``, in order."""
-        zone = _zone(self.zone)
-        previous = after
-        for tick in CronSim(self.cron, dt.datetime.fromtimestamp(after, dt.UTC).astimezone(zone)):
-            opening = tick.timestamp()
-            if (
-                opening > previous
-            ):  # of a local time that comes twice, cron names the first, which may be past
-                previous = opening
-                yield opening
+        minute, hour, *_ = self.cron.split()
+        by_the_clock = minute.startswith("*") or hour.startswith("*")
+        ask = _shown if by_the_clock else _named
+        return ask(self.cron, _zone(self.zone), math.floor(after))
+
+
+def _named(cron: str, zone: dt.tzinfo, after: int) -> Iterator[float]:
+    """The first time that each local time is there, or the jump over it; many that one jump skips are one opening."""
+    previous = after
+    for wall in CronSim(cron, _wall(after, _offset(zone, after))):
+        # A local time that is skipped is before the jump with the later offset, and after it with the earlier one.
+        first, other = (round(wall.replace(tzinfo=zone, fold=fold).timestamp()) for fold in (0, 1))
+        opening = (_change(zone, other, first) or first) if other < first else first
+        if opening > previous:
+            previous = opening
+            yield float(opening)
+
+
+def _shown(cron: str, zone: dt.tzinfo, after: int) -> Iterator[float]:
+    """Every time that the clock shows such a local time, from one change of the clock to the next."""
+    since, wall = after, _wall(after, _offset(zone, after))
+    while True:
+        offset = _offset(zone, since)
+        change: int | None = None
+        for shown in CronSim(cron, wall):
+            opening = round(shown.replace(tzinfo=dt.UTC).timestamp()) - offset
+            change = _change(zone, since, opening)
+            if change is not None:
+                break
+            since = opening
+            yield float(opening)
+        if change is None:
+            return
+        since, wall = change, _wall(change - 1, _offset(zone, change))  # what it shows at the change counts
+
+
+def _wall(at: int, offset: int) -> dt.datetime:
+    """What a clock shows that is ``offset`` seconds ahead of UTC, without its zone."""
+    return dt.datetime.fromtimestamp(at + offset, dt.UTC).replace(tzinfo=None)
+
+
+def _offset(zone: dt.tzinfo, at: int) -> int:
+    return round((dt.datetime.fromtimestamp(at, zone).utcoffset() or dt.timedelta()).total_seconds())
+
+
+def _change(zone: dt.tzinfo, since: int, until: int) -> int | None:
+    """The first second in ``since`` (not it) to ``until`` with another offset; no two changes are within a day."""
+    offset = _offset(zone, since)
+    while since < until:
+        step = min(since + 86_400, until)
+        if _offset(zone, step) != offset:
+            while step - since > 1:
+                middle = (since + step) // 2
+                since, step = (middle, step) if _offset(zone, middle) == offset else (since, middle)
+            return step
+        since = step
+    return None
 
 
 def parse_window(cron: str, duration: str, zone: str) -> Window:

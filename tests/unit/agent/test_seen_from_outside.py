@@ -26,6 +26,24 @@ class Seen:
     kube: Kube
     agent: Program
     metrics: str
+    approved: bool = False
+
+    def joins(self) -> None:
+        """Whichever test comes first."""
+        if not self.approved:
+            assert "not joined" in self.answers("/readyz", 503)
+            self.fleet.approve("berlin-04")
+            self.approved = True
+        assert self.answers("/readyz", 200) == "ok\n"
+
+    def takes(self, version: str) -> None:
+        self.fleet.commit(shop(version))
+        until(lambda: self.kube.version() == version, why=self.fleet.logs)
+
+    def logged(self) -> list[dict[str, str]]:
+        """Every whole line so far."""
+        whole, _, _ = self.agent.log.read_text().rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines()]
 
     def answers(self, path: str, wanted: int) -> str:
         """The body of the first answer with this status."""
@@ -51,10 +69,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
 
 
 def test_it_is_ready_once_it_has_joined_and_says_why_before(seen: Seen) -> None:
-    assert "not joined" in seen.answers("/readyz", 503)
     assert seen.answers("/healthz", 200) == "ok\n"
-    seen.fleet.approve("berlin-04")
-    assert seen.answers("/readyz", 200) == "ok\n"
+    seen.joins()
 
 
 def test_probes_answer_gets_of_three_paths_and_nothing_else(seen: Seen) -> None:
@@ -71,10 +87,12 @@ def test_probes_answer_gets_of_three_paths_and_nothing_else(seen: Seen) -> None:
 
 
 def test_metrics_are_those_of_the_surface_bounded_and_without_a_label_for_clusters(seen: Seen) -> None:
-    seen.fleet.commit(shop("1"))
-    until(lambda: seen.kube.version() == "1", why=seen.fleet.logs)
+    seen.joins()
+    seen.takes("1")
+    wanted = METRICS | {"muster_reconcile_total", "muster_objects"}
+    # The last of them come with the end of the reconcile, after the objects are there.
+    until(lambda: series(seen.answers("/metrics", 200)).keys() >= wanted, why=seen.fleet.logs)
     found = series(seen.answers("/metrics", 200))
-    assert found.keys() >= METRICS | {"muster_reconcile_total", "muster_objects"}
     assert all(name.startswith("muster_") for name in found), "only our own names"
     assert not [name for name, labels in found.items() if any("cluster" in label for label in labels)]
     assert len(found["muster_policy_results_total"]) == 3 * 5
@@ -83,16 +101,17 @@ def test_metrics_are_those_of_the_surface_bounded_and_without_a_label_for_cluste
     ended = lambda: (run := seen.fleet.rollout("shop-0001")) and run.state == "Succeeded"  # noqa: E731
     until(ended, why=seen.fleet.logs)
     first = sum(len(labels) for labels in found.values())
-    seen.fleet.commit(shop("2"))
-    until(lambda: seen.kube.version() == "2", why=seen.fleet.logs)
+    seen.takes("2")
     again = series(seen.answers("/metrics", 200))
     assert sum(len(labels) for labels in again.values()) <= first + 3, "a release more is no series more"
 
 
 def test_logs_are_lines_of_json(seen: Seen) -> None:
-    lines = [json.loads(line) for line in seen.agent.log.read_text().splitlines()]
-    assert {"joining", "joined", "applied"} <= {line["event"] for line in lines}
-    assert all({"event", "level", "timestamp"} <= line.keys() for line in lines)
+    seen.joins()
+    seen.takes("3")
+    wanted = {"joining", "joined", "applied"}
+    until(lambda: wanted <= {line["event"] for line in seen.logged()}, why=seen.fleet.logs)
+    assert all({"event", "level", "timestamp"} <= line.keys() for line in seen.logged())
 
 
 def test_health_is_told_in_kstatus_words_and_old_words_go_to_zero() -> None:

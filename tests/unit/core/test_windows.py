@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import datetime as dt
 import zoneinfo
+from functools import lru_cache
+from itertools import takewhile
 
 import pytest
-from hypothesis import assume, given
+from cronsim import CronSim
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from muster_core.errors import ValidationError
 from muster_core.windows import LOOK_AHEAD, Window, parse_window
 
-ZONES = (
-    "UTC",
-    "Europe/Berlin",
-    "America/New_York",
-    "Australia/Lord_Howe",
-    "Asia/Kolkata",
-    "America/Sao_Paulo",
-)
-CHANGES = ("2027-03-14", "2027-03-28", "2027-04-04", "2027-10-03", "2027-10-31", "2027-11-07", "2018-02-17",
-           "2018-11-03", "2028-02-29")  # fmt: skip
+# Days on which clocks are changed, and by how much where that is odd.
+CHANGES = {
+    "UTC": ("2028-02-29",),
+    "Asia/Kolkata": ("2027-10-31",),
+    "Europe/Berlin": ("2027-03-28", "2027-10-31"),
+    "America/New_York": ("2027-03-14", "2027-11-07"),
+    "Australia/Lord_Howe": ("2027-04-04", "2027-10-03"),  # half an hour
+    "Antarctica/Troll": ("2027-03-28", "2027-10-31"),  # two hours
+    "Africa/Casablanca": ("2026-02-15", "2026-03-22"),  # winter is what is saved
+    "America/Sao_Paulo": ("2018-02-17", "2018-11-04"),  # at midnight
+    "America/Havana": ("2027-03-14", "2027-11-07"),  # from midnight, back to midnight
+    "America/Asuncion": ("2024-03-23", "2024-10-06"),
+    "Africa/Cairo": ("2027-04-30", "2027-10-28"),
+    "Asia/Beirut": ("2027-03-28", "2027-10-30"),
+    "America/Scoresbysund": ("2027-03-27",),  # an hour before midnight
+    "Pacific/Apia": ("2011-12-30", "2011-04-02"),  # a whole day
+    "Pacific/Chatham": ("2027-04-04", "2027-09-26"),  # at a quarter to three
+    "Asia/Pyongyang": ("2015-08-14", "2018-05-04"),  # half an hour at midnight, for good
+    "America/Caracas": ("2007-12-09", "2016-05-01"),
+}
 HOUR, DAY = 3_600.0, 86_400.0
 
 
@@ -64,6 +77,8 @@ def test_a_window_over_midnight_is_open_on_the_next_day() -> None:
         ("Australia/Lord_Howe", "15 2 * * *", "2027-10-03 00:00", "2027-10-03 02:30"),
         # Midnight itself is skipped.
         ("America/Sao_Paulo", "0 0 * * *", "2018-11-03 12:00", "2018-11-04 01:00"),
+        # A whole day is.
+        ("Pacific/Apia", "0 12 * * *", "2011-12-29 13:00", "2011-12-31 00:00"),
     ],
 )
 def test_an_opening_that_the_clock_skips_is_at_the_jump(
@@ -72,6 +87,46 @@ def test_an_opening_that_the_clock_skips_is_at_the_jump(
     window = parse_window(cron, "1h", zone)
     assert wall(zone, window.opens_at(at(zone, before))) == opens
     assert window.closes_at(at(zone, before)) - window.opens_at(at(zone, before)) == HOUR
+
+
+@pytest.mark.parametrize(
+    ("zone", "cron", "before", "opens"),
+    [
+        ("America/Sao_Paulo", "* */3 * * SUN", "2018-11-03 12:00", "2018-11-04 03:00"),
+        ("America/Sao_Paulo", "0 */3 * * *", "2018-11-03 21:30", "2018-11-04 03:00"),
+        # The hour after the jump is not lost where the day begins with it.
+        ("America/Sao_Paulo", "* 1 * * SUN", "2018-11-03 12:00", "2018-11-04 01:00"),
+        ("Europe/Berlin", "30 */2 * * *", "2027-03-28 00:45", "2027-03-28 04:30"),
+        ("Europe/Berlin", "*/20 * * * *", "2027-03-28 01:45", "2027-03-28 03:00"),
+        ("Australia/Lord_Howe", "*/20 2 * * *", "2027-10-03 00:00", "2027-10-03 02:40"),
+        ("Australia/Lord_Howe", "*/20 3 * * *", "2027-10-03 00:00", "2027-10-03 03:00"),
+        ("Pacific/Apia", "*/20 12 30 * *", "2011-12-29 13:00", "2012-01-30 12:00"),
+    ],
+)
+def test_with_a_star_a_time_that_the_clock_skips_is_none(
+    zone: str, cron: str, before: str, opens: str
+) -> None:
+    assert wall(zone, parse_window(cron, "1m", zone).opens_at(at(zone, before))) == opens
+
+
+@pytest.mark.parametrize(
+    ("zone", "cron", "day", "shown"),
+    [
+        ("Europe/Berlin", "*/30 2 * * *", "2027-10-31", ["02:00", "02:30", "02:00", "02:30"]),
+        ("Australia/Lord_Howe", "*/20 1 * * *", "2027-04-04", ["01:00", "01:20", "01:40", "01:40"]),
+    ],
+)
+def test_with_a_star_an_hour_that_comes_twice_opens_twice(
+    zone: str, cron: str, day: str, shown: list[str]
+) -> None:
+    window, now = parse_window(cron, "1m", zone), at(zone, f"{day} 00:00")
+    seen = []
+    for _ in shown:
+        now = window.opens_at(now)
+        seen.append(wall(zone, now))
+        now += 60
+    assert seen == [f"{day} {time}" for time in shown]
+    assert wall(zone, window.opens_at(now)).split()[0] > day
 
 
 @pytest.mark.parametrize(
@@ -184,12 +239,13 @@ durations = st.sampled_from([60.0, 90.0, 600.0, HOUR, 4 * HOUR, 25 * HOUR, 9 * D
 @st.composite
 def moments(draw: st.DrawFn) -> tuple[str, float]:
     """A zone and a time, most often within two days of a change of its clocks."""
-    zone = draw(st.sampled_from(ZONES))
-    day = draw(st.sampled_from(CHANGES))
+    zone = draw(st.sampled_from(sorted(CHANGES)))
+    day = draw(st.sampled_from(CHANGES[zone]))
     return zone, at(zone, f"{day} 12:00") + draw(st.integers(-2 * 86_400, 2 * 86_400))
 
 
 @given(crons, durations, moments())
+@example("* */3 * * SUN", 60.0, ("America/Sao_Paulo", 1541257200.0))
 def test_the_three_answers_agree(cron: str, duration: float, moment: tuple[str, float]) -> None:
     zone, now = moment
     window = Window(cron, duration, zone)
@@ -208,6 +264,7 @@ def test_the_three_answers_agree(cron: str, duration: float, moment: tuple[str, 
 
 
 @given(crons, moments(), st.lists(st.integers(0, 86_400), max_size=4))
+@example("* */3 * * SUN", ("America/Sao_Paulo", 1541257200.0), [43199, 43200])
 def test_from_wherever_it_is_asked_the_next_opening_is_the_same(
     cron: str, moment: tuple[str, float], steps: list[int]
 ) -> None:
@@ -217,6 +274,56 @@ def test_from_wherever_it_is_asked_the_next_opening_is_the_same(
     for step in sorted(steps):
         if now + step <= opens:
             assert window.opens_at(now + step) == opens
+
+
+def by_the_minute(cron: str, zone: str, start: int, end: int) -> list[float]:
+    """The rules said another way: every minute of real time from ``start``, with all that its clock shows or passes."""
+    clock, minute, found = zoneinfo.ZoneInfo(zone), dt.timedelta(minutes=1), []
+    starred = any(field.startswith("*") for field in cron.split()[:2])
+    shown = {now: dt.datetime.fromtimestamp(now, clock).replace(tzinfo=None) for now in range(start, end, 60)}
+    latest = min(shown.values()) - minute
+    ticks = set(takewhile(lambda tick: tick <= max(shown.values()), CronSim(cron, latest)))
+    for now, face in shown.items():
+        passed = [latest + minute * n for n in range(1, (face - latest) // minute + 1)]
+        if ticks.intersection([face] if starred else passed):
+            found.append(float(now))
+        latest = max(latest, face)
+    return found
+
+
+@lru_cache
+def changed(zone: str, day: str) -> int:
+    """The first minute with another offset, looked for from a day before; noon where there is none."""
+    noon, clock = int(at(zone, f"{day} 12:00")), zoneinfo.ZoneInfo(zone)
+    offsets = {
+        now: dt.datetime.fromtimestamp(now, clock).utcoffset()
+        for now in range(noon - 129_600, noon + 86_400, 60)
+    }
+    return next((now for now, offset in offsets.items() if offset != offsets[noon - 129_600]), noon)
+
+
+def test_clocks_are_changed_on_the_days_of_these_tests() -> None:
+    unchanged = {
+        zone
+        for zone, days in CHANGES.items()
+        for day in days
+        if changed(zone, day) == at(zone, f"{day} 12:00")
+    }
+    assert unchanged == {"UTC", "Asia/Kolkata"}
+
+
+@settings(deadline=None)
+@given(crons, st.sampled_from([(zone, day) for zone, days in CHANGES.items() for day in days]))
+@example("* 1 * * SUN", ("America/Sao_Paulo", "2018-11-04"))
+@example("*/17 3 * * *", ("Australia/Lord_Howe", "2027-10-03"))
+def test_it_opens_when_each_minute_asked_for_itself_says_so(cron: str, change: tuple[str, str]) -> None:
+    zone, day = change
+    start, end = changed(zone, day) - 4 * 3600, changed(zone, day) + 4 * 3600
+    window, now, found = Window(cron, 60.0, zone), float(start), []
+    while (now := window.opens_at(now)) < end:
+        found.append(now)
+        now += 60
+    assert found == by_the_minute(cron, zone, start, end)
 
 
 def made(cron: str, duration: str, zone: str) -> Window | str:
