@@ -5,7 +5,8 @@
     python tests/attack/mutants.py --list
 
 Owns the copy, the removal (one exact text of one file, which must be there once) and the verdict. It never touches the
-checkout. A mutant whose test cannot even start proves nothing: the untouched copy must pass the same test first.
+checkout. A mutant whose test cannot even start proves nothing: the untouched copy must pass the same tests first. A
+mutant that is found is listed with how its test failed, so that a test which only ran out of time can be told.
 """
 
 from __future__ import annotations
@@ -92,37 +93,38 @@ def runs_the_copy(folder: Path) -> bool:
     return all(Path(line).is_relative_to(folder) for line in said.stdout.split())
 
 
-def passes(folder: Path, test: str) -> bool:
-    """Whether the test passes there. A usage error or a test that is not there is an error of the list."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-n0",
-        "-q",
-        "-x",
-        "-p",
-        "no:cacheprovider",
-        f"tests/attack/{test}",
-    ]
+def failure(folder: Path, tests: Sequence[str], deadline: float = DEADLINE) -> str:
+    """How the first of these tests fails there, in its own words; nothing when all pass.
+
+    A usage error or a test that is not there is an error of the list.
+    """
+    command = [sys.executable, "-m", "pytest", "-n0", "-q", "-x", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        command,
+        [*command, *(f"tests/attack/{test}" for test in tests)],
         cwd=folder,
         env=environment(folder),
         check=False,
         capture_output=True,
         text=True,
-        timeout=DEADLINE,
+        timeout=deadline,
     )
     if done.returncode not in (0, 1):
         raise SystemExit(
-            f"{test}: pytest ended with {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+            f"{tests}: pytest ended with {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
         )
-    return done.returncode == 0
+    said = [line[2:].strip() for line in done.stdout.splitlines() if line.startswith("E  ")]
+    return "" if done.returncode == 0 else next(iter(said), "it failed")[:100]
 
 
-def survives(folder: Path, mutant: Mutant) -> bool:
-    """Whether the test still passes with the check taken out; the files are whole again afterwards."""
+def broken(folder: Path, tests: Sequence[str]) -> dict[str, str]:
+    """The tests that fail without any removal: all in one run, and only when that fails each by itself."""
+    if not failure(folder, tests, DEADLINE * 10):
+        return {}
+    return {test: why for test in tests if (why := failure(folder, [test]))}
+
+
+def found(folder: Path, mutant: Mutant) -> str:
+    """How the test fails with the check taken out, nothing when it passes; the files are whole again afterwards."""
     whole = {folder / file: (folder / file).read_text() for file, _, _ in mutant.edits}
     try:
         for file, old, new in mutant.edits:
@@ -130,7 +132,7 @@ def survives(folder: Path, mutant: Mutant) -> bool:
             if text.count(old) != 1:
                 raise SystemExit(f"{mutant.name}: the text stands {text.count(old)} times in {file}")
             (folder / file).write_text(text.replace(old, new))
-        return passes(folder, mutant.test)
+        return failure(folder, [mutant.test])
     finally:
         for path, text in whole.items():
             path.write_text(text)
@@ -159,14 +161,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not runs_the_copy(folder):
             raise SystemExit("the copy is not what runs: check the installation")
         if not options.no_baseline:
-            for test in dict.fromkeys(m.test for m in chosen):
-                if not passes(folder, test):
-                    sys.stdout.write(f"BROKEN    {test} fails without any removal\n")
-                    failures += 1
+            for test, why in broken(folder, list(dict.fromkeys(m.test for m in chosen))).items():
+                sys.stdout.write(f"BROKEN    {test} fails without any removal: {why}\n")
+                failures += 1
         for mutant in chosen:
-            survived = survives(folder, mutant)
-            failures += survived
-            sys.stdout.write(f"{'SURVIVED' if survived else 'found':9} {mutant.name}\n")
+            how = found(folder, mutant)
+            failures += not how
+            sys.stdout.write(f"found     {mutant.name}: {how}\n" if how else f"SURVIVED  {mutant.name}\n")
             sys.stdout.flush()
     sys.stdout.write(f"{len(chosen)} mutants, {failures} failures\n")
     return 1 if failures else 0

@@ -242,7 +242,7 @@ OPERATORS = [
     ),
     (
         "operators-sign-what-the-coordinator-names",
-        "coordinator/muster_cli/commands/rollouts.py",
+        "coordinator/muster_cli/trust/starting.py",
         "            release,\n            list(members(ground, bundle).values()),\n",
         "            release._replace(commit=view.current.commit, tree_digest=view.current.tree_digest),\n"
         "            list(members(ground, bundle).values()),\n",
