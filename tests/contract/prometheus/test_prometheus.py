@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import anyio
 import pytest
 from contract.prometheus.server import prometheus
 from muster_coordinator.gates.verdicts import Verdict, judge_query
 from muster_coordinator.outgoing import Outgoing
+from muster_core.rollout import events as ev
+from unit.coordinator.test_gatekeeper import before, begins, is_offered, log, measuring
+from unit.coordinator.test_holds import Repo
 
 pytestmark = pytest.mark.xdist_group("prometheus")
 
@@ -59,6 +63,18 @@ async def test_a_metric_that_was_scraped_is_measured(server: str) -> None:
             assert "no data" in verdict.detail or "not above" in verdict.detail
             await anyio.sleep(0.1)
     assert verdict == (True, "1 is above 0.5")
+
+
+async def test_a_wave_waits_until_a_real_server_says_so_twice_in_a_row(tmp_path: Path, server: str) -> None:
+    gate = "{prometheus: {server: metrics, query: sum(up), above: 0.5, consecutive: 2, interval: 1s}}"
+    repo = Repo(
+        {"shop": ("", "1")}, plan=before(gate), fleet=f", metricServers: [{{name: metrics, url: '{server}'}}]"
+    )
+    async with measuring(tmp_path) as at:
+        await begins(at, repo)
+        await is_offered(at)
+    (passed,) = [event for event in await log(tmp_path) if isinstance(event, ev.GatePassed)]
+    assert passed.detail == "1 is above 0.5"
 
 
 async def test_a_query_as_long_as_a_url_may_be_is_asked(server: str) -> None:
