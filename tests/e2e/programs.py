@@ -153,7 +153,8 @@ class Kube:
         self._server, self._token = cluster["server"], config["users"][0]["user"]["token"]
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
-        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": kind}
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(  # noqa: S310 - the URL is the lab's own
             self._server + path, method=method, headers=headers, data=data

@@ -14,6 +14,7 @@ from muster_agent.state.records import Admission, BundleRecord, OfferRecord, Ret
 
 RETRY_FIRST, RETRY_MAX = 1.0, 60.0
 DAY, RETURNS_A_DAY, KEPT_RETURNS = 86_400.0, 3, 15
+TOLD_KEPT = 10
 
 
 # --- events --------------------------------------------------------------------------------------------------------
@@ -70,11 +71,13 @@ class AppliedAll(NamedTuple):
 
 
 class HealthSeen(NamedTuple):
-    """The roll-up of the bundle's objects. ``problems`` is (object, health, message)."""
+    """The roll-up of the bundle's objects. ``problems`` is (object, health, message); ``kept`` is what a release that
+    takes everything away leaves, because it takes others with it."""
 
     total: int
     ready: int
     problems: tuple[tuple[str, str, str], ...]
+    kept: tuple[str, ...] = ()
 
 
 class Changed(NamedTuple):
@@ -161,6 +164,11 @@ class Report(NamedTuple): ...
 
 
 Command = Acknowledge | Defer | Admit | Readmit | Apply | TakeAway | Save | Report
+
+
+def _what_is_kept(kept: tuple[str, ...]) -> str:
+    more = f" and {len(kept) - TOLD_KEPT} more" if len(kept) > TOLD_KEPT else ""
+    return f"taken away; kept here: {', '.join(kept[:TOLD_KEPT])}{more}"
 
 
 def _are_alike(one: Admission, other: Admission) -> bool:
@@ -425,6 +433,8 @@ class BundleMachine:
         self.total, self.ready, self.problems = seen.total, seen.ready, seen.problems
         if self._applied and not seen.problems:
             out = self._healthy()
+            if seen.kept and self.phase == "Ready":
+                self.message = _what_is_kept(seen.kept)
         elif not self._applied:
             out = []
         else:

@@ -66,6 +66,7 @@ class _Bundle:
     verdicts: tuple[Verdict, ...] = ()
     last_report: bytes = b""
     left: tuple[ObjectRef, ...] = ()  # of a release that takes everything away: what is still to go
+    kept: tuple[ObjectRef, ...] = ()  # and what was protected from it
 
 
 class Reconciler:
@@ -427,7 +428,7 @@ class Reconciler:
         removal = await self._remover.remove(name, result.applied, protected_kinds(said))
         result.changes += removal.changes
         result.applied = {ref: record for ref, record in result.applied.items() if ref in removal.left}
-        bundle.left, bundle.rolled_up = removal.left, None
+        bundle.left, bundle.kept, bundle.rolled_up = removal.left, removal.kept, None
         if not removal.left:
             await self._applier.forget(name, note, removal.kept)
 
@@ -476,14 +477,16 @@ class Reconciler:
             statuses.append(state.status)
             if state.status != "Current":
                 problems.append((str(ref), state.status, state.message))
+        kept: tuple[str, ...] = ()
         if bundle.admissible is not None and bundle.admissible.removes is not None:
+            kept = tuple(str(ref) for ref in bundle.kept)
             for ref in bundle.left:
                 statuses.append("Terminating")
                 problems.append((str(ref), "Terminating", "is not gone yet"))
         self._metrics.healths(bundle.machine.record.bundle, statuses)
         problems.sort(key=lambda problem: (problem[1] != "Failed", problem[0]))
         ready = len(statuses) - len(problems)
-        return m.HealthSeen(len(statuses), ready, tuple(problems[:MAX_PROBLEMS]))
+        return m.HealthSeen(len(statuses), ready, tuple(problems[:MAX_PROBLEMS]), kept[:MAX_KEPT])
 
     # --- reports -------------------------------------------------------------------------------------------------------
 

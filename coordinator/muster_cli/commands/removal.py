@@ -199,12 +199,14 @@ def _asked_to_leave(entry: Cluster) -> Cluster:
 
 
 def _wait_until_it_left(ctx: click.Context, name: str, seconds: float) -> op.ClusterView:
-    """Returns at once for a cluster that is out of contact; ``J071`` when it is not done in time."""
-    until = time.monotonic() + seconds
+    """Returns at once for a cluster that is out of contact; one that falls silent meanwhile is waited for. ``J071`` when
+    it is not done in time."""
+    until, was_here = time.monotonic() + seconds, False
     with client(ctx) as operator:
         while True:
             view = operator.get_cluster(name)
-            if view.state == "Removed" or not view.online:
+            was_here = was_here or view.online
+            if view.state == "Removed" or not was_here:
                 return view
             if time.monotonic() >= until:
                 break

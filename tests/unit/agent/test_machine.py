@@ -286,6 +286,14 @@ def test_what_runs_is_no_verdict_on_an_offer_that_waits_after_a_restart() -> Non
     assert (machine.record.outcome, machine.phase) == ("failed", "Blocked")
 
 
+def test_a_release_without_objects_says_what_it_left_and_only_ten_of_them() -> None:
+    machine = healthy()
+    kept = tuple(f"v1/Namespace n{index}" for index in range(12))
+    assert names(machine.handle(m.HealthSeen(0, 0, (), kept), 10.0)) == ["Report"]
+    assert machine.message == f"taken away; kept here: {', '.join(kept[:10])} and 2 more"
+    assert machine.handle(m.HealthSeen(0, 0, (), kept), 11.0) == []
+
+
 def test_who_leaves_takes_everything_away_and_no_release() -> None:
     machine = healthy()
     assert names(machine.handle(m.Leaving(True), 10.0)) == ["Save", "Report", "TakeAway"]

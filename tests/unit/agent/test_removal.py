@@ -74,6 +74,9 @@ async def test_a_release_without_objects_takes_all_away_but_what_takes_others_wi
         await stage.offer(gone, "shop-0002")
         report = await stage.outcome("shop-0002", wire.OUTCOME_HEALTHY)
         assert (report.phase, report.object_count) == ("Ready", 0)
+        kept = ("v1/Namespace shop", "apiextensions.k8s.io/v1/CustomResourceDefinition widgets.example.com",
+                "v1/PersistentVolumeClaim shop/data")  # fmt: skip
+        assert report.message == f"taken away; kept here: {', '.join(kept)}"
         assert not await exists(stage, f"{MAPS}/web")
         assert not await exists(stage, f"{DEPLOYMENTS}/web")
         assert not await exists(stage, f"{SHOP.replace('/api/v1', '/apis/example.com/v1')}/widgets/one")
