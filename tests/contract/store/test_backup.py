@@ -190,10 +190,28 @@ def out_of_the_folder(data: bytes) -> bytes:
     return gzip.compress(gzip.decompress(data).replace(b'"file":"ca.key"', b'"file":"../key"'))
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [cut, no_end, one_row_less, more_behind, out_of_the_folder, lambda data: b"", lambda data: b"text"],
-)
+def of_its_own(data: bytes, change: Callable[[list[list[object]]], None]) -> bytes:
+    """Other rows of events, and an end that fits them."""
+    lines = gzip.decompress(data).splitlines(keepends=True)
+    place = next(n for n, line in enumerate(lines) if line.startswith(b'{"table":"events"'))
+    part = json.loads(lines[place])
+    change(part["rows"])
+    lines[place] = json.dumps(part, separators=(",", ":")).encode() + b"\n"
+    return gzip.compress(resealed(lines))
+
+
+def a_row_twice(data: bytes) -> bytes:
+    return of_its_own(data, lambda rows: rows.append(rows[0]))
+
+
+def no_bytes(data: bytes) -> bytes:
+    return of_its_own(data, lambda rows: rows.append(["x-0001", 1, "*"]))
+
+
+@pytest.mark.parametrize("damage", [
+    cut, no_end, one_row_less, more_behind, out_of_the_folder, a_row_twice, no_bytes,
+    lambda data: b"", lambda data: b"text",
+])  # fmt: skip
 async def test_a_damaged_backup_is_refused_before_anything_is_touched(
     tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:

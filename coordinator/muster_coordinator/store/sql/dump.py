@@ -7,7 +7,7 @@ Terms and names of the coordinators that share a database are the database's own
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -73,18 +73,32 @@ def put_back(place: Place, backup: Backup) -> None:
             connection.execute(sa.delete(table))
         # Whose it was is not whose it is: the next leader writes its CA and its name.
         migrations.keep_only(connection, ("version", "epoch"))
-        for part in backup.rows():
-            table = schema.metadata.tables[part.table]
-            columns = backup.header.tables[part.table]
-            missing = {column: value for (of, column), value in defaults.items() if of == part.table}
-            secret = {column.name for column in table.columns if isinstance(column.type, sa.LargeBinary)}
-            values = [
-                missing | {c: _value(v, c in secret) for c, v in zip(columns, row, strict=True)}
-                for row in part.rows
-            ]
-            if values:
-                connection.execute(sa.insert(table), values)
+        try:
+            for part in backup.rows():
+                columns = backup.header.tables[part.table]
+                _insert(connection, schema.metadata.tables[part.table], columns, part.rows, defaults)
+        except (ValueError, sa.exc.IntegrityError) as error:
+            raise StoreError(
+                "L057", "this is no whole backup: a row is none of its table", object=str(backup.path)
+            ) from error
+
+
+def _insert(
+    connection: sa.Connection,
+    table: sa.Table,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    defaults: Mapping[tuple[str, str], object],
+) -> None:
+    """``ValueError`` for bytes that are none."""
+    missing = {column: value for (of, column), value in defaults.items() if of == table.name}
+    binary = {column.name for column in table.columns if isinstance(column.type, sa.LargeBinary)}
+    values = [
+        missing | {c: _value(v, c in binary) for c, v in zip(columns, row, strict=True)} for row in rows
+    ]
+    if values:
+        connection.execute(sa.insert(table), values)
 
 
 def _value(value: object, is_bytes: bool) -> object:
-    return base64.b64decode(str(value)) if is_bytes else value
+    return base64.b64decode(str(value), validate=True) if is_bytes else value
