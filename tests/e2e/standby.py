@@ -30,7 +30,9 @@ from muster_proto.v1 import operator_pb2 as op
 from muster_proto.v1 import operator_pb2_grpc
 
 # The server ends the session of a leader that is silent for 3 s instead of 20; it is asked once a second.
-PRELUDE = "from muster_coordinator.store.sql import postgres; postgres.SEAT['idle_session_timeout'] = '3s'; "
+IMPATIENT = (
+    "from muster_coordinator.store.sql import postgres; postgres.SEAT['idle_session_timeout'] = '3s'; "
+)
 MUSTER = "from muster_cli.main import main; main()"
 SHARED = ("ca.crt", "ca.key", "admin-token")
 
@@ -118,6 +120,7 @@ class Pair:
     repository: FleetRepository
     hubs: list[Hub]
     edge: str
+    prelude: str
 
     # --- programs ---------------------------------------------------------------------------------------------
 
@@ -152,7 +155,7 @@ class Pair:
         """One more coordinator of the database, at addresses of its own; ``name`` when it is not its folder's."""
         folder, (link, edge) = self.folder / folder_name, (f"127.0.0.1:{free_port()}" for _ in range(2))
         url_file = self.folder / "database.url"
-        argv = hub_argv(folder, url_file, self.repository.url, link, edge, name or folder_name)
+        argv = hub_argv(self.prelude, folder, url_file, self.repository.url, link, edge, name or folder_name)
         return Hub(folder_name, folder, argv)
 
     # --- the operator's calls -----------------------------------------------------------------------------------
@@ -184,26 +187,28 @@ class Pair:
             return connection.execute(query, values).fetchall()  # type: ignore[call-overload]
 
 
-def hub_argv(folder: Path, url_file: Path, repository: str, link: str, edge: str, name: str) -> list[str]:
+def hub_argv(
+    prelude: str, folder: Path, url_file: Path, repository: str, link: str, edge: str, name: str
+) -> list[str]:
     return [
-        sys.executable, "-c", PRELUDE + MUSTER, "serve", f"--data-dir={folder / 'data'}", f"--repository={repository}",
+        sys.executable, "-c", prelude + MUSTER, "serve", f"--data-dir={folder / 'data'}", f"--repository={repository}",
         f"--link={link}", f"--edge={edge}", "--metrics=127.0.0.1:0", "--poll=60s", f"--name={name}",
         f"--database-file={url_file}",
     ]  # fmt: skip
 
 
 @contextmanager
-def pair(folder: Path, url: str, files: dict[str, str]) -> Iterator[Pair]:
+def pair(folder: Path, url: str, files: dict[str, str], prelude: str = IMPATIENT) -> Iterator[Pair]:
     """A fleet repository and two coordinators that were not started yet."""
     url_file = folder / "database.url"
     url_file.write_text(url + "\n")
     repository = FleetRepository.make(folder / "git", files)
     link, edge = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     hubs = [
-        Hub(name, folder / name, hub_argv(folder / name, url_file, repository.url, link, edge, name))
+        Hub(name, folder / name, hub_argv(prelude, folder / name, url_file, repository.url, link, edge, name))
         for name in ("one", "two")
     ]
-    found = Pair(folder, url, repository, hubs, edge)
+    found = Pair(folder, url, repository, hubs, edge, prelude)
     try:
         yield found
     finally:

@@ -25,8 +25,6 @@ from muster_core.rollout import events as ev
 from muster_proto.v1 import operator_pb2 as op
 from postgres import Postgres, open_postgres
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("standby")]
-
 LONG = os.environ.get("MUSTER_LONG") == "1"
 STUBS = 12
 STEPS = 50  # a rollout of them has some more events
@@ -55,6 +53,7 @@ spec: {source: {path: manifests}, targets: [{selector: {}}], namespace: default}
 """
 OBJECT = 'apiVersion: v1\nkind: ConfigMap\nmetadata: {name: shop}\ndata: {version: "%d"}\n'
 ENDED = {"Succeeded", "Failed", "Aborted", "RolledBack", "Superseded"}
+pytestmark = [pytest.mark.timeout(900 if LONG else 180), pytest.mark.xdist_group("standby")]
 EVENTS = "SELECT data FROM events WHERE stream = %s ORDER BY number"
 
 

@@ -4,6 +4,8 @@ A line before a fence may say what the reader sees without words::
 
     <!-- test: keeps running; ready when it says "ready" -->   a server: the next blocks run beside it
     <!-- test: needs a real cluster with nodes -->             not run, and counted as NOT PROVEN with this reason
+    <!-- test: after Ctrl-C of the server -->                  the first one that runs is stopped, then the fence is run
+    <!-- test: after the server was killed -->                 the same, with SIGKILL
 
 Every other ``sh`` fence of a document runs as it is, in one shell's environment, one after the other.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,19 +25,23 @@ _FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _READY = re.compile(r'^keeps running; ready when it says "(?P<text>[^"]+)"$')
+_ENDS = {"after Ctrl-C of the server": signal.SIGINT, "after the server was killed": signal.SIGKILL}
 _TICKS = re.compile(r"`((?:muster|muster-agent|make) [^`\n]+)`")
 _PROGRAMS = {"muster", "muster-agent", "make"}
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One ``sh`` fence. ``ready`` is what a server says when it serves; ``needs`` is why it is not run here."""
+    """One ``sh`` fence. ``ready`` is what a server says when it serves; ``needs`` is why it is not run here; ``ends`` is the
+    signal that a server gets before.
+    """
 
     file: str
     line: int
     text: str
     ready: str = ""
     needs: str = ""
+    ends: signal.Signals | None = None
 
     @property
     def where(self) -> str:
@@ -55,13 +62,15 @@ def blocks(path: Path) -> list[Block]:
             continue
         said = match["said"] or ""
         server = _READY.match(said)
+        ends = _ENDS.get(said)
         found.append(
             Block(
                 str(path.relative_to(ROOT)),
                 text.count("\n", 0, match.start("text")) + 1,
                 match["text"],
                 ready=server["text"] if server else "",
-                needs="" if server else said,
+                needs="" if server or ends else said,
+                ends=ends,
             )
         )
     return found

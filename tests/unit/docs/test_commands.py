@@ -16,6 +16,7 @@ import click
 import pytest
 from muster_agent.__main__ import parser as agent_parser
 from muster_cli.program import cli
+from postgres import open_postgres
 from unit.docs.commands import ROOT, Block, blocks, calls, documents, invocations, outside_of_fences
 
 BIN = Path(sys.executable).parent
@@ -169,6 +170,12 @@ class Shell:
             time.sleep(0.05)
         return said
 
+    def stop(self, number: signal.Signals) -> None:
+        """The first of the document's servers that runs; a server that is told to stop ends well."""
+        process, log = next(found for found in self.servers[1:] if found[0].poll() is None)
+        os.killpg(process.pid, number)
+        assert process.wait(PATIENCE) == (0 if number == signal.SIGINT else -number), log.read_text()
+
     def end(self) -> None:
         for process, _ in reversed(self.servers):
             if process.poll() is None:
@@ -205,6 +212,20 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
         found.end()
 
 
+@pytest.fixture
+def database_server() -> Iterator[dict[str, str]]:
+    """A person who may do everything on a PostgreSQL server, as psql wants to know it."""
+    with open_postgres() as server:
+        path = f"{BIN}:{server.programs}:{os.environ['PATH']}"
+        yield {
+            "PGHOST": "127.0.0.1",
+            "PGPORT": str(server.port),
+            "PGUSER": "muster",
+            "PGPASSWORD": server.password,
+            "PATH": path,
+        }
+
+
 def runnable(path: Path) -> list[Block]:
     """Blocks that are not only our make verbs: a test does not run the tests."""
     found = []
@@ -223,10 +244,18 @@ def runnable(path: Path) -> list[Block]:
     [p for p in documents() if any(not b.needs for b in runnable(p))],
     ids=lambda p: str(p.relative_to(ROOT)),
 )
-def test_what_a_document_tells_a_reader_to_type_works(path: Path, shell: Shell) -> None:
-    said = [
-        shell.serve(block) if block.ready else shell.run(block) for block in runnable(path) if not block.needs
-    ]
+def test_what_a_document_tells_a_reader_to_type_works(
+    path: Path, shell: Shell, request: pytest.FixtureRequest
+) -> None:
+    if "psql" in path.read_text():
+        shell.environment.update(request.getfixturevalue("database_server"))
+    said = []
+    for block in runnable(path):
+        if block.needs:
+            continue
+        if block.ends:
+            shell.stop(block.ends)
+        said.append(shell.serve(block) if block.ready else shell.run(block))
     if path.name == "README.md" and path.parent == ROOT:
         for fact in ("hello-0001 Succeeded", "1/1 done", "Online"):
             assert fact in said[-1], said[-1]
