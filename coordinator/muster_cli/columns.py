@@ -37,7 +37,11 @@ def where(bundle: op.BundleView) -> str:
 
 def _counted(count: op.ReleaseCount) -> str:
     owed = f" (owed {count.owed})" if count.owed else ""
-    return f"{short(count.release) if count.release.commit else 'none'} ×{count.clusters}{owed}"
+    return f"{_or_none(count.release)} ×{count.clusters}{owed}"
+
+
+def _or_none(release: wire.Release) -> str:
+    return short(release) if release.commit else "none"
 
 
 def elsewhere(bundle: op.BundleView) -> str:
@@ -45,7 +49,7 @@ def elsewhere(bundle: op.BundleView) -> str:
     names: dict[str, list[str]] = {}
     for place in bundle.places:
         if place.release.tree_digest != bundle.target.tree_digest:
-            names.setdefault(short(place.release), []).append(place.cluster)
+            names.setdefault(_or_none(place.release), []).append(place.cluster)
     told = (
         f"{commit}: {', '.join(sorted(found)[:NAMED])}"
         + (f" and {len(found) - NAMED} more" if len(found) > NAMED else "")

@@ -103,7 +103,13 @@ def test_an_operator_takes_the_fleet_back_with_a_reason(fleet: Fleet) -> None:
     without = fleet.run("rollout", "start", "shop", "--go-back", "--commit", old)
     assert without.returncode == 2
     assert "--reason" in without.stderr
-    fleet.muster("rollout", "start", "shop", "--go-back", "--commit", old, "--reason", "the till is broken")
+    unsigned = fleet.run("rollout", "rollback", "shop", "--yes")
+    assert unsigned.returncode == 1, unsigned.stderr
+    assert "MUSTER-L083" in unsigned.stderr
+    assert f"muster rollout rollback shop --to {old[:12]} --reason WHY --key FILE" in unsigned.stderr
+    key = fleet.at.git("config", "user.signingkey").removesuffix(".pub")
+    signed = ("--to", old[:12], "--reason", "the till is broken", "--key", key, "--yes")
+    assert "shop-0003" in fleet.muster("rollout", "rollback", "shop", *signed)
     assert fleet.ended("shop-0003") == "Succeeded"
     assert kube.version() == "1"
     fleet.at.commit(shop("3"))

@@ -15,7 +15,6 @@ from muster_proto.v1 import operator_pb2 as op
 from muster_cli.columns import ROLLOUTS, where
 from muster_cli.commands import watching
 from muster_cli.output import Answer
-from muster_cli.trust.signing import KEY
 from muster_cli.trust.starting import Wish, direct_start
 from muster_cli.verbs import CHECKOUT, OUTPUT, Verb, client, given_timeout
 
@@ -32,7 +31,12 @@ from muster_cli.verbs import CHECKOUT, OUTPUT, Verb, client, given_timeout
 @click.option("--reason", default="", help="Kept in the rollout's log and in the audit log.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("-w", "--watch", "stay", is_flag=True, help="Stay until it ends.")
-@KEY
+@click.option(
+    "--key",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Sign it with this SSH private key. Only what is given here signs: going back one release needs none.",
+)
 @CHECKOUT
 @OUTPUT
 @click.pass_context

@@ -267,19 +267,20 @@ class Launch:
         if failed is None or last is None or not clusters:
             return
         reason = f"{failed.name} was rolled back: {failed.why}"
-        self.begin_return(failed, release_of(last), clusters, BY_ITSELF, reason, effects, now)
+        self.begin_return(failed, last, clusters, BY_ITSELF, reason, effects, now)
 
     def begin_return(
         self,
         failed: RolloutMachine,
-        release: Release,
+        last: RolloutMachine,
         clusters: Sequence[str],
         by: str,
         reason: str,
         effects: Effects,
         now: float,
     ) -> RolloutMachine:
-        """A rollout that takes these members of ``failed``, which has ended, back to an earlier release."""
+        """A rollout that takes these members of ``failed``, which has ended, back to the release of ``last``."""
+        release = release_of(last)
         started = ev.Started(
             at=now,
             rollout=self._next_name(release.bundle),
@@ -291,6 +292,7 @@ class Launch:
             reason=reason,
             attempt=self._next_attempt(release),
             returns=failed.name,
+            removes=last.started.removes,
         )
         return self._begin(started, clusters, effects, now)
 

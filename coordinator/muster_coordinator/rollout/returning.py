@@ -54,7 +54,7 @@ def take_back(
     reason = f"taken back by {order.by}" + (f": {order.reason}" if order.reason else "")
     if not newest.has_ended:
         recorder.feed(newest, ev.Abort(order.by, reason), effects, now)
-    return launch.begin_return(newest, release, clusters, order.by, reason, effects, now)
+    return launch.begin_return(newest, before, clusters, order.by, reason, effects, now)
 
 
 def _places(state: FleetState, order: TakeBack) -> tuple[RolloutMachine, RolloutMachine]:
@@ -81,6 +81,13 @@ def _places(state: FleetState, order: TakeBack) -> tuple[RolloutMachine, Rollout
             "no release before this one succeeded",
             object=order.bundle,
             hint="Mend it with a new commit, or revert in Git.",
+        )
+    if before.started.removes:
+        raise RolloutError(
+            "L082",
+            f"the release before, of {before.name}, took the bundle away",
+            object=order.bundle,
+            hint=f"To take it away again: muster bundle remove {order.bundle}.",
         )
     return newest, before
 

@@ -36,3 +36,11 @@ def test_what_is_signed_says_where_to_and_why(muster: Muster, hub: Hub, tmp_path
     assert answer.code == 2
     assert "--key needs --to and --reason" in answer.err
     assert hub.requests == []
+
+
+def test_a_key_in_the_environment_turns_no_quick_return_into_a_signed_start(
+    muster: Muster, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MUSTER_SIGNING_KEY", "nowhere")
+    assert muster("rollout", "rollback", "shop", "--yes").code == 0
+    assert isinstance(hub.requests[-1], op.RollBackRequest)

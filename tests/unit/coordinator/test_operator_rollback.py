@@ -144,3 +144,16 @@ async def test_there_must_be_something_to_go_back_from_and_to(hub: Hub) -> None:
         assert said.startswith("MUSTER-L082 nothing of it was ever rolled out")
         status, _ = await refused(operator.RollBack(op.RollBackRequest(bundle="nope"), metadata=WHO))
         assert status is grpc.StatusCode.NOT_FOUND
+
+
+async def test_nothing_is_taken_away_by_going_back(hub: Hub) -> None:
+    await twice(hub)
+    hub.commit({"bundles/shop/bundle.yaml": SHOP.replace("source: {path: manifests}", "remove: {}")})
+    await hub.catalog.refresh()
+    await healthy(hub, "shop-0003")
+    assert hub.engine.state.rollouts["shop-0003"].started.removes
+    hub.commit({"bundles/shop/bundle.yaml": SHOP})
+    await healthy(hub, await version(hub, 4))
+    async with hub.operator() as operator:
+        _, said = await refused(operator.RollBack(op.RollBackRequest(bundle="shop"), metadata=WHO))
+    assert said.startswith("MUSTER-L082 the release before, of shop-0003, took the bundle away")

@@ -3,6 +3,7 @@
 A line before a fence may say what the reader sees without words::
 
     <!-- test: keeps running; ready when it says "ready" -->   a server: the next blocks run beside it
+    <!-- test: run by tests/e2e/test_x.py -->                  that test runs these very lines, and says what they do
     <!-- test: needs a real cluster with nodes -->             not run, and counted as NOT PROVEN with this reason
     <!-- test: after Ctrl-C of the server -->                  the first one that runs is stopped, then the fence is run
     <!-- test: after the server was killed -->                 the same, with SIGKILL
@@ -26,20 +27,22 @@ _FENCE = re.compile(
 )
 _READY = re.compile(r'^keeps running; ready when it says "(?P<text>[^"]+)"$')
 _ENDS = {"after Ctrl-C of the server": signal.SIGINT, "after the server was killed": signal.SIGKILL}
+_RUN_BY = re.compile(r"^run by (?P<file>tests/\S+\.py)$")
 _TICKS = re.compile(r"`((?:muster|muster-agent|make) [^`\n]+)`")
 _PROGRAMS = {"muster", "muster-agent", "make"}
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One ``sh`` fence. ``ready`` is what a server says when it serves; ``needs`` is why it is not run here; ``ends`` is the
-    signal that a server gets before.
+    """One ``sh`` fence. ``ready`` is what a server says when it serves; ``run_by`` is the test that runs its lines; ``needs``
+    is why it is not run at all; ``ends`` is the signal that a server gets before.
     """
 
     file: str
     line: int
     text: str
     ready: str = ""
+    run_by: str = ""
     needs: str = ""
     ends: signal.Signals | None = None
 
@@ -61,15 +64,15 @@ def blocks(path: Path) -> list[Block]:
         if match["language"] not in {"sh", "bash", "console"}:
             continue
         said = match["said"] or ""
-        server = _READY.match(said)
-        ends = _ENDS.get(said)
+        server, elsewhere, ends = _READY.match(said), _RUN_BY.match(said), _ENDS.get(said)
         found.append(
             Block(
                 str(path.relative_to(ROOT)),
                 text.count("\n", 0, match.start("text")) + 1,
                 match["text"],
                 ready=server["text"] if server else "",
-                needs="" if server or ends else said,
+                run_by=elsewhere["file"] if elsewhere else "",
+                needs="" if server or elsewhere or ends else said,
                 ends=ends,
             )
         )

@@ -227,9 +227,11 @@ def database_server() -> Iterator[dict[str, str]]:
 
 
 def runnable(path: Path) -> list[Block]:
-    """Blocks that are not only our make verbs: a test does not run the tests."""
+    """Blocks that no other test runs, and that are not only our make verbs: a test does not run the tests."""
     found = []
     for block in blocks(path):
+        if block.run_by:
+            continue
         words = [
             word for line in block.text.splitlines() for word in line.split()[:1] if not word.startswith("#")
         ]
@@ -259,6 +261,16 @@ def test_what_a_document_tells_a_reader_to_type_works(
     if path.name == "README.md" and path.parent == ROOT:
         for fact in ("hello-0001 Succeeded", "1/1 done", "Online"):
             assert fact in said[-1], said[-1]
+
+
+@pytest.mark.parametrize(
+    "block",
+    [block for path in documents() for block in blocks(path) if block.run_by],
+    ids=lambda block: block.where,
+)
+def test_another_test_runs_a_block_word_for_word(block: Block) -> None:
+    source = (ROOT / block.run_by).read_text()
+    assert [line for line in block.text.splitlines() if f'"{line}"' not in source] == []
 
 
 @pytest.mark.parametrize(
