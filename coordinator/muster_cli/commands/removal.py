@@ -83,6 +83,10 @@ def remove_bundle(name: str, claims: bool, definitions: bool, namespaces: bool, 
     click.echo(f"Next: git commit -m {what} {where} && git push{then}", err=True)
     kept = [kind for kind, goes in (("PersistentVolumeClaims", claims), ("CustomResourceDefinitions", definitions),
                                     ("Namespaces", namespaces)) if not goes]  # fmt: skip
+    if namespaces:
+        click.echo(
+            "An agent may delete no namespace unless its cluster grants that: docs/removal.md", err=True
+        )
     if kept:
         click.echo(f"What stays in the clusters: its {', '.join(kept)}", err=True)
 

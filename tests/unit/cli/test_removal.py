@@ -70,6 +70,7 @@ def test_a_bundle_that_is_removed_keeps_where_it_goes_and_loses_what_it_is(
     repositories.commit({})
     answer = muster("bundle", "remove", "shop", "--claims", "--namespaces", "--checkout", repositories.clone)
     assert "What stays in the clusters: its CustomResourceDefinitions\n" in answer.err
+    assert "An agent may delete no namespace unless its cluster grants that" in answer.err
     said = yaml.safe_load(path.read_text())["spec"]["remove"]
     assert said == {"namespaces": True, "claims": True}
 

@@ -259,8 +259,9 @@ def test_what_a_document_tells_a_reader_to_type_works(
             shell.stop(block.ends)
         said.append(shell.serve(block) if block.ready else shell.run(block))
     if path.name == "README.md" and path.parent == ROOT:
-        for fact in ("hello-0001 Succeeded", "1/1 done", "Online"):
-            assert fact in said[-1], said[-1]
+        told = "\n".join(said)
+        for fact in ("hello-0001 Succeeded", "1/1 done", "Online", "kept there: v1/Namespace hello"):
+            assert fact in told, told
 
 
 @pytest.mark.parametrize(
