@@ -46,6 +46,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.long  # each run asks the same of the demo that is kept
 def test_every_fact_of_the_demo_holds(folder: Path) -> None:
     started = time.monotonic()
     done = start(folder)
@@ -96,6 +97,7 @@ def test_what_a_kept_demo_tells_to_try_works_as_it_is_printed(folder: Path, tmp_
             if line.startswith("Ctrl-C ends everything"):
                 break
         text = "".join(said)
+        assert "9 facts hold" in text, text
         assert "The fleet stays" in text, text
         lines = [line for line in text.split("The fleet stays")[1].splitlines() if line.startswith("  ")]
         script = "\n".join(["set -euo pipefail", *lines])
@@ -111,3 +113,4 @@ def test_what_a_kept_demo_tells_to_try_works_as_it_is_printed(folder: Path, tmp_
     finally:
         demo.send_signal(signal.SIGINT)
         demo.communicate(timeout=60)
+    assert demo.returncode == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any
 import aiohttp
 import anyio
 import pytest
-from contract.kube import servers
 from contract.kube.client import Endpoint, Kube
 from muster_agent.cluster.apply import Applier, located
 from muster_agent.cluster.kube import KubeCluster
@@ -22,19 +21,10 @@ from muster_core.apply.changeset import ChangeSet
 from muster_core.apply.plan import Applied
 from muster_core.manifest.objects import Manifest, ObjectRef
 
-KINDS = [pytest.param("real", marks=pytest.mark.real), "lab"]
-
 
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-@pytest.fixture(scope="session", params=KINDS)
-def kubeconfig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder: Path = tmp_path_factory.mktemp(f"port-{request.param}")
-    with getattr(servers, request.param)(folder) as path:
-        yield path
 
 
 @pytest.fixture

@@ -1,37 +1,19 @@
-"""Fixtures of the cluster API contract: one server a kind for the whole run, one namespace a case."""
+"""Fixtures of the cluster API contract: one namespace a case."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
 import pytest
-from contract.kube import servers
 from contract.kube.client import Endpoint, Kube
-
-KINDS = [pytest.param("real", marks=pytest.mark.real), "lab"]
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-@pytest.fixture(scope="session", params=KINDS)
-def server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[str, Path]]:
-    kind = request.param
-    folder: Path = tmp_path_factory.mktemp(f"kube-{kind}")
-    with getattr(servers, kind)(folder) as kubeconfig:
-        yield kind, kubeconfig
-
-
-@pytest.fixture(scope="session")
-def kubeconfig(server: tuple[str, Path]) -> Path:
-    return server[1]
 
 
 @pytest.fixture(scope="session")
