@@ -79,26 +79,28 @@ CLUSTERS: Sequence[Column[op.ClusterView]] = (
     Column("CLASS", lambda c: c.site_class or "-"),
     Column("AGENT", lambda c: c.agent_version or "-", wide=True),
     Column("KUBERNETES", lambda c: c.kubernetes_version or "-", wide=True),
-    Column("LABELS", lambda c: ",".join(f"{k}={v}" for k, v in sorted(c.labels.items())), wide=True),
-    Column("MESSAGE", lambda c: worst_of(c)),
+    Column(
+        "LABELS", lambda c: ",".join(f"{k}={v}" for k, v in sorted(c.labels.items())), wide=True, long=True
+    ),
+    Column("MESSAGE", lambda c: worst_of(c), long=True),
 )
 BUNDLES: Sequence[Column[op.BundleView]] = (
     Column("BUNDLE", lambda b: b.name),
     Column("TARGET", lambda b: short(b.target)),
-    Column("PLAN", lambda b: b.plan or "-", wide=True),
+    Column("PLAN", lambda b: b.plan or "-", wide=True, spare=True),
     Column("READY", lambda b: f"{b.ready}/{b.matched}"),
     Column("DEGRADED", lambda b: str(b.degraded)),
     Column("BLOCKED", lambda b: str(b.blocked)),
     Column("OWED", lambda b: str(b.owed)),
     Column("ROLLOUT", lambda b: b.active_rollout or "-"),
-    Column("WHERE", lambda b: where(b)),
-    Column("ELSEWHERE", lambda b: elsewhere(b), wide=True),
-    Column("ERROR", lambda b: b.error or "-"),
+    Column("WHERE", lambda b: where(b), long=True),
+    Column("ELSEWHERE", lambda b: elsewhere(b), wide=True, long=True),
+    Column("ERROR", lambda b: b.error or "-", long=True),
 )
 ROLLOUTS: Sequence[Column[op.RolloutView]] = (
     Column("ROLLOUT", lambda r: r.name),
-    Column("BUNDLE", lambda r: r.bundle),
-    Column("RELEASE", lambda r: short(r.release)),
+    Column("BUNDLE", lambda r: r.bundle, spare=True),
+    Column("RELEASE", lambda r: short(r.release), spare=True),
     Column("STATE", lambda r: r.state),
     Column("WAVE", lambda r: wave(r)),
     Column("DONE", lambda r: f"{r.done}/{r.total}"),
@@ -108,7 +110,7 @@ ROLLOUTS: Sequence[Column[op.RolloutView]] = (
     Column("OWED", lambda r: str(r.owed)),
     Column("AGE", lambda r: age(r.started_unix_ms)),
     Column("BY", lambda r: r.started_by, wide=True),
-    Column("WHY", lambda r: r.why or "-"),
+    Column("WHY", lambda r: r.why or "-", long=True),
 )
 HISTORY: Sequence[Column[op.RolloutView]] = (
     Column("ROLLOUT", lambda r: r.name),
@@ -120,8 +122,8 @@ HISTORY: Sequence[Column[op.RolloutView]] = (
     Column("TOOK", lambda r: took(r, time.time())),
     Column("STARTED", lambda r: ago(r.started_unix_ms)),
     Column("BY", lambda r: r.started_by or "-"),
-    Column("PLAN", lambda r: r.plan, wide=True),
-    Column("WHY", lambda r: because(r)),
+    Column("PLAN", lambda r: r.plan, wide=True, spare=True),
+    Column("WHY", lambda r: because(r), long=True),
 )
 TOKENS: Sequence[Column[op.Token]] = (
     Column("TOKEN", lambda t: t.id),
@@ -141,7 +143,7 @@ FREEZES: Sequence[Column[op.Freeze]] = (
     Column("ENDS", lambda f: f"in {format_duration(f.until_unix - time.time())}"),
     Column("BY", lambda f: f.by),
     Column("AGE", lambda f: age(f.created_unix * 1000), wide=True),
-    Column("REASON", lambda f: f.reason or "-"),
+    Column("REASON", lambda f: f.reason or "-", long=True),
 )
 OWED: Sequence[Column[op.Owed]] = (
     Column("CLUSTER", lambda o: o.cluster),
@@ -153,5 +155,5 @@ OWED: Sequence[Column[op.Owed]] = (
     Column(
         "SIGNED-UNTIL", lambda o: format_time(o.directive_expires_unix) if o.directive_expires_unix else "-"
     ),
-    Column("MESSAGE", lambda o: o.message or "-"),
+    Column("MESSAGE", lambda o: o.message or "-", long=True),
 )

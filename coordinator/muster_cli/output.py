@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,15 +22,21 @@ from google.protobuf.message import Message
 from muster_core.durations import format_duration
 
 M = TypeVar("M", bound=Message)
+GAP = "  "
+SHORT = 12  # a cell below its line that is not longer has its head before it
 
 
 @dataclass(frozen=True, slots=True)
 class Column(Generic[M]):
-    """A column: its head, its text, and whether only ``-o wide`` shows it."""
+    """A column: its head, its text, and whether only ``-o wide`` shows it.
+
+    On a terminal that is too narrow a ``spare`` one is left out, and a ``long`` one stands on a line of its own."""
 
     head: str
     text: Callable[[M], str]
     wide: bool = False
+    spare: bool = False
+    long: bool = False
 
 
 class Answer(Generic[M]):
@@ -39,6 +46,8 @@ class Answer(Generic[M]):
         self._columns = [column for column in columns if style == "wide" or not column.wide]
         self._kind, self._style, self._identity = kind, style, identity
         self._widths: list[int] = []
+        self._shown: list[int] = []
+        self._long = 0
 
     def show(self, items: Sequence[M], nothing: str = "") -> None:
         """The whole list; an empty table says so on standard error, in the words of ``nothing`` if given."""
@@ -77,35 +86,69 @@ class Answer(Generic[M]):
         return [" ".join(column.text(item).split()) for column in self._columns]
 
     def _rows(self, rows: list[list[str]], *, head: bool) -> None:
-        heads = [column.head for column in self._columns]
         if head:
-            every = [heads, *rows]
-            self._widths = [max(len(row[index]) for row in every) for index in range(len(heads))]
-            _line(heads, self._widths, bold=True)
+            heads = [column.head for column in self._columns]
+            widths = [max(len(row[index]) for row in (heads, *rows)) for index in range(len(heads))]
+            self._shown = self._fitting(widths)
+            self._widths = [widths[index] for index in self._shown]
+            self._long = sum(self._columns[index].long for index in self._shown)
+            _line([heads[index] for index in self._shown], self._widths, self._long, head=True)
         for row in rows:
-            _line(row, self._widths)
+            _line([row[index] for index in self._shown], self._widths, self._long)
+
+    def _fitting(self, widths: Sequence[int]) -> list[int]:
+        """The columns that are shown: without spare ones while what has to stand on one line does not fit."""
+        shown, room = list(range(len(widths))), _room()
+        for index in [index for index in shown if self._columns[index].spare]:
+            line = [widths[i] for i in shown if not self._columns[i].long]
+            if sum(line) + len(GAP) * (len(line) - 1) <= room:
+                break
+            shown.remove(index)
+        return shown
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Rows that are no messages; the last column is the one that may be long."""
     widths = [max(len(row[index]) for row in (heads, *rows)) for index in range(len(heads))]
-    _line(heads, widths, bold=True)
+    _line(heads, widths, 1, head=True)
     for row in rows:
-        _line(row, widths)
+        _line(row, widths, 1, heads[-1])
 
 
-def _line(cells: Sequence[str], widths: Sequence[int], *, bold: bool = False) -> None:
-    """On a terminal what does not fit is cut, but for the last column, which says why: it gets a line of its own."""
+def _line(
+    cells: Sequence[str], widths: Sequence[int], long: int, last: str = "", *, head: bool = False
+) -> None:
+    """On a terminal what does not fit is cut, but the ``long`` last columns, which say why, get a line each."""
     padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
-    line, below = "  ".join(padded).rstrip(), ""
-    if sys.stdout.isatty():
-        room = shutil.get_terminal_size().columns
-        if len(line) > room and not bold and len(cells) > 1 and cells[-1] not in ("", "-"):
-            line, below = "  ".join(padded[:-1]).rstrip(), f"  {cells[-1]}"
-        line, below = _cut(line, room), _cut(below, room)
-    click.echo(click.style(line, bold=True) if bold and coloured() else line)
-    if below:
-        click.echo(below)
+    line, room = GAP.join(padded).rstrip(), _room()
+    below: Sequence[str] = ()
+    if len(line) > room:
+        kept = len(cells) - min(long, len(cells) - 1)
+        line, below = GAP.join(padded[:kept]).rstrip(), cells[kept:]
+    line = _cut(line, room)
+    click.echo(click.style(line, bold=True) if head and coloured() else line)
+    for cell in () if head else below:
+        if cell not in ("", "-"):
+            named = f"{last} {cell}" if last and len(cell) <= SHORT else cell
+            click.echo(_cut(f"  {named}", room))
+
+
+def wrapped(text: str, indent: int) -> str:
+    """A sentence that a terminal breaks between words, each further line indented; elsewhere one line."""
+    if not sys.stdout.isatty():
+        return text
+    return textwrap.fill(
+        text,
+        max(_room() - 1, 20),
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _room() -> int:
+    """Signs of a line of the terminal; no end elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
 
 
 def _cut(line: str, room: int) -> str:

@@ -113,9 +113,10 @@ def gate_line(gate: op.GateView, now: float) -> str:
 
 def _approval(view: op.RolloutView, gate: op.GateView) -> str:
     """Who may, and how."""
-    names = [name for name in gate.by if name not in (one.by for one in gate.approvals)]
-    who = " or ".join(names) if names else "any approver"
-    own = f", but not {' or '.join(view.authors)}, whose change it is" if view.authors and not gate.by else ""
+    authors = view.authors if gate.not_author else ()
+    names = [name for name in gate.by if name not in (*(one.by for one in gate.approvals), *authors)]
+    who = " or ".join(names) if gate.by else "any approver"
+    own = f", but not {' or '.join(authors)}, whose change it is" if authors and not gate.by else ""
     return f"muster rollout approve {view.name} (who may: {who}{own}), or: muster rollout reject {view.name}"
 
 

@@ -10,7 +10,7 @@ from muster_core.durations import format_duration
 
 from muster_cli.columns import BUNDLES, CLUSTERS, ROLLOUTS, short
 from muster_cli.errors import NotFoundError
-from muster_cli.output import Answer, ago
+from muster_cli.output import Answer, ago, wrapped
 from muster_cli.standing import coded, gate_line, next_step, rank, took, wave_counts, worst
 from muster_cli.verbs import VALUES_OUTPUT, Nouns, client, warn_of_git
 
@@ -99,7 +99,8 @@ def describe_bundle(ctx: click.Context, name: str, style: str) -> None:
         ("Error", view.error),
     )
     for place in sorted(view.places, key=lambda p: (p.phase == "Ready", p.cluster)):
-        click.echo(f"  {place.cluster}: {place.phase} {short(place.release)} {place.message}".rstrip())
+        line = f"  {place.cluster}: {place.phase} {short(place.release)} {place.message}"
+        click.echo(wrapped(line.rstrip(), 4))
 
 
 @describe.command("rollout")
@@ -121,7 +122,7 @@ def describe_rollout(ctx: click.Context, name: str, style: str) -> None:
         return
     waves, targets = (ENDED_WAVES, ENDED_TARGETS) if view.ended_unix_ms else ({}, {})
     if first := worst(view):
-        click.echo(f"{_target(first, targets)} (wave {first.wave})\n")
+        click.echo(wrapped(f"{_target(first, targets)} (wave {first.wave})", 2) + "\n")
     now = time.time()
     _lines(
         ("Name", view.name),
@@ -156,10 +157,10 @@ def describe_rollout(ctx: click.Context, name: str, style: str) -> None:
             f"soak {format_duration(item.soak_seconds)}"
         )
         for gate in item.gates:
-            click.echo(f"  gate {gate_line(gate, now)}")
+            click.echo(wrapped(f"  gate {gate_line(gate, now)}", 4))
         members = (t for t in view.targets if t.wave == item.name)
         for target in sorted(members, key=lambda t: (rank(t.state), t.cluster)):
-            click.echo(f"  {_target(target, targets)}")
+            click.echo(wrapped(f"  {_target(target, targets)}", 4))
 
 
 def _target(target: op.TargetView, words: dict[str, str]) -> str:
@@ -183,4 +184,4 @@ def _refused(operator: OperatorClient, report: wire.Report) -> str:
 def _lines(*pairs: tuple[str, str]) -> None:
     for name, value in pairs:
         if value:
-            click.echo(f"{name + ':':<16}{value}")
+            click.echo(wrapped(f"{name + ':':<16}{value}", 16))

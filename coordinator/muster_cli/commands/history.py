@@ -13,7 +13,7 @@ from muster_core.times import format_time
 from muster_proto.v1 import operator_pb2 as op
 
 from muster_cli.columns import HISTORY, OWED
-from muster_cli.output import Answer, plain, write_value
+from muster_cli.output import Answer, plain, wrapped, write_value
 from muster_cli.verbs import OUTPUT, VALUES_OUTPUT, Verb, client, given_timeout
 
 
@@ -93,7 +93,7 @@ def explain(ctx: click.Context, name: str, target: str, style: str) -> None:
     with client(ctx) as operator:
         answer = operator.explain(name, target)
     if style == "table":
-        click.echo(answer.text)
+        click.echo(wrapped(answer.text, 0))
     else:
         write_value(plain(answer), style)
 
@@ -113,4 +113,6 @@ def owed(ctx: click.Context, bundle: str, style: str) -> None:
     """
     with client(ctx) as operator:
         rows = list(operator.list_owed(bundle).owed)
+        if bundle and not rows:
+            operator.get_bundle(bundle)  # a name that is no bundle's is not answered with "nobody"
     Answer(OWED, "cluster", style, "cluster").show(rows, "nobody waits for a release")

@@ -33,7 +33,7 @@ SAID = {
     "soak-broken": "became unhealthy while soaking",
     "done": "is done",
     "deferral-ended": "may take it now",
-    "wave-settled": "has all targets of a wave at rest",
+    "wave-settled": "asks the gates after",
     "released": "is held no longer",
     "clocks-deferred": "gives everybody time, since the coordinator was away",
     "carried-settled": "is done with the rollout before",

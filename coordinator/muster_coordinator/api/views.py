@@ -230,6 +230,7 @@ def _gates(phase: PhaseGates, name: str) -> Iterator[op.GateView]:
             by=gate.spec.by,
             since_unix_ms=int(gate.since * 1000),
             deadline_unix_ms=int((gate.deadline or 0) * 1000),
+            not_author=gate.spec.kind == "approval" and gate.spec.not_author,
         )
 
 

@@ -20,7 +20,7 @@ def event_line(machine: RolloutMachine, event: ev.AnyEvent) -> str:
             return f"{name} starts: {release} by {event.by}"
         case ev.WaveOpened():
             wave = machine.waves[event.wave].spec
-            return f"{name} wave {event.wave + 1}/{len(machine.waves)} {wave.name} opens ({len(wave.members)} clusters)"
+            return f"{name} wave {event.wave + 1}/{len(machine.waves)} {wave.name} opens (clusters: {len(wave.members)})"
         case ev.OfferMade():
             return f"{name} offers {release} to {event.cluster}"
         case ev.TargetAcknowledged():
@@ -73,7 +73,7 @@ def event_line(machine: RolloutMachine, event: ev.AnyEvent) -> str:
         case ev.Stopping():
             return f"{name} stops: {event.why}"
         case ev.Ended():
-            return f"{name} ended: {event.state} {event.why}".rstrip()
+            return f"{name} ended: {event.state}: {event.why}".removesuffix(": ")
         case _:
             return ""
 

@@ -809,6 +809,7 @@ class GateView(_message.Message):
     BY_FIELD_NUMBER: _builtins.int
     SINCE_UNIX_MS_FIELD_NUMBER: _builtins.int
     DEADLINE_UNIX_MS_FIELD_NUMBER: _builtins.int
+    NOT_AUTHOR_FIELD_NUMBER: _builtins.int
     phase: _builtins.str
     text: _builtins.str
     state: _builtins.str
@@ -819,6 +820,8 @@ class GateView(_message.Message):
     since_unix_ms: _builtins.int
     deadline_unix_ms: _builtins.int
     """asked since; when failAfter is over"""
+    not_author: _builtins.bool
+    """of an approval: who starts it or wrote the commit may not give it"""
     @_builtins.property
     def approvals(self) -> _containers.RepeatedCompositeFieldContainer[Global___GateApproval]: ...
     @_builtins.property
@@ -837,10 +840,11 @@ class GateView(_message.Message):
         by: _abc.Iterable[_builtins.str] | None = ...,
         since_unix_ms: _builtins.int = ...,
         deadline_unix_ms: _builtins.int = ...,
+        not_author: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvals", b"approvals", "by", b"by", "deadline_unix_ms", b"deadline_unix_ms", "detail", b"detail", "phase", b"phase", "since_unix_ms", b"since_unix_ms", "state", b"state", "text", b"text", "wanted", b"wanted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvals", b"approvals", "by", b"by", "deadline_unix_ms", b"deadline_unix_ms", "detail", b"detail", "not_author", b"not_author", "phase", b"phase", "since_unix_ms", b"since_unix_ms", "state", b"state", "text", b"text", "wanted", b"wanted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

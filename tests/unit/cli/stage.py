@@ -230,6 +230,10 @@ class Hub(OperatorServicer):
         self._admit(request, context)
         return op.RolloutView(name=request.rollout, state="Paused")
 
+    def ListOwed(self, request: Any, context: Any) -> op.OwedList:
+        self._admit(request, context)
+        return op.OwedList()
+
     def RollBack(self, request: Any, context: Any) -> op.RolloutView:
         self._admit(request, context)
         return op.RolloutView(name=f"{request.bundle}-0009", bundle=request.bundle, state="Running")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
+from muster_proto.v1 import link_pb2 as wire
 from muster_proto.v1 import operator_pb2 as op
 from unit.cli.stage import Hub, Muster
 
@@ -46,3 +47,41 @@ def test_why_is_seen_on_a_narrow_terminal(muster: Muster, hub: Hub, monkeypatch:
     lines = muster("get", "rollouts", "--no-color").out.splitlines()
     assert [line.strip() for line in lines[2:]] == [why]
     assert all(len(line) <= 80 for line in lines)
+    assert "OWED" in lines[0], "what says how it goes is there; the bundle is in the rollout's name"
+    assert "…" not in lines[0]
+
+
+def test_which_release_is_where_is_seen_on_a_narrow_terminal(
+    muster: Muster, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    releases = [
+        op.ReleaseCount(release=wire.Release(commit=commit * 7), clusters=clusters, owed=1)
+        for commit, clusters in (("a", 38), ("b", 2), ("c", 1))
+    ]
+    hub.bundles = [op.BundleView(name="shop", releases=releases)]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = muster("get", "bundles", "--no-color").out.splitlines()
+    assert [line.strip() for line in lines[2:]] == [
+        "aaaaaaa ×38 (owed 1), bbbbbbb ×2 (owed 1), ccccccc ×1 (owed 1)"
+    ]
+
+
+def test_a_long_reason_is_broken_between_words(
+    muster: Muster, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    why = "wave canary: 1 failed or lost, 0 allowed (berlin-04: apps/v1/Deployment shop/web has 1 of 2)"
+    hub.rollouts = [op.RolloutView(name="shop-0001", bundle="shop", state="Failed", why=why)]
+    assert f"Why:            {why}\n" in muster("describe", "rollout", "shop-0001").out, (
+        "a pipe gets one line"
+    )
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = muster("describe", "rollout", "shop-0001", "--no-color").out.splitlines()
+    first = next(index for index, line in enumerate(lines) if line.startswith("Why:"))
+    assert lines[first + 1].startswith(" " * 16)
+    assert f"{lines[first][16:]} {lines[first + 1][16:]}" == why
+
+
+def test_owed_of_no_bundle_is_not_nobody(muster: Muster, hub: Hub) -> None:
+    assert muster("rollout", "owed", "spoh").code == 3
