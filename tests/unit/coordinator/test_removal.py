@@ -97,6 +97,7 @@ async def test_a_cluster_that_is_not_asked_to_leave_is_not_taken_at_its_word(tmp
         await running(at)
         await at.says("b", wire.AgentFrame(removal=wire.Removal()))
         assert seen(at, "b") == ("Online", "")
+        assert not at.engine.state.clusters["b"].removed
         # What it said before it was asked does not count when it is.
         await at.reads(1, cluster("a"), leaving("b"))
         assert seen(at, "b")[0] == "Removing"
