@@ -39,6 +39,11 @@ spec:
 """
 
 
+def hurried(offer: wire.Offer, seconds: int) -> wire.Offer:
+    """With a deadline and a soak at the numbers that the wire had for them once; below 128 seconds."""
+    return wire.Offer.FromString(offer.SerializeToString() + bytes((0x38, seconds, 0x40, seconds)))
+
+
 def rollout() -> str:
     return f"shop-{next(NUMBERS):04d}"
 
@@ -178,15 +183,15 @@ def test_flipping_may_return_on_the_wire_returns_nobody(alone: Captured) -> None
 
 
 def test_the_hubs_deadline_is_not_the_agents_verdict(alone: Captured) -> None:
-    """Neither earlier nor later than the signed bundle says."""
+    """Neither earlier nor later than the signed bundle says; an offer has no word for it any more."""
     fleet = alone.fleet
     slow = fleet.commit({**shop("two-never"), **bundle(health="4s", rollback="none")})
     started = time.monotonic()
-    alone.hub.offer(fleet.offer(slow, hasty := rollout(), deadline_seconds=1, soak_seconds=0))
+    alone.hub.offer(hurried(fleet.offer(slow, hasty := rollout()), 1))
     assert alone.verdict(hasty).outcome == wire.OUTCOME_FAILED
     assert time.monotonic() - started >= 4
     quick = fleet.commit({**shop("three-never"), **bundle(health="1s", rollback="none")})
-    alone.hub.offer(fleet.offer(quick, patient := rollout(), deadline_seconds=86_400, soak_seconds=86_400))
+    alone.hub.offer(hurried(fleet.offer(quick, patient := rollout()), 127))
     assert alone.verdict(patient).outcome == wire.OUTCOME_FAILED
 
 
@@ -279,8 +284,8 @@ def test_an_expired_directive_is_refused_whatever_the_hub_says_of_the_time(direc
     said = fleet.directive(
         commit, 5, now, issued=int(now) - 100, not_after=int(now) - 50, catch_up_until=int(now) - 10
     )
-    for lie in ({}, {"catch_up": True}, {"deadline_seconds": 1 << 40}, {"soak_seconds": -(1 << 40)}):
-        offer = fleet.directed(fleet.offer(commit, rollout(), **lie), said, directed.uid)
+    for catch_up in (False, True):
+        offer = fleet.directed(fleet.offer(commit, rollout(), catch_up=catch_up), said, directed.uid)
         assert directed.refused(offer) == "T075"
 
 
@@ -288,9 +293,7 @@ def test_a_directive_that_does_not_hold_yet_waits_for_this_clusters_own_clock(di
     fleet = directed.fleet
     commit, now = fleet.commit(shop("early")), time.time()
     said = fleet.directive(commit, 5, now, not_before=int(now) + 300)
-    offer = fleet.directed(
-        fleet.offer(commit, early := rollout(), deadline_seconds=1 << 40), said, directed.uid
-    )
+    offer = fleet.directed(fleet.offer(commit, early := rollout()), said, directed.uid)
     directed.hub.offer(offer)
     until(lambda: [r for r in directed.hub.reports(early) if r.code == "T075"], why=directed.why)
     assert directed.site.kube.version() == "one"

@@ -146,7 +146,6 @@ class Stub:
         self._outbox = Outbox(OutboxState(f"epoch-of-{name}"))
         self._backoff = Backoff(random.uniform)
         self._due = asyncio.Event()
-        self._revision = 0
         # By the outbox's key: what it means when the hub has acknowledged it.
         self._waiting: dict[str, tuple[str, wire.Offer]] = {}
 
@@ -352,7 +351,6 @@ class Stub:
         bundle = offer.release.bundle
         self._stands[bundle] = outcome
         phase, verdict = OUTCOMES.get(outcome, ("Applying", wire.OUTCOME_APPLYING))
-        self._revision += 1
         report = wire.Report(
             bundle=bundle,
             release=offer.release,
@@ -362,7 +360,6 @@ class Stub:
             outcome=verdict,
             object_count=3,
             ready_count=3,
-            revision=self._revision,
             observed_unix_ms=int(time.time() * 1000),
             head_commit=offer.release.commit,
         )

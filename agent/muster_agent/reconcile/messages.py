@@ -89,7 +89,7 @@ def offered_of(offer: OfferRecord, machine: BundleMachine) -> Offered:
 def report_of(
     machine: BundleMachine, verdicts: Sequence[Verdict], admitted: Admitted, standing: Standing
 ) -> wire.Report:
-    """The bundle's last state; revision and time are whoever sends it to add."""
+    """The bundle's last state; its time is whoever sends it to add."""
     record = machine.record
     code, message = machine.verdict
     return wire.Report(

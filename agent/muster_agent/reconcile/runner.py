@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 import anyio
 import anyio.to_thread
-import msgspec
 import structlog
 from anyio.abc import TaskGroup, TaskStatus
 from muster_core.apply.applyset import set_id
@@ -500,9 +499,7 @@ class Reconciler:
         if same == bundle.last_report:
             return
         bundle.last_report = same
-        record = bundle.machine.record
-        bundle.machine.record = msgspec.structs.replace(record, revision=record.revision + 1)
-        report.revision, report.observed_unix_ms = record.revision + 1, int(self._clock() * 1000)
+        report.observed_unix_ms = int(self._clock() * 1000)
         self._say(f"report/{name}", wire.AgentFrame(report=report))
 
     def resend(self, name: str) -> None:

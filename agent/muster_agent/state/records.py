@@ -138,7 +138,6 @@ class BundleRecord(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int = 0
     outcome: str = ""
     returning: bool = False
-    revision: int = 0
     healed: int = 0
     last_healed: str = ""
     returns: tuple[ReturnRecord, ...] = ()

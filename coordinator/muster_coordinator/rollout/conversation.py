@@ -60,8 +60,6 @@ class Conversation:
 
         def work(effects: Effects, now: float) -> None:
             cluster = self._state.cluster(name)
-            if hello.session_epoch != cluster.inbox.epoch:
-                cluster.revisions.clear()  # its state was lost: its reports are numbered anew
             last = self.recollection.resumed(cluster, hello, effects, now)
             if not cluster.online:
                 effects.lines.append(f"{name} is in contact")
@@ -166,10 +164,7 @@ class Conversation:
     def _report(self, cluster: ClusterState, report: wire.Report, effects: Effects, now: float) -> None:
         name, bundle = cluster.name, report.bundle
         old = cluster.reports.get(bundle)
-        if report.revision < cluster.revisions.get(bundle, 0):
-            self.strays.ignore("stale", name, bundle, report.rollout)
-            return
-        cluster.reports[bundle], cluster.revisions[bundle] = report, report.revision
+        cluster.reports[bundle] = report
         effects.batch.reports[name, bundle] = ReportRow(name, bundle, report.SerializeToString())
         self._launch.rebuild.reported(name, bundle)
         effects.clusters.add(name)

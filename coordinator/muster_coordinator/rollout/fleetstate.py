@@ -34,7 +34,6 @@ class ClusterState:
     """One cluster. ``send`` is there while it is in contact; ``alarm`` is what a person must look at;
     ``removed`` and ``kept`` what it said of its removal.
 
-    ``revisions`` are those of the reports that were taken in this session's epoch, since this program began.
     ``forgot`` is such an alarm too: what the database does not know of this cluster any more.
     """
 
@@ -43,7 +42,6 @@ class ClusterState:
     join: JoinRow | None = None
     inbox: Inbox = field(default_factory=Inbox)
     reports: dict[str, wire.Report] = field(default_factory=dict)
-    revisions: dict[str, int] = field(default_factory=dict)
     send: Callable[[wire.HubFrame], None] | None = None
     connection: int = 0
     last_seen: float = 0.0

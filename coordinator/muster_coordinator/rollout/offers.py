@@ -26,14 +26,11 @@ def wire_release(release: Release) -> wire.Release:
 
 
 def offer_of(machine: RolloutMachine, target: Target) -> wire.Offer:
-    started, wave = machine.started, machine.waves[target.wave]
+    started = machine.started
     return wire.Offer(
         rollout=started.rollout,
         release=wire_release(release_of(machine)),
         attempt=target.attempt,
-        wave=wave.spec.name,
-        deadline_seconds=int(started.plan.deadline),
-        soak_seconds=int(wave.spec.soak),
         returns=bool(started.returns),
         returns_from=started.returns,
     )
@@ -44,7 +41,6 @@ def offer_of_debt(bundle: str, debt: Debt) -> wire.Offer:
         rollout=catchup_name(debt.origin, debt.entry),
         release=wire_release(Release(bundle, debt.commit, debt.tree_digest)),
         attempt=1,
-        wave="catch-up",
         registry_digest=debt.entry,
         catch_up=True,
         returns=bool(debt.returns),

@@ -14,8 +14,8 @@ from muster_core.rollout.machine import RolloutMachine
 
 log = structlog.get_logger()
 
-# In the order of the judgement. ``duplicate``: taken before; ``stale``: an older attempt, or an older report than the one
-# that is known; ``future``: an attempt that was never offered.
+# In the order of the judgement. ``duplicate``: taken before; ``stale``: an older attempt; ``future``: one that was never
+# offered.
 IGNORED = ("duplicate", "unknown", "foreign", "future", "stale", "ended")
 REMEMBERED = 4096
 

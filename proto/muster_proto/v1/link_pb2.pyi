@@ -252,7 +252,6 @@ Global___AgentFrame: _TypeAlias = AgentFrame  # noqa: Y015
 class HubFrame(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    SEQ_FIELD_NUMBER: _builtins.int
     ACK_FIELD_NUMBER: _builtins.int
     WELCOME_FIELD_NUMBER: _builtins.int
     OFFER_FIELD_NUMBER: _builtins.int
@@ -261,7 +260,6 @@ class HubFrame(_message.Message):
     BEAT_FIELD_NUMBER: _builtins.int
     BYE_FIELD_NUMBER: _builtins.int
     FLOOR_ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
-    seq: _builtins.int
     ack: _builtins.int
     """highest seq of the agent that is kept for good"""
     @_builtins.property
@@ -283,7 +281,6 @@ class HubFrame(_message.Message):
     def __init__(
         self,
         *,
-        seq: _builtins.int = ...,
         ack: _builtins.int = ...,
         welcome: Global___Welcome | None = ...,
         offer: Global___Offer | None = ...,
@@ -295,7 +292,7 @@ class HubFrame(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["beat", b"beat", "body", b"body", "bye", b"bye", "floor_acknowledged", b"floor_acknowledged", "head", b"head", "offer", b"offer", "welcome", b"welcome", "withdraw", b"withdraw"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "beat", b"beat", "body", b"body", "bye", b"bye", "floor_acknowledged", b"floor_acknowledged", "head", b"head", "offer", b"offer", "seq", b"seq", "welcome", b"welcome", "withdraw", b"withdraw"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "beat", b"beat", "body", b"body", "bye", b"bye", "floor_acknowledged", b"floor_acknowledged", "head", b"head", "offer", b"offer", "welcome", b"welcome", "withdraw", b"withdraw"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["welcome", "offer", "withdraw", "head", "beat", "bye", "floor_acknowledged"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
@@ -533,10 +530,7 @@ class Offer(_message.Message):
     ROLLOUT_FIELD_NUMBER: _builtins.int
     RELEASE_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
-    WAVE_FIELD_NUMBER: _builtins.int
     REGISTRY_DIGEST_FIELD_NUMBER: _builtins.int
-    DEADLINE_SECONDS_FIELD_NUMBER: _builtins.int
-    SOAK_SECONDS_FIELD_NUMBER: _builtins.int
     DIRECTIVE_FIELD_NUMBER: _builtins.int
     DIRECTIVE_SIGNATURE_FIELD_NUMBER: _builtins.int
     PROOF_FIELD_NUMBER: _builtins.int
@@ -545,10 +539,7 @@ class Offer(_message.Message):
     RETURNS_FROM_FIELD_NUMBER: _builtins.int
     rollout: _builtins.str
     attempt: _builtins.int
-    wave: _builtins.str
     registry_digest: _builtins.str
-    deadline_seconds: _builtins.int
-    soak_seconds: _builtins.int
     directive: _builtins.bytes
     """an operator's statement (PAE), empty where the mode needs none"""
     directive_signature: _builtins.bytes
@@ -571,10 +562,7 @@ class Offer(_message.Message):
         rollout: _builtins.str = ...,
         release: Global___Release | None = ...,
         attempt: _builtins.int = ...,
-        wave: _builtins.str = ...,
         registry_digest: _builtins.str = ...,
-        deadline_seconds: _builtins.int = ...,
-        soak_seconds: _builtins.int = ...,
         directive: _builtins.bytes = ...,
         directive_signature: _builtins.bytes = ...,
         proof: Global___MerkleProof | None = ...,
@@ -584,7 +572,7 @@ class Offer(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["proof", b"proof", "release", b"release"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "catch_up", b"catch_up", "deadline_seconds", b"deadline_seconds", "directive", b"directive", "directive_signature", b"directive_signature", "proof", b"proof", "registry_digest", b"registry_digest", "release", b"release", "returns", b"returns", "returns_from", b"returns_from", "rollout", b"rollout", "soak_seconds", b"soak_seconds", "wave", b"wave"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "catch_up", b"catch_up", "directive", b"directive", "directive_signature", b"directive_signature", "proof", b"proof", "registry_digest", b"registry_digest", "release", b"release", "returns", b"returns", "returns_from", b"returns_from", "rollout", b"rollout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -814,7 +802,6 @@ class Report(_message.Message):
     VIOLATIONS_FIELD_NUMBER: _builtins.int
     LAST_HEALTHY_FIELD_NUMBER: _builtins.int
     OBSERVED_UNIX_MS_FIELD_NUMBER: _builtins.int
-    REVISION_FIELD_NUMBER: _builtins.int
     HEAD_COMMIT_FIELD_NUMBER: _builtins.int
     REGISTRY_DIGEST_FIELD_NUMBER: _builtins.int
     TRUST_VERSION_FIELD_NUMBER: _builtins.int
@@ -839,8 +826,6 @@ class Report(_message.Message):
     last_healed: _builtins.str
     """"v1/ConfigMap shop/web" """
     observed_unix_ms: _builtins.int
-    revision: _builtins.int
-    """rises with every report of this bundle from this agent"""
     head_commit: _builtins.str
     """the floor of the fleet branch: its newest accepted commit"""
     registry_digest: _builtins.str
@@ -884,7 +869,6 @@ class Report(_message.Message):
         violations: _abc.Iterable[Global___Violation] | None = ...,
         last_healthy: Global___Release | None = ...,
         observed_unix_ms: _builtins.int = ...,
-        revision: _builtins.int = ...,
         head_commit: _builtins.str = ...,
         registry_digest: _builtins.str = ...,
         trust_version: _builtins.int = ...,
@@ -893,7 +877,7 @@ class Report(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_healthy", b"last_healthy", "release", b"release"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "bundle", b"bundle", "code", b"code", "head_commit", b"head_commit", "healed_count", b"healed_count", "kept_secrets", b"kept_secrets", "last_healed", b"last_healed", "last_healthy", b"last_healthy", "message", b"message", "object_count", b"object_count", "objects", b"objects", "observed_unix_ms", b"observed_unix_ms", "outcome", b"outcome", "phase", b"phase", "ready_count", b"ready_count", "registry_digest", b"registry_digest", "regressed", b"regressed", "release", b"release", "revision", b"revision", "rollout", b"rollout", "trust_version", b"trust_version", "violations", b"violations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "bundle", b"bundle", "code", b"code", "head_commit", b"head_commit", "healed_count", b"healed_count", "kept_secrets", b"kept_secrets", "last_healed", b"last_healed", "last_healthy", b"last_healthy", "message", b"message", "object_count", b"object_count", "objects", b"objects", "observed_unix_ms", b"observed_unix_ms", "outcome", b"outcome", "phase", b"phase", "ready_count", b"ready_count", "registry_digest", b"registry_digest", "regressed", b"regressed", "release", b"release", "rollout", b"rollout", "trust_version", b"trust_version", "violations", b"violations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -196,9 +196,7 @@ class Agent:
         self.link.resend = self.resent.append
 
     def report(self, bundle: str, phase: str) -> None:
-        self.link.say(
-            f"report/{bundle}", wire.AgentFrame(report=wire.Report(bundle=bundle, phase=phase, revision=1))
-        )
+        self.link.say(f"report/{bundle}", wire.AgentFrame(report=wire.Report(bundle=bundle, phase=phase)))
 
     def close(self) -> None:
         self.state.close()

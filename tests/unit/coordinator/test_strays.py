@@ -109,29 +109,6 @@ async def test_a_frame_that_was_taken_before_counts_as_a_duplicate(tmp_path: Pat
         assert found == {"duplicate": 1}
 
 
-async def test_a_report_that_is_older_than_the_one_that_is_known_changes_nothing(tmp_path: Path) -> None:
-    async with counted(tmp_path) as (at, found):
-        offer = await offered(at)
-        await at.says("a", verdict(offer, revision=5, phase="Applying", outcome=wire.OUTCOME_APPLYING))
-        await at.says("a", verdict(offer, revision=4))
-        assert state(at) == "applying"
-        assert at.engine.state.clusters["a"].reports["shop"].phase == "Applying"
-        assert found == {"stale": 1}
-        await at.says("a", verdict(offer, revision=5))
-        assert state(at) == "done"
-
-
-async def test_an_agent_that_lost_its_state_numbers_its_reports_anew(tmp_path: Path) -> None:
-    async with counted(tmp_path) as (at, found):
-        offer = await offered(at)
-        await at.says("a", verdict(offer, revision=50, phase="Applying", outcome=wire.OUTCOME_APPLYING))
-        at.engine.state.clusters["a"].inbox.epoch = "another"  # the next hello begins an epoch
-        await at.connect("a")
-        await at.says("a", verdict(offer, revision=1))
-        assert state(at) == "done"
-        assert not found
-
-
 async def test_who_goes_on_naming_the_rollout_of_its_release_is_no_stray(tmp_path: Path) -> None:
     async with counted(tmp_path) as (at, found):
         offer = await offered(at)
