@@ -61,21 +61,22 @@ def backup(
     from muster_coordinator.store.sql.place import told
 
     url = chosen(database, database_file)
-    if url is None and not (data_dir / files.DATABASE).exists():
+    wanted = (files.AUTHORITY[1],) if url else (files.DATABASE, files.AUTHORITY[1])
+    missing = next((name for name in wanted if not (data_dir / name).exists()), None)
+    if missing:
         raise StoreError(
-            "L058", "there is no database to back up", object=str(data_dir / files.DATABASE), hint="Pass the folder that "
-            "`muster serve --data-dir` was given, and --database where it was given one.",
-        )  # fmt: skip
+            "L058",
+            f"there is no {missing} to back up",
+            object=str(data_dir),
+            hint="Pass the folder that `muster serve --data-dir` was given, and --database where it was given one.",
+        )
     place, count = _place(data_dir, url), 0
     try:
         with told(place), place.snapshot() as connection, written(file) as out:
             dump.require_current(connection, place.name)
             engine = place.engine.dialect.name
-            out.header(
-                Header(
-                    FORMAT, schema.VERSION, version("muster-fleet"), int(time.time()), engine, dump.COLUMNS
-                )
-            )
+            program, now = version("muster-fleet"), int(time.time())
+            out.header(Header(FORMAT, schema.VERSION, program, now, engine, dump.COLUMNS))
             for table, rows in dump.rows_of(connection):
                 out.rows(table, rows)
                 count += len(rows)
@@ -83,9 +84,8 @@ def backup(
                 out.file(name, data)
     finally:
         place.close()
-    click.echo(
-        f"Wrote {count} rows and the coordinator's keys to {file} ({file.stat().st_size} bytes). Keep it secret."
-    )
+    size = file.stat().st_size
+    click.echo(f"Wrote {count} rows and the coordinator's keys to {file} ({size} bytes). Keep it secret.")
     return 0
 
 
@@ -95,9 +95,8 @@ def _files(data: Path) -> Iterator[tuple[str, bytes]]:
             yield name, (data / name).read_bytes()
     if (data / files.AUDIT).exists():
         for path in sorted((data / files.AUDIT).iterdir()):
-            whole, newline, _ = path.read_bytes().rpartition(
-                b"\n"
-            )  # an entry that is being written is left out
+            # An entry that is being written is left out.
+            whole, newline, _ = path.read_bytes().rpartition(b"\n")
             if whole:
                 yield f"{files.AUDIT}/{path.name}", whole + newline
 

@@ -262,7 +262,7 @@ L054 | Another coordinator has taken the lead of the database. | Nothing: this o
 L055 | The data folder does not fit the shared database: another CA, or files that a standby needs are missing. | Copy `ca.crt`, `ca.key` and `admin-token` from the data folder of a coordinator that used it.
 L056 | Another coordinator uses this data folder. | Stop it first, or give each a folder of its own.
 L057 | This is no whole backup. | Nothing was changed: take another copy of the file, or an older backup.
-L058 | There is no database to back up, or a restore would replace what is there. | Name the right folder or database; to replace what is there, pass `--overwrite`.
+L058 | There is no database or no `ca.key` to back up, or a restore would replace what is there. | Name the right folder or database; to replace what is there, pass `--overwrite`.
 L059 | The backup is of a newer form than this program reads. | Restore it with the program that wrote it, or a newer one.
 L060 | The credential does not hold. | Sign in again, and send one credential only.
 L061 | The token is valid, but none of its groups has a role here. | An administrator maps a group to a role.

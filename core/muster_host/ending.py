@@ -7,7 +7,7 @@ the program with its traceback.
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
 import anyio
@@ -29,9 +29,18 @@ def run(serve: Callable[[S], Awaitable[None]], settings: S) -> int:
         ours, others = group.split(MusterError)
         if others or ours is None:
             raise
-        errors = ours.exceptions
+        errors = tuple(_each(ours))
     else:
         return 0
-    for one in errors:
-        sys.stderr.write(f"{one}\n")
+    for text in dict.fromkeys(map(str, errors)):
+        sys.stderr.write(f"{text}\n")
     return USAGE if isinstance(errors[0], ValidationError) else FAILED
+
+
+def _each(group: ExceptionGroup[MusterError]) -> Iterator[MusterError]:
+    """Those of a task group within a task group too."""
+    for one in group.exceptions:
+        if isinstance(one, ExceptionGroup):
+            yield from _each(one)
+        else:
+            yield one

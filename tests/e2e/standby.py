@@ -29,9 +29,10 @@ from e2e.programs import free_port, until
 from muster_proto.v1 import operator_pb2 as op
 from muster_proto.v1 import operator_pb2_grpc
 
-# The server ends the session of a leader that is silent for 3 s instead of 20; it is asked once a second.
+# The server gives a leader that is silent 5 s instead of 20; it is asked once a second.
 IMPATIENT = (
-    "from muster_coordinator.store.sql import postgres; postgres.SEAT['idle_session_timeout'] = '3s'; "
+    "from muster_coordinator.store.sql import postgres; postgres.SEAT |= "
+    "{'idle_session_timeout': '5s', 'idle_in_transaction_session_timeout': '5s'}; "
 )
 MUSTER = "from muster_cli.main import main; main()"
 SHARED = ("ca.crt", "ca.key", "admin-token")

@@ -234,6 +234,7 @@ def test_a_leader_that_was_frozen_changes_nothing_when_it_wakes(
         assert old.ended() == 1
         assert everything(two) == held, f"frozen at {at}"
         assert code_in(old.said()) in {"MUSTER-L052", "MUSTER-L054"}
+        assert "exception" not in old.said()
         seen = two.folder / "seen"
         stubs.order("record", file=str(seen))
         told = [line for line in map(json.loads, seen.read_text().splitlines()) if line["at"] > woken]

@@ -27,7 +27,7 @@ ROWS_A_LINE = 200
 MAX_LINE = 64 << 20
 MAX_FILES = 256 << 20
 NAMES = re.compile(
-    r"ca\.crt|ca\.key|ca-next\.crt|ca-next\.key|ca-previous\.crt|admin-token|audit/[A-Za-z0-9._-]{1,64}"
+    r"ca\.crt|ca\.key|ca-next\.crt|ca-next\.key|ca-previous\.crt|admin-token|audit/[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 )
 
 

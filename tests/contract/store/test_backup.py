@@ -186,8 +186,14 @@ def more_behind(data: bytes) -> bytes:
     return gzip.compress(gzip.decompress(data) + b'{"file":"ca.key","data":""}\n')
 
 
-def out_of_the_folder(data: bytes) -> bytes:
-    return gzip.compress(gzip.decompress(data).replace(b'"file":"ca.key"', b'"file":"../key"'))
+def named(name: bytes) -> Callable[[bytes], bytes]:
+    """The key under another name, and an end that fits."""
+
+    def change(data: bytes) -> bytes:
+        lines = gzip.decompress(data).replace(b'"file":"ca.key"', b'"file":"' + name + b'"')
+        return gzip.compress(resealed(lines.splitlines(keepends=True)))
+
+    return change
 
 
 def of_its_own(data: bytes, change: Callable[[list[list[object]]], None]) -> bytes:
@@ -209,7 +215,8 @@ def no_bytes(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("damage", [
-    cut, no_end, one_row_less, more_behind, out_of_the_folder, a_row_twice, no_bytes,
+    cut, no_end, one_row_less, more_behind, a_row_twice, no_bytes,
+    named(b"../key"), named(b"audit/.."), named(b"/key"), named(b"muster.db"),
     lambda data: b"", lambda data: b"text",
 ])  # fmt: skip
 async def test_a_damaged_backup_is_refused_before_anything_is_touched(
@@ -284,6 +291,7 @@ async def test_a_backup_is_one_moment_while_the_coordinator_writes(
     store: SqlStore, database: Database, tmp_path: Path
 ) -> None:
     folder, file = folder_of(database, tmp_path, "here"), tmp_path / "backup"
+    (folder / "ca.key").write_bytes(KEYS["ca.key"])
     await store.commit(Batch([EventRow("a", n, b"x" * 50) for n in range(1, 2_001)]))
 
     async def write() -> None:
@@ -314,12 +322,16 @@ async def test_no_backup_is_written_over_a_file_or_of_nothing(
     nowhere = SqliteFile(tmp_path / "nowhere" / "muster.db")
     result = await anyio.to_thread.run_sync(run, upkeep.backup, tmp_path / "b", nowhere, tmp_path / "nowhere")
     assert code(result) == "L058"
+    (folder / "ca.key").unlink()  # agents would not believe what is restored from it
+    result = await anyio.to_thread.run_sync(run, upkeep.backup, tmp_path / "b", database, folder)
+    assert code(result) == "L058"
     assert not (tmp_path / "b").exists()
 
 
 async def test_a_database_of_the_version_before_is_not_backed_up_by_half(tmp_path: Path) -> None:
     database = SqliteFile(tmp_path / "muster.db")
     before(database)
+    (tmp_path / "ca.key").write_bytes(KEYS["ca.key"])
     result = await anyio.to_thread.run_sync(run, upkeep.backup, tmp_path / "b", database, tmp_path)
     assert code(result) == "L030"
     assert not (tmp_path / "b").exists()

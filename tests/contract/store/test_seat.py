@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 
+import anyio
 import pytest
 from contract.store.places import PostgresDatabase, opened
+from muster_coordinator import leadership
 from muster_coordinator.store.address import DatabaseUrl
 from muster_coordinator.store.port import Batch, EventRow, StoreError
 from muster_coordinator.store.sql import postgres as seats
@@ -37,6 +39,12 @@ def event(number: int) -> Batch:
 
 def standby(database: PostgresDatabase) -> PostgresPlace:
     return PostgresPlace(DatabaseUrl.parse(database.url))
+
+
+def leads_within(place: PostgresPlace, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not place.try_lead():
+        assert time.monotonic() < end
 
 
 async def refused(store: SqlStore, number: int) -> str:
@@ -82,6 +90,38 @@ async def test_a_commit_of_an_earlier_leader_is_refused_even_on_a_session_that_l
     assert database.rows("SELECT number FROM events") == [(1,)]
 
 
+async def test_a_leader_that_leaves_by_itself_is_not_ended_by_its_own_beat(
+    store: SqlStore, database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever stops a leader gets a good end, also when it is just asking whether it leads."""
+    monkeypatch.setattr(leadership, "BEAT_SECONDS", 0.0)
+    place = store._place
+    assert isinstance(place, PostgresPlace)
+    beats = 0
+    ask = place.still_leads
+
+    def counted() -> None:
+        nonlocal beats
+        beats += 1
+        ask()
+
+    async def beaten(times: int) -> None:
+        end = beats + times
+        with anyio.fail_after(20):
+            while beats < end:
+                await anyio.sleep(0.001)
+
+    monkeypatch.setattr(place, "still_leads", counted)
+    async with anyio.create_task_group() as group:
+        group.start_soon(leadership.keep, place, store)
+        await beaten(3)
+        await store.close()
+        await beaten(3)
+        group.cancel_scope.cancel()
+    assert await refused(store, 1) == "L052"
+    assert database.rows(SEATS) == []
+
+
 async def test_each_leader_has_a_term_of_its_own(store: SqlStore, database: PostgresDatabase) -> None:
     first = database.rows("SELECT value FROM meta WHERE key = 'epoch'")
     await store.close()
@@ -100,9 +140,7 @@ async def test_a_leader_that_is_silent_loses_the_seat_to_the_server(
     monkeypatch.setitem(seats.SEAT, "idle_session_timeout", "300ms")
     frozen, other = await opened(database), standby(database)
     try:
-        end = time.monotonic() + 20
-        while not other.try_lead():
-            assert time.monotonic() < end
+        leads_within(other, 20)
         assert await refused(frozen, 1) == "L052"
     finally:
         await frozen.close()

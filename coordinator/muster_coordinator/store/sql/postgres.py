@@ -121,7 +121,9 @@ class PostgresPlace:
             seat.close()
 
     def still_leads(self) -> None:
-        """Asks on the seat's own session; ``MUSTER-L052`` or ``L054`` when it is lost."""
+        """Asks on the seat's own session; ``MUSTER-L052`` or ``L054`` when it is lost. Nothing once it was given up."""
+        if self._seat is None and not self._lost:
+            return
         with told(self), self._term(_EPOCH):
             pass
 
@@ -135,12 +137,13 @@ class PostgresPlace:
 
     @contextlib.contextmanager
     def _term(self, fence: sa.Select[str]) -> Iterator[sa.Connection]:
-        if self._lost or self._seat is None:
+        seat = self._seat
+        if self._lost or seat is None:
             raise self._no_seat(self._lost or "it was never taken")
         try:
             # Never on a session that was made anew: an invalid one is not used again.
-            with self._seat.begin():
-                if self._epoch and self._seat.execute(fence).scalar_one_or_none() != self._epoch:
+            with seat.begin():
+                if self._epoch and seat.execute(fence).scalar_one_or_none() != self._epoch:
                     self._lost = "another coordinator leads"
                     raise StoreError(
                         "L054",
@@ -148,9 +151,9 @@ class PostgresPlace:
                         object=self.name,
                         hint="This one ends; started again, it waits as a standby.",
                     )
-                yield self._seat
+                yield seat
         except sa.exc.DBAPIError as error:
-            if error.connection_invalidated or self._seat.invalidated:
+            if error.connection_invalidated or seat.invalidated:
                 self._lost = self._plain(error)
                 raise self._no_seat(self._lost) from error
             raise
@@ -191,5 +194,9 @@ class PostgresPlace:
         return self._url.without_secrets(" ".join(str(error.orig).split())[:300])
 
     def close(self) -> None:
+        """Who waits can lead as soon as this returns; the server ends a session in its own time."""
+        if self._seat is not None and not self._lost:
+            with contextlib.suppress(sa.exc.SQLAlchemyError), self._seat.begin():
+                self._seat.exec_driver_sql("SELECT pg_advisory_unlock_all()")
         self.leave()
         self.engine.dispose()

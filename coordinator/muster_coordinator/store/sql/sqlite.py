@@ -71,8 +71,8 @@ class SqlitePlace:
             "L031",
             f"the database cannot be read or written ({error.orig})",
             object=self.name,
-            hint="Make room on the disk, or mend its permissions. A damaged one: restore a backup, or move it away, "
-            "and it is rebuilt from Git and from what agents report.",
+            hint="Make room on the disk, or mend its permissions. A damaged one: move it away, then "
+            "restore a backup, or start, and it is rebuilt from Git and from what agents report.",
         )
 
     def close(self) -> None:

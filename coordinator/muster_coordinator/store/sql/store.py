@@ -71,7 +71,9 @@ class SqlStore:
         return store
 
     async def close(self) -> None:
-        await self._in_thread(self._place.close)
+        """After the transaction that runs."""
+        with anyio.CancelScope(shield=True):
+            await self.exclusively(self._place.close)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         """Runs it to its end, also when who waits for it is cancelled."""
