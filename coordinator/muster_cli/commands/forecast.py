@@ -21,8 +21,9 @@ from muster_cli.output import counted, table, write_value
 from muster_cli.verbs import CHECKOUT, OUTPUT, VALUES_OUTPUT, Verb
 
 if TYPE_CHECKING:
+    from muster_core.rollout.forecast import Forecast, Shares
     from muster_core.rollout.plan import Member, ResolvedPlan, ResolvedWave
-    from muster_core.rollout.simulation import Forecast, Likely, Run, Shares
+    from muster_core.rollout.simulation import Likely, Run
 
     from muster_cli.outlook import Outlook
 
@@ -231,6 +232,7 @@ def simulate(
     --clusters makes the fleet up.
     """
     import msgspec
+    from muster_core.rollout import forecast
     from muster_core.rollout import simulation as sim
     from muster_core.rollout.membership import made_up, scaled
     from muster_core.rollout.plan import resolve
@@ -258,7 +260,7 @@ def simulate(
     progress = Progress(number, len(members))
     found = list(sim.simulate(resolved, world, number, seed, progress.heard))
     progress.end()
-    answer = sim.forecast(resolved, found, seed)
+    answer = forecast.forecast(resolved, found, seed)
     if style == "table":
         _show_forecast(outlook.name, answer, found, world.bad_release)
     else:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 import random
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -20,14 +19,18 @@ import msgspec
 from muster_core.durations import parse_duration
 from muster_core.errors import ValidationError
 from muster_core.rollout import events as ev
+from muster_core.rollout.gates import PendingGate
 from muster_core.rollout.machine import RolloutMachine
-from muster_core.rollout.plan import ResolvedPlan
+from muster_core.rollout.plan import ResolvedGate, ResolvedPlan
+from muster_core.windows import Window
 
 DIGEST = "simulated"
 SIGMAS_TO_P99 = 2.3263478740408408  # of a normal distribution
 NEWS_EVERY = 5_000  # steps between two words on progress
 
-Kind = Literal["healthy", "failed", "silent", "back"]
+LONGEST = 400 * 86_400.0  # seconds: a run that waits for longer waits for ever
+
+Kind = Literal["healthy", "failed", "silent", "back", "people", "measure"]
 
 
 class Likely(NamedTuple):
@@ -62,8 +65,12 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     """What a simulated fleet is like. Shares are 0 to 1, times in seconds; ``away`` are out of contact for certain.
 
     ``failure_rate`` is bad luck on a good release, ``bad_release`` the share of clusters on which the release itself is
-    bad: there it fails once ``verdict_after`` has passed, or cuts the cluster off (``bad_shows`` silent).
+    bad: there it fails once ``verdict_after`` has passed, or cuts the cluster off (``bad_shows`` silent). People approve
+    ``approval_after`` they are asked, or never; what gates measure is always well. ``sites`` have a window of their own, by
+    cluster, and ``vetoes`` take nothing of this bundle.
     """
+
+    starts_at: float = 0.0  # unix seconds: windows and start times are of that time
 
     apply_time: Likely = Likely(60.0, 60.0)
     failure_rate: float = 0.0
@@ -73,6 +80,10 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     offline_rate: float = 0.0
     return_after: Likely | None = None
     away: frozenset[str] = frozenset()
+    approval_after: Likely | None = None
+    sites: Mapping[str, Window] = {}
+    vetoes: frozenset[str] = frozenset()
+    may_return: bool = True
 
 
 class WaveRun(NamedTuple):
@@ -86,7 +97,10 @@ class WaveRun(NamedTuple):
 
 
 class Run(NamedTuple):
-    """How one run went. ``seconds`` until it ended, or until it stopped to wait for a person or for clusters."""
+    """How one run went. ``seconds`` until it ended, or until it stopped to wait for a person or for clusters.
+
+    ``taken_back`` are healthy on a release that is rolled back, and go back too.
+    """
 
     state: str
     why: str
@@ -94,6 +108,7 @@ class Run(NamedTuple):
     done: int
     harmed: int
     owed: int
+    taken_back: int
     waves: tuple[WaveRun, ...]
     inputs: int
 
@@ -123,14 +138,15 @@ class Simulation:
 
     def __init__(self, plan: ResolvedPlan, world: World, rng: random.Random) -> None:
         started = ev.Started(
-            at=0.0, rollout="simulated", bundle="", commit="", tree_digest=DIGEST, plan=plan, by="muster"
-        )
+            at=world.starts_at, rollout="simulated", bundle="", commit="", tree_digest=DIGEST, plan=plan,
+            by="muster", may_return=world.may_return,
+        )  # fmt: skip
         self.machine = RolloutMachine(started)
-        self._now = 0.0
+        self._world, self._rng = world, rng
+        self._began = self._now = self._stopped = world.starts_at
         self._queue: list[tuple[float, int, Kind, str, int]] = []
         self._number = 0
         self._inputs = 0
-        self._stopped = 0.0
         self._opened: dict[int, float] = {}
         self._passed: dict[int, float] = {}
         self._lots: dict[str, Lot] = {}
@@ -159,11 +175,11 @@ class Simulation:
         """To its end, or until nothing that can happen would change anything."""
         machine, queue, next_news = self.machine, self._queue, NEWS_EVERY
         self._give(ev.Tick())
-        while not machine.has_ended:
+        while not machine.has_ended and self._now - self._began < LONGEST:
             wake = machine.next_wake()
             if queue and (wake is None or queue[0][0] <= wake):
                 self._now, _, kind, cluster, attempt = heapq.heappop(queue)
-                self._world(kind, cluster, attempt)
+                self._happens(kind, cluster, attempt)
             elif wake is not None:
                 self._now = max(wake, self._now)
                 if not self._give(ev.Tick()) and machine.next_wake() == wake:
@@ -183,7 +199,7 @@ class Simulation:
         self._number += 1  # what happens at one moment happens in the order in which it was caused
         heapq.heappush(self._queue, (self._now + after, self._number, kind, cluster, attempt))
 
-    def _world(self, kind: Kind, cluster: str, attempt: int) -> None:
+    def _happens(self, kind: Kind, cluster: str, attempt: int) -> None:
         match kind:
             case "healthy" | "failed":
                 code, text = ("", "") if kind == "healthy" else ("K010", "not ready")
@@ -197,18 +213,29 @@ class Simulation:
                 self._give(ev.Contact(cluster, True))
                 if standing and standing.state == "offered":  # it was made while the cluster was away
                     self._give(*self._takes(cluster, standing.attempt))
+            case "people":
+                self._approve()
+            case "measure":
+                self._measure(cluster)
 
     def _takes(self, cluster: str, attempt: int) -> tuple[ev.Input, ...]:
         """What an agent does with an offer that reaches it: it says so at once, and its verdict follows."""
         if cluster in self._away:
             return ()
+        if cluster in self._world.vetoes:
+            return (ev.Refused(cluster, attempt, "T092", "the site has a veto on this bundle"),)
+        site = self._world.sites.get(cluster)
+        if site and not site.is_open(self._now):
+            why = "the site's window is closed"
+            return (ev.Deferred(cluster, attempt, site.opens_at(self._now), why),)
         lot = self._lots[cluster]
         self._later(lot.takes, lot.outcome, cluster, attempt)
         return (ev.Acknowledged(cluster, attempt),)
 
     def _give(self, *given: ev.Input) -> bool:
         """Tells the machine, and what agents answer at once; whether anything followed."""
-        waiting, handle, now, any_event = list(given), self.machine.handle, self._now, False
+        waiting, handle, now = list(given), self.machine.handle, self._now
+        any_event = asked = False
         for each in waiting:  # grows while offers are answered
             self._inputs += 1
             for event in handle(each, now):
@@ -218,122 +245,77 @@ class Simulation:
                         waiting += self._takes(event.cluster, event.attempt)
                     case ev.WaveOpened():
                         self._opened[event.wave] = now
+                        asked = True
+                    case ev.WaveSettled():
+                        asked = True
                     case ev.WavePassed():
                         self._passed[event.wave] = now
                     case ev.Paused() | ev.Held() | ev.Ended():
                         self._stopped = now
                     case _:
                         pass
+        if asked:
+            self._ask()
         return any_event
+
+    # --- gates -----------------------------------------------------------------------------------
+
+    def _ask(self) -> None:
+        """Gates have begun: people hear of it and come when they come; executors look at once."""
+        after = self._world.approval_after
+        if after and self.machine.wanted_approvals():
+            self._later(after.draw(self._rng), "people", "", 0)
+        for gate in self.machine.pending_gates():
+            self._later(0.0, "measure", _key(gate), 0)
+
+    def _approve(self) -> None:
+        wanted = self.machine.wanted_approvals()
+        names = [name for one in wanted for name in _people(one.gate)]
+        for name in dict.fromkeys(names):
+            asked = self.machine.wanted_approvals()
+            if asked and asked[0].wave == wanted[0].wave and any(name not in one.given for one in asked):
+                self._give(ev.Approve(name, "simulated"))
+
+    def _measure(self, key: str) -> None:
+        """Every interval, until it has passed."""
+        for gate in self.machine.pending_gates():
+            if _key(gate) == key:
+                self._later(gate.gate.interval, "measure", key, 0)
+                self._give(ev.GateMeasured(gate.wave, gate.phase, gate.index, True, "simulated"))
 
     def _told(self) -> Run:
         machine = self.machine
         waves = tuple(
             WaveRun(
-                self._opened.get(index),
-                self._passed.get(index),
+                self._since(self._opened.get(index)),
+                self._since(self._passed.get(index)),
                 wave.done,
                 len(wave.harmed),
                 wave.count("owed"),
             )
             for index, wave in enumerate(machine.waves)
         )
+        rests = machine.has_ended or machine.state in {"Paused", "Held"}
         return Run(
             state=machine.state,
             why=machine.why,
-            seconds=self._stopped if machine.has_ended or machine.state in {"Paused", "Held"} else self._now,
+            seconds=(self._stopped if rests else self._now) - self._began,
             done=sum(wave.done for wave in waves),
             harmed=sum(wave.harmed for wave in waves),
             owed=sum(wave.owed for wave in waves),
+            taken_back=len(machine.to_return()),
             waves=waves,
             inputs=self._inputs,
         )
 
-
-# --- what many runs say -----------------------------------------------------------------------------------
-
-
-class Shares(msgspec.Struct, frozen=True, kw_only=True):
-    """A distribution by nearest ranks."""
-
-    p50: float
-    p90: float
-    p99: float
-    most: float
-
-    @classmethod
-    def of(cls, values: Iterable[float]) -> Shares:
-        """``values`` may be empty: all zero."""
-        found = sorted(values) or [0.0]
-
-        def rank(share: float) -> float:
-            return found[max(0, math.ceil(share * len(found)) - 1)]
-
-        return cls(p50=rank(0.5), p90=rank(0.9), p99=rank(0.99), most=found[-1])
+    def _since(self, at: float | None) -> float | None:
+        return None if at is None else at - self._began
 
 
-class WaveForecast(msgspec.Struct, frozen=True, kw_only=True):
-    """One wave over all runs. ``at_most`` is what its own limits allow to be harmed, whatever the world is like."""
-
-    name: str
-    members: int
-    reached: int
-    passed: int
-    seconds: Shares
-    done: Shares
-    harmed: Shares
-    owed: Shares
-    at_most: int
+def _key(gate: PendingGate) -> str:
+    return f"{gate.wave} {gate.phase} {gate.index}"
 
 
-class Forecast(msgspec.Struct, frozen=True, kw_only=True):
-    """What to expect. ``seconds`` is of the runs that succeeded, ``stopped`` of the others."""
-
-    plan: str
-    clusters: int
-    runs: int
-    seed: int
-    outcomes: dict[str, int]
-    seconds: Shares
-    stopped: Shares
-    done: Shares
-    harmed: Shares
-    owed: Shares
-    waves: list[WaveForecast]
-
-
-def forecast(plan: ResolvedPlan, runs: Sequence[Run], seed: int) -> Forecast:
-    """The runs as one answer; ``runs`` has at least one."""
-    good = [run for run in runs if run.state == "Succeeded"]
-    return Forecast(
-        plan=plan.name,
-        clusters=sum(len(wave.members) for wave in plan.waves),
-        runs=len(runs),
-        seed=seed,
-        outcomes=dict(Counter(run.state for run in runs).most_common()),
-        seconds=Shares.of(run.seconds for run in good),
-        stopped=Shares.of(run.seconds for run in runs if run.state != "Succeeded"),
-        done=Shares.of(run.done for run in runs),
-        harmed=Shares.of(run.harmed for run in runs),
-        owed=Shares.of(run.owed for run in runs),
-        waves=[_wave_forecast(plan, index, runs) for index in range(len(plan.waves))],
-    )
-
-
-def _wave_forecast(plan: ResolvedPlan, index: int, runs: Sequence[Run]) -> WaveForecast:
-    spec, found = plan.waves[index], [run.waves[index] for run in runs]
-    size = len(spec.members)
-    soaking = size if not spec.soak_holds_slot else 0
-    return WaveForecast(
-        name=spec.name,
-        members=size,
-        reached=sum(wave.opened is not None for wave in found),
-        passed=sum(wave.passed is not None for wave in found),
-        seconds=Shares.of(
-            wave.passed - wave.opened for wave in found if wave.passed is not None and wave.opened is not None
-        ),
-        done=Shares.of(wave.done for wave in found),
-        harmed=Shares.of(wave.harmed for wave in found),
-        owed=Shares.of(wave.owed for wave in found),
-        at_most=min(size, spec.max_failed + spec.max_in_flight + soaking),
-    )
+def _people(gate: ResolvedGate) -> Sequence[str]:
+    """As many as it takes."""
+    return (gate.by or tuple(f"approver-{number}" for number in range(gate.count)))[: gate.count]

@@ -8,9 +8,10 @@ import pytest
 from muster_core.errors import ValidationError
 from muster_core.kinds.model import API_VERSION, Metadata, RolloutPlan, RolloutPlanSpec, Selector, Wave
 from muster_core.rollout import events as ev
+from muster_core.rollout.forecast import Shares, forecast
 from muster_core.rollout.membership import made_up, scaled, turns
 from muster_core.rollout.plan import Member, ResolvedPlan, ResolvedWave, resolve
-from muster_core.rollout.simulation import Likely, Run, Shares, World, forecast, parse_likely, simulate
+from muster_core.rollout.simulation import Likely, Run, World, parse_likely, simulate
 from unit.core.rollout.scenario import Story, wave
 
 
