@@ -6,16 +6,19 @@ is away, which only a coordinator can answer. It never starts anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
+from msgspec import UNSET, UnsetType
+from muster_core.durations import parse_duration, resolve_count
 from muster_core.errors import GitError, MusterError, RolloutError
 from muster_core.fleet import FleetContents, in_service, read_fleet, read_registry
-from muster_core.kinds.model import Bundle, Cluster, RolloutPlan
+from muster_core.kinds.model import Bundle, Cluster, RolloutPlan, Site
 from muster_core.rollout.membership import members_of
 from muster_core.rollout.plan import Member
+from muster_core.windows import Window
 
 from muster_cli.checkout import REGISTRY_BRANCH, Checkout, open_checkout
 from muster_cli.errors import NotFoundError
@@ -39,6 +42,31 @@ class Outlook:
 
     def members(self) -> list[Member]:
         return members_of(self.bundle, self.clusters, self.contents.fleet)
+
+    def most_disrupted(self) -> int | None:
+        """``Fleet.limits.maxDisrupted`` as a number of this registry's clusters."""
+        fleet = self.contents.fleet
+        limit = fleet.spec.limits.max_disrupted if fleet else UNSET
+        if isinstance(limit, UnsetType) or not self.clusters:
+            return None
+        return resolve_count(limit, len(self.clusters), rounding="down-at-least-one")
+
+    def sites(self) -> dict[str, Window]:
+        """The windows that members have of their own."""
+        return {
+            name: Window(site.window.cron, parse_duration(site.window.duration), site.time_zone)
+            for name, site in self._sites()
+            if site.window
+        }
+
+    def vetoes(self) -> frozenset[str]:
+        """Members whose site takes nothing of this bundle."""
+        return frozenset(name for name, site in self._sites() if self.name in site.veto)
+
+    def _sites(self) -> Iterator[tuple[str, Site]]:
+        for member in self.members():
+            if site := self.clusters[member.name].spec.site:
+                yield member.name, site
 
 
 def look(

@@ -22,12 +22,11 @@ from muster_cli.verbs import CHECKOUT, OUTPUT, VALUES_OUTPUT, Verb
 
 if TYPE_CHECKING:
     from muster_core.rollout.forecast import Forecast, Shares
-    from muster_core.rollout.plan import Member, ResolvedPlan, ResolvedWave
+    from muster_core.rollout.plan import Member, ResolvedPlan
     from muster_core.rollout.simulation import Likely, Run
 
     from muster_cli.outlook import Outlook
 
-NAMED = 5
 BINS = 10
 LABEL = 24  # columns of a histogram's labels and counts
 RUNS, MOST_RUNS_OF = 200, 200_000  # by default so many runs, but not more clusters than that in all
@@ -51,6 +50,7 @@ def plan(ctx: click.Context, bundle: str, named: str, checkout: Path, style: str
     """
     from muster_core.rollout.membership import turns
 
+    from muster_cli import schedule
     from muster_cli.outlook import away_now, look, registered
 
     outlook = look(checkout, bundle, named, registered)
@@ -61,9 +61,9 @@ def plan(ctx: click.Context, bundle: str, named: str, checkout: Path, style: str
             for cluster in turns(wave):
                 click.echo(f"cluster/{cluster}")
     elif style in {"json", "yaml"}:
-        write_value(_plan_value(outlook, resolved, away), style)
+        write_value(schedule.value(outlook, resolved, away), style)
     else:
-        _show_plan(outlook, resolved, away, style)
+        schedule.show(outlook, resolved, away, style)
     if refusal:
         click.echo(str(refusal), err=True)
         ctx.exit(1)
@@ -82,84 +82,6 @@ def _resolved(outlook: Outlook, members: Sequence[Member]) -> tuple[ResolvedPlan
         spec = msgspec.structs.replace(outlook.plan.spec, unmatched="exclude")
         shown = msgspec.structs.replace(outlook.plan, spec=spec)
         return resolve(shown, members, outlook.name), error
-
-
-def _limits(wave: ResolvedWave) -> dict[str, Any]:
-    from muster_core.rollout.plan import quorum_count
-
-    return {
-        "maxInFlight": wave.max_in_flight,
-        "maxFailed": wave.max_failed,
-        "maxLost": wave.max_failed if wave.max_lost is None else wave.max_lost,
-        "quorum": quorum_count(wave.quorum_percent, len(wave.members)),
-    }
-
-
-def _plan_value(outlook: Outlook, resolved: ResolvedPlan, away: frozenset[str] | None) -> dict[str, Any]:
-    from muster_core.rollout.membership import turns
-
-    return {
-        "bundle": outlook.name,
-        "plan": resolved.name,
-        "clusters": sum(len(wave.members) for wave in resolved.waves),
-        "away": None if away is None else sorted(away),
-        "inNoWave": list(resolved.excluded),
-        "deadlineSeconds": resolved.deadline,
-        "onFailure": resolved.action,
-        "waves": [
-            {
-                "name": wave.name,
-                **_limits(wave),
-                "soakSeconds": wave.soak,
-                "offlinePolicy": wave.offline_policy,
-                "members": [
-                    {
-                        "name": name,
-                        "offlineAfterSeconds": wave.offline_after[name],
-                        **({"spread": wave.spread[name]} if wave.spread else {}),
-                        **({} if away is None else {"away": name in away}),
-                    }
-                    for name in turns(wave)
-                ],
-            }
-            for wave in resolved.waves
-        ],
-    }
-
-
-def _show_plan(outlook: Outlook, resolved: ResolvedPlan, away: frozenset[str] | None, style: str) -> None:
-    size = sum(len(wave.members) for wave in resolved.waves)
-    far = "" if away is None else f"; {len(away)} away now"
-    click.echo(
-        f"{outlook.name} by plan {resolved.name}: {counted(size, 'cluster')} in {counted(len(resolved.waves), 'wave')}{far}"
-    )
-    heads = ["WAVE", "CLUSTERS", "IN-FLIGHT", "MAY-FAIL", "MAY-BE-LOST", "QUORUM", "SOAK", "AWAY", "ORDER"]
-    rows = []
-    for number, wave in enumerate(resolved.waves):
-        limits = _limits(wave)
-        absent = "?" if away is None else str(sum(name in away for name in wave.members))
-        rows.append([
-            f"{number + 1} {wave.name}", str(len(wave.members)), *(str(value) for value in limits.values()),
-            format_duration(wave.soak) if wave.soak else "-", absent, _order(wave, style),
-        ])  # fmt: skip
-    table(heads, rows)
-    if resolved.excluded:
-        click.echo(f"in no wave: {_some(resolved.excluded, style)}")
-
-
-def _order(wave: ResolvedWave, style: str) -> str:
-    """Members as they go; with a spread each with its value of the label, since only one is in flight at a time."""
-    from muster_core.rollout.membership import turns
-
-    names = [f"{name}({wave.spread[name] or '-'})" if wave.spread else name for name in turns(wave)]
-    return _some(names, style)
-
-
-def _some(names: Sequence[str], style: str) -> str:
-    left = len(names) - NAMED
-    if style == "wide" or left <= 0:
-        return " ".join(names)
-    return " ".join(names[:NAMED]) + f" … {left} more"
 
 
 # --- simulate ---------------------------------------------------------------------------------------------------
@@ -214,6 +136,8 @@ class TimeOption(click.ParamType[Any]):
     help="Clusters that are away when it starts.")  # fmt: skip
 @click.option("--return-after", type=TimeOption(), default="1h..12h", show_default=True, metavar="TIME",
     help="When those that are away return.")  # fmt: skip
+@click.option("--approval-after", type=TimeOption(), default="10m..4h", show_default=True, metavar="TIME",
+    help="How long people take to approve a wave that asks for it.")  # fmt: skip
 @click.option("--runs", type=click.IntRange(1, 100_000), metavar="N",
     help=f"How often (default: {RUNS}, fewer over large fleets).")  # fmt: skip
 @click.option("--seed", default=1, show_default=True, help="The same seed gives the same luck.")
@@ -222,19 +146,20 @@ class TimeOption(click.ParamType[Any]):
 @click.pass_context
 def simulate(
     ctx: click.Context, bundle: str, named: str, clusters: int | None, apply_time: Likely, failure_rate: float,
-    bad_release: float, bad_shows: str, offline_rate: float, return_after: Likely, runs: int | None, seed: int,
+    bad_release: float, bad_shows: str, offline_rate: float, return_after: Likely,
+    approval_after: Likely, runs: int | None, seed: int,
     checkout: Path, style: str,
 ) -> None:  # fmt: skip
     """Run the plan of BUNDLE on virtual time, many times over.
 
     The coordinator's own machine, in a fleet made of chances: says how long it is likely to take, and how many clusters
-    are harmed when the release is bad. Clusters that the coordinator knows to be away are away here too, unless
-    --clusters makes the fleet up.
+    are harmed when the release is bad. It starts now: windows and start times are waited for. What gates measure is always
+    well here. Clusters that the coordinator knows to be away are away here too, unless --clusters makes the fleet up.
     """
     import msgspec
     from muster_core.rollout import forecast
     from muster_core.rollout import simulation as sim
-    from muster_core.rollout.membership import made_up, scaled
+    from muster_core.rollout.membership import limited, made_up, scaled
     from muster_core.rollout.plan import resolve
 
     from muster_cli.outlook import away_now, look, registered, registered_if_any
@@ -245,9 +170,10 @@ def simulate(
         away = away_now(ctx, outlook) or frozenset()
     else:
         members = scaled(members, clusters) if members else made_up(outlook.plan, clusters)
-    resolved = resolve(outlook.plan, members, outlook.name)
+    resolved = limited(resolve(outlook.plan, members, outlook.name), outlook.most_disrupted())
     number = runs or max(1, min(RUNS, MOST_RUNS_OF // len(members)))
     world = sim.World(
+        starts_at=time.time(),
         apply_time=apply_time,
         failure_rate=failure_rate,
         bad_release=bad_release,
@@ -256,6 +182,10 @@ def simulate(
         offline_rate=offline_rate,
         return_after=return_after,
         away=away,
+        approval_after=approval_after,
+        sites=outlook.sites(),
+        vetoes=outlook.vetoes(),
+        may_return=outlook.bundle.spec.rollback == "previous",
     )
     progress = Progress(number, len(members))
     found = list(sim.simulate(resolved, world, number, seed, progress.heard))
@@ -324,6 +254,8 @@ def _show_forecast(bundle: str, answer: Forecast, runs: Sequence[Run], bad: floa
     ):
         if values:
             _distribution(label, values, shares, format_duration)
+    if any(run.taken_back for run in runs):
+        _distribution("healthy ones taken back", [run.taken_back for run in runs], answer.taken_back, _whole)
     if bad or any(run.harmed for run in runs):
         _distribution("clusters harmed", [run.harmed for run in runs], answer.harmed, _whole)
 

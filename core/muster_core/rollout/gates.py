@@ -123,6 +123,7 @@ class WaveGates:
 
     def __init__(self, spec: ResolvedWave) -> None:
         self.before, self.after = PhaseGates(spec.gates_before), PhaseGates(spec.gates_after)
+        self.are_any = bool(spec.gates_before or spec.gates_after)
 
     def of(self, phase: Phase) -> PhaseGates:
         return self.before if phase == "before" else self.after

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from muster_core.durations import parse_duration
 from muster_core.kinds.model import Bundle, Cluster, Fleet, RolloutPlan, Selector, SiteClass, Wave
-from muster_core.rollout.plan import Member, ResolvedWave
+from muster_core.rollout.plan import Member, ResolvedPlan, ResolvedWave
 from muster_core.select import targeted
 
 # Made-up waves are each so many times the one before, as canary, tenth and rest are.
@@ -63,6 +65,14 @@ def made_up(plan: RolloutPlan, count: int) -> list[Member]:
     while len(found) < count:  # waves by names and percent alone
         found.append(Member(f"cluster-{len(found):0{width}}", {}, interval))
     return found
+
+
+def limited(plan: ResolvedPlan, most: int | None) -> ResolvedPlan:
+    """A plan that is alone in its fleet: the fleet's limit is then one of the rollout's own."""
+    if most is None:
+        return plan
+    own = plan.max_in_flight
+    return msgspec.structs.replace(plan, max_in_flight=most if own is None else min(own, most))
 
 
 def turns(wave: ResolvedWave) -> list[str]:

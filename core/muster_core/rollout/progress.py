@@ -21,7 +21,8 @@ def clocks(run: Run, now: float, out: list[ev.AnyEvent]) -> None:
     """Every clock that is due: the targets', and the rollout's own."""
     while not run.has_ended and (target := run.board.take_due(now)):
         _fired(run, target, now, out)
-    windows(run, now, out)
+    if run.with_hours:
+        windows(run, now, out)
     expires_at = run.expires_at
     if expires_at is not None and expires_at <= now and not run.makes_no_offers:
         run.withdraw_all("the rollout has expired", now, out)
@@ -35,10 +36,10 @@ def next_wake(run: Run) -> float | None:
     times = [run.board.next_due()]
     if not run.makes_no_offers:
         times.append(run.expires_at)
-        if run.opened:
+        if run.opened and run.current.gates.are_any:
             times += [gates.next_wake() for _, gates in run.current.gates.asked()]
         if not run.is_paused:
-            times += [wave.hours.until for wave in run.opened if _watches_hours(wave)]
+            times += [wave.hours.until for wave in run.with_hours if _watches_hours(wave)]
     return min((at for at in times if at is not None), default=None)
 
 
@@ -49,7 +50,7 @@ def _watches_hours(wave: WaveBoard) -> bool:
 
 def windows(run: Run, now: float, out: list[ev.AnyEvent]) -> None:
     """Offers that nobody took are withdrawn where the window is closed now. O(in flight) when one opens or closes."""
-    for wave in run.opened:
+    for wave in run.with_hours:
         if not wave.hours.look(now):
             continue
         for cluster in reversed(list(wave.flying)):
@@ -104,7 +105,7 @@ def advance(run: Run, now: float, out: list[ev.AnyEvent]) -> None:
 def spent(run: Run) -> tuple[int, str] | None:
     """The first budget that is used up, as the number of the wave that it stops and in words. O(waves)."""
     for index, wave in enumerate(run.opened):
-        if wave.spent:
+        if wave.harmed and wave.spent:
             first = run.targets[next(iter(wave.harmed))]
             return index, _breach(f"wave {wave.spec.name}", len(wave.harmed), wave.spec.max_failed, first)
     plan = run.plan
@@ -147,8 +148,10 @@ def _step(run: Run, now: float, out: list[ev.AnyEvent]) -> bool:
         return True
     if run.stopping:
         return _drain(run, now, out)
-    _gate_clocks(run, now, out)
-    stop = spent(run) or failed_gate(run)
+    stop = spent(run)
+    if run.current.gates.are_any:
+        _gate_clocks(run, now, out)
+        stop = stop or failed_gate(run)
     if stop:
         return _stop(run, *stop, now, out)
     if run.expired:
@@ -156,7 +159,7 @@ def _step(run: Run, now: float, out: list[ev.AnyEvent]) -> bool:
     if run.is_paused:
         return False
     for wave in run.opened:
-        if wave.line:
+        if wave.states["waiting"]:
             offering.offer(run, wave, now, out)
     current = run.current
     if current.is_busy:

@@ -33,6 +33,7 @@ class Run:
         self.waves = self.board.waves
         self.targets = self.board.targets
         self.opened: list[WaveBoard] = []
+        self.with_hours: list[WaveBoard] = []  # those of the opened ones that have a window
         self.online: set[str] = set()
         self.allowance: int | None = 0 if started.plan.limited else None
 
@@ -116,6 +117,7 @@ class Run:
             case ev.WaveOpened():
                 self.wave, self.state, self.why = event.wave, "Running", ""
                 self.opened = self.waves[: event.wave + 1]
+                self.with_hours = [wave for wave in self.opened if not wave.hours.always]
                 self.current.gates.before.begin(event.at)
             case ev.WavePassed():
                 self.waves[event.wave].passed = True

@@ -26,12 +26,36 @@ spec:
 """
 
 
-def entry(name: str, **labels: str) -> str:
+RULES = """\
+apiVersion: muster.dev/v1alpha1
+kind: RolloutPlan
+metadata: {name: rings}
+spec:
+  unmatched: last
+  maxInFlight: 5
+  expire: 9d
+  waves:
+  - name: canary
+    selector: {matchLabels: {ring: canary}}
+    gates: {after: [{approval: {count: 2}}]}
+  - name: stores
+    rest: true
+    window: {cron: "0 1 * * *", duration: 4h, timeZone: site}
+"""
+
+
+def entry(name: str, site: dict[str, object] | None = None, **labels: str) -> str:
     keys = Member(name, f"uid-{name}").join("0" * 32)
-    spec = {"uid": keys.uid, "identityKey": f"ed25519:{keys.identity_key.hex()}"}
+    spec: dict[str, object] = {"uid": keys.uid, "identityKey": f"ed25519:{keys.identity_key.hex()}"}
+    spec |= {"site": site} if site else {}
     return yaml.safe_dump({
         "apiVersion": "muster.dev/v1alpha1", "kind": "Cluster", "metadata": {"name": name, "labels": labels}, "spec": spec,
     })  # fmt: skip
+
+
+SITE: dict[str, object] = {
+    "timeZone": "Asia/Tokyo", "window": {"cron": "0 2 * * *", "duration": "1h"}, "veto": ["hello"],
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -44,7 +68,7 @@ def fleet(repositories: Repositories) -> Path:
     entries = {
         **{name: entry(name, ring="canary") for name in ("berlin-01", "berlin-02")},
         **{f"store-{n}": entry(f"store-{n}", tier="store", region="eu" if n % 2 else "us") for n in range(4)},
-        "stray": entry("stray"),
+        "stray": entry("stray", SITE),
     }
     git(clone, "checkout", "-q", "--orphan", "muster/registry")
     git(clone, "rm", "-rqf", ".")
@@ -97,6 +121,45 @@ def test_a_plan_that_cannot_start_is_shown_with_its_refusal(muster: Muster, flee
     assert answer.code == 1
     assert answer.out.splitlines()[-1] == "in no wave: stray"
     assert "MUSTER-R002 1 clusters match no wave of plan rings: stray." in answer.err
+
+
+def test_what_each_wave_waits_for_is_said(muster: Muster, fleet: Path) -> None:
+    (fleet / "plans/rings.yaml").write_text(RULES)
+    settings = (fleet / "fleet.yaml").read_text()
+    (fleet / "fleet.yaml").write_text(
+        settings.replace("spec:\n", "spec:\n  limits: {maxDisrupted: 50%}\n", 1)
+    )
+    bundle = (fleet / "bundles/hello/bundle.yaml").read_text()
+    other = bundle.replace("name: hello", "name: base").replace("path: manifests", "path: ../hello/manifests")
+    (fleet / "bundles/base").mkdir()
+    (fleet / "bundles/base/bundle.yaml").write_text(other)
+    (fleet / "bundles/hello/bundle.yaml").write_text(bundle.rstrip() + "\n  dependsOn: [{name: base}]\n")
+    answer = muster("rollout", "plan", "hello", "--checkout", fleet)
+    assert answer.code == 0, answer.err
+    approval, window, *bounds = answer.out.splitlines()[4:]
+    assert approval == "canary: after it approval by 2 of the approvers"
+    assert window.startswith("stores: offers go out at 0 1 * * * for 4h (each site's own time); open from 20")
+    assert bounds == [
+        "over all waves at most 5 in flight, 3 in flight over all rollouts of the fleet",
+        "expires 9d after its start",
+        "each cluster waits until it is healthy on base",
+        "1 site with a window of its own: stray",
+        "refused by the veto of stray",
+    ]
+    value = json.loads(muster("rollout", "plan", "hello", "--checkout", fleet, "-o", "json").out)
+    assert (value["limits"]["fleetMaxDisrupted"], value["limits"]["expireSeconds"]) == (3, 9 * 86_400)
+    assert value["waves"][0]["gates"]["after"] == ["approval by 2 of the approvers"]
+    assert (value["waves"][1]["window"]["timeZone"], value["vetoes"]) == ("site", ["stray"])
+
+
+def test_windows_approvals_and_vetoes_are_part_of_a_simulation(muster: Muster, fleet: Path) -> None:
+    (fleet / "plans/rings.yaml").write_text(RULES)
+    arguments = ("rollout", "simulate", "hello", "--checkout", fleet, "--runs", "3", "-o", "json")
+    value = json.loads(muster(*arguments, "--approval-after", "9h").out)
+    assert value["outcomes"] == {"Paused": 3}, "the veto of one store is a failure, and none is allowed"
+    assert value["waves"][0]["passed"] == 3
+    assert value["waves"][0]["seconds"]["p50"] > 9 * 3_600
+    assert value["harmed"]["p50"] == 1
 
 
 def test_names_alone_are_for_scripts(muster: Muster, fleet: Path) -> None:

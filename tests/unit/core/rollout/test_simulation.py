@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from muster_core.errors import ValidationError
 from muster_core.kinds.model import API_VERSION, Metadata, RolloutPlan, RolloutPlanSpec, Selector, Wave
 from muster_core.rollout import events as ev
 from muster_core.rollout.forecast import Shares, forecast
-from muster_core.rollout.membership import made_up, scaled, turns
-from muster_core.rollout.plan import Member, ResolvedPlan, ResolvedWave, resolve
+from muster_core.rollout.membership import limited, made_up, scaled, turns
+from muster_core.rollout.plan import Member, ResolvedGate, ResolvedPlan, ResolvedWave, ResolvedWindow, resolve
 from muster_core.rollout.simulation import Likely, Run, World, parse_likely, simulate
+from muster_core.windows import Window
 from unit.core.rollout.scenario import Story, wave
 
 
@@ -120,6 +122,57 @@ def test_no_run_harms_more_than_the_limits_allow() -> None:
     assert all(each.harmed.most <= each.at_most for each in found.waves)
     assert found.harmed.most == max(run.harmed for run in runs) > 3
     assert sum(found.outcomes.values()) == 60
+
+
+def test_people_come_when_they_come_and_without_them_the_wave_is_held() -> None:
+    gate = ResolvedGate(kind="approval", count=2)
+    of = plan(wave("a", "a", "b", flying=2, gates_after=(gate,)), wave("b", "c"))
+    run = one(of, approval_after=Likely(3_600.0, 3_600.0))
+    assert (run.state, run.seconds) == ("Succeeded", 60.0 + 3_600.0 + 60.0)
+    nobody = one(of)
+    assert (nobody.state, nobody.done, nobody.seconds) == ("Held", 2, 60.0)
+    assert "approval by 2" in nobody.why
+
+
+def test_measured_gates_take_their_looks_in_a_row() -> None:
+    gate = ResolvedGate(kind="http", url="https://check.example.com", consecutive=3, interval=30.0)
+    run = one(plan(wave("a", "a", gates_before=(gate,))))
+    assert (run.state, run.seconds) == ("Succeeded", 2 * 30.0 + 60.0)
+
+
+def test_windows_of_waves_and_of_sites_are_waited_for() -> None:
+    """01:00 UTC is an hour after the start; the site's own opens at 03:00."""
+    window = ResolvedWindow("0 1 * * *", 3_600.0, "UTC")
+    by_wave = one(plan(wave("a", "a", window=window)))
+    assert (by_wave.state, by_wave.seconds) == ("Succeeded", 3_600.0 + 60.0)
+    site = Window("0 3 * * *", 3_600.0, "UTC")
+    by_site = one(plan(wave("a", "a", "b", flying=2)), sites={"b": site})
+    assert (by_site.state, by_site.done, by_site.seconds) == ("Succeeded", 2, 3 * 3_600.0 + 60.0)
+    later = one(plan(wave("a", "a", window=window)), starts_at=3_600.0 + 600.0)
+    assert later.seconds == 60.0, "it is open when it starts"
+
+
+def test_a_veto_is_a_failure_that_nothing_was_applied_by() -> None:
+    run = one(plan(wave("a", "a", "b", flying=2, failed=1)), vetoes=frozenset({"a"}))
+    assert (run.state, run.done, run.harmed, run.seconds) == ("Succeeded", 1, 1, 60.0)
+
+
+def test_healthy_ones_are_counted_where_the_wave_is_taken_back() -> None:
+    of = msgspec.structs.replace(
+        plan(wave("a", *names(40), flying=4, failed=2), action="rollback"), scope="wave"
+    )
+    runs = list(simulate(of, World(bad_release=0.3), 20, seed=3))
+    assert {run.state for run in runs} == {"RolledBack"}
+    assert all(run.taken_back == run.done for run in runs)
+    assert forecast(of, runs, 3).taken_back.most > 0
+    unsigned = one(of, bad_release=0.3, may_return=False)
+    assert (unsigned.state, unsigned.taken_back) == ("Paused", 0)
+
+
+def test_the_fleets_limit_is_one_of_the_rollouts_own() -> None:
+    of = plan(wave("a", *names(8), flying=8))
+    assert one(limited(of, 2)).seconds == 4 * 60.0
+    assert limited(of, None) is of
 
 
 def test_progress_is_told_on_the_way() -> None:
