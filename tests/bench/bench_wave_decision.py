@@ -7,11 +7,13 @@ writes them raw to ``results/``. Nothing is asserted but that the rollout succee
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
 
 from figures import keep, machine, tell
+from muster_coordinator.app import COLLECT_AFTER
 from muster_core.rollout import events as ev
 from muster_core.rollout.machine import RolloutMachine
 from muster_core.rollout.plan import ResolvedPlan, ResolvedWave
@@ -87,6 +89,7 @@ def run() -> dict[str, float]:
 
 
 def main() -> int:
+    gc.set_threshold(*COLLECT_AFTER)  # as the program does
     runs = [run() for _ in range(REPEATS)]
     print(f"deciding over {CLUSTERS:,} clusters; {machine()}; microseconds of CPU, {REPEATS} runs")
     for kind in runs[0]:

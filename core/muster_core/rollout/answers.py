@@ -41,10 +41,11 @@ def reported(run: Run, given: ev.Reported, now: float, out: list[ev.AnyEvent]) -
     """Only a report that names this release and attempt counts: no report is older than what it names."""
     if given.tree_digest != run.started.tree_digest:
         return
-    acknowledged(run, given.cluster, given.attempt, now, out)
     target = run.answers(given.cluster, given.attempt)
     if not target:
         return
+    if target.state in MAY_ANSWER:
+        run.emit(ev.TargetAcknowledged(at=now, cluster=given.cluster), out)
     cluster, state, code, message = given.cluster, target.state, given.code, given.message
     match given.outcome:
         case "applying" if state == "acknowledged":

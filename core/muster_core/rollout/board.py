@@ -7,6 +7,7 @@ scans the fleet. It never decides anything: the rules do, and replay moves it th
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +24,11 @@ HARMED = frozenset({"failed", "returned", "lost"})
 
 @dataclass(slots=True)
 class Target:
-    """Its clock: ``deadline`` is when it fires, ``stopped`` what a stopped one has left."""
+    """Its clock: ``deadline`` is when it fires, ``stopped`` what a stopped one has left.
+
+    ``alarm`` is its earliest entry in the heap of clocks, at ``deadline`` or before: a clock that is set later again and again
+    has one entry, which is put right when its time comes.
+    """
 
     cluster: str
     wave: int
@@ -38,6 +43,7 @@ class Target:
     flaps: int = 0
     soak_left: float | None = None  # set while the soak stands still
     soak_broken: bool = False
+    alarm: float = field(default=math.inf, compare=False)
 
     @property
     def soak_runs(self) -> bool:
@@ -196,9 +202,7 @@ class Board:
                 wave = self.waves[target.wave]
                 wave.last_group = wave.spec.spread.get(target.cluster, "")
                 self.move(target, "offered", at).was_offered = True
-                self.arm(target, at, self.waves[target.wave].spec.offline_after[target.cluster])
-            case ev.OfferWithdrawn():
-                self.move(target, "waiting", at, place="first")
+                self.arm(target, at, wave.spec.offline_after[target.cluster])
             case ev.TargetAcknowledged():
                 self.arm(self.move(target, "acknowledged", at), at, self._deadline)
             case ev.TargetApplying():  # the clock of the acknowledgement runs on
@@ -208,6 +212,10 @@ class Board:
             case ev.SoakStarted():
                 target.soak_broken, target.soak_left, target.message, target.code = False, None, "", ""
                 self.arm(self.move(target, "soaking", at), at, self.waves[target.wave].soak)
+            case ev.TargetDone():
+                self.move(target, "done", at)
+            case ev.OfferWithdrawn():
+                self.move(target, "waiting", at, place="first")
             case ev.SoakSuspended():
                 target.soak_left = max(0.0, (target.deadline or at) - at)
                 self.arm(target, at, self._deadline)
@@ -221,8 +229,6 @@ class Board:
             case ev.TargetFailed() | ev.TargetReturned():
                 self.move(target, "failed" if isinstance(event, ev.TargetFailed) else "returned", at)
                 target.code, target.message = event.code or target.code, event.message or target.message
-            case ev.TargetDone():
-                self.move(target, "done", at)
             case ev.TargetLost():
                 self.move(target, "lost", at).message = "acknowledged, then silent"
             case ev.TargetOwed():
@@ -280,9 +286,11 @@ class Board:
         if self._stopped and not target.clock_runs_on:
             target.deadline, target.stopped = None, seconds
             return
-        target.deadline, target.stopped = at + seconds, None
-        if self._winding:
-            heapq.heappush(self._timers, (at + seconds, target.cluster))
+        deadline = target.deadline = at + seconds
+        target.stopped = None
+        if deadline < target.alarm and self._winding:
+            target.alarm = deadline
+            heapq.heappush(self._timers, (deadline, target.cluster))
 
     @contextmanager
     def replaying(self) -> Iterator[None]:
@@ -290,8 +298,12 @@ class Board:
         self._winding = False
         yield
         self._winding = True
-        self._timers = [(t.deadline, t.cluster) for t in self.targets.values() if t.deadline is not None]
-        heapq.heapify(self._timers)
+        timers = self._timers = []
+        for target in self.targets.values():
+            if target.deadline is not None:
+                target.alarm = target.deadline
+                timers.append((target.deadline, target.cluster))
+        heapq.heapify(timers)
 
     def stop_clocks(self, at: float) -> None:
         """Paused: deadlines stand still, soaks run on. O(in flight)."""
@@ -317,22 +329,39 @@ class Board:
         """No deadline fires before ``until``; soaks that run are not touched. O(in flight)."""
         for target in self.in_flight():
             if target.deadline is not None and target.deadline < until and not target.soak_runs:
-                target.deadline = until
-                if self._winding:
-                    heapq.heappush(self._timers, (until, target.cluster))
+                target.deadline = until  # the alarm rings before
 
     def next_due(self) -> float | None:
-        """When the next clock fires. Entries of clocks that were cleared since are dropped here."""
-        while self._timers:
-            at, cluster = self._timers[0]
-            if self.targets[cluster].deadline == at:
+        """When the next clock fires."""
+        timers, targets = self._timers, self.targets
+        while timers:
+            at, cluster = timers[0]
+            target = targets[cluster]
+            if target.deadline == at:
                 return at
-            heapq.heappop(self._timers)
+            self._put_right(target, at)
         return None
+
+    def _put_right(self, target: Target, at: float) -> None:
+        """The first entry is of a clock that was cleared since, or set to a later time. O(log n)."""
+        if target.alarm != at:
+            heapq.heappop(self._timers)
+        elif target.deadline is None:
+            target.alarm = math.inf
+            heapq.heappop(self._timers)
+        else:
+            target.alarm = target.deadline
+            heapq.heapreplace(self._timers, (target.deadline, target.cluster))
 
     def take_due(self, now: float) -> Target | None:
         """The next target whose clock has fired, taken from the heap."""
-        at = self.next_due()
-        if at is None or at > now:
-            return None
-        return self.targets[heapq.heappop(self._timers)[1]]
+        timers, targets = self._timers, self.targets
+        while timers and timers[0][0] <= now:
+            at, cluster = timers[0]
+            target = targets[cluster]
+            if target.deadline == at:
+                heapq.heappop(timers)
+                target.alarm = math.inf
+                return target
+            self._put_right(target, at)
+        return None

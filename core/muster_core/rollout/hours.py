@@ -25,13 +25,10 @@ class Hours:
             cron, duration, zone = spec.window.cron, spec.window.duration, spec.window.zone
             zones = {zone: EVERYWHERE} if zone != SITE else {name: name for name in spec.zones.values()}
             self._windows = {key: Window(cron, duration, name) for name, key in zones.items()}
+        self.always = not self._windows
         self._since, self._until = math.inf, -math.inf
         self.changes: dict[str, float] = {}  # when each zone opens or closes next
         self.open: frozenset[str] = frozenset({EVERYWHERE}) if not self._windows else frozenset()
-
-    @property
-    def always(self) -> bool:
-        return not self._windows
 
     @property
     def until(self) -> float | None:

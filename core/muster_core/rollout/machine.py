@@ -210,7 +210,7 @@ class RolloutMachine:
         except RolloutError:
             self._unsaid = out
             raise
-        progress.clocks(run, now, out)  # a soak of nothing is over at once
+        progress.target_clocks(run, now, out)  # a soak of nothing is over at once
         progress.advance(run, now, out)
         return out
 

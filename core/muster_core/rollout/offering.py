@@ -26,7 +26,8 @@ def offer(run: Run, wave: WaveBoard, now: float, out: list[ev.AnyEvent]) -> None
     """As many offers as may be made."""
     if not wave.gates.before.passed:
         return
-    wave.hours.look(now)
+    if not wave.hours.always:
+        wave.hours.look(now)
     while may_offer(run, wave) and (cluster := wave.next_ready()) is not None:
         run.emit(ev.OfferMade(at=now, cluster=cluster, attempt=run.targets[cluster].attempt), out)
         if run.allowance is not None:

@@ -19,14 +19,20 @@ TO_SIGN = "; taking it back needs a signature: a directive with returnTo, or rol
 
 def clocks(run: Run, now: float, out: list[ev.AnyEvent]) -> None:
     """Every clock that is due: the targets', and the rollout's own."""
-    while not run.has_ended and (target := run.board.take_due(now)):
-        _fired(run, target, now, out)
+    target_clocks(run, now, out)
     if run.with_hours:
         windows(run, now, out)
     expires_at = run.expires_at
     if expires_at is not None and expires_at <= now and not run.makes_no_offers:
         run.withdraw_all("the rollout has expired", now, out)
         run.emit(ev.Expired(at=now), out)
+
+
+def target_clocks(run: Run, now: float, out: list[ev.AnyEvent]) -> None:
+    if run.has_ended:
+        return
+    while target := run.board.take_due(now):
+        _fired(run, target, now, out)
 
 
 def next_wake(run: Run) -> float | None:
@@ -148,8 +154,8 @@ def _step(run: Run, now: float, out: list[ev.AnyEvent]) -> bool:
         return True
     if run.stopping:
         return _drain(run, now, out)
-    stop = spent(run)
-    if run.current.gates.are_any:
+    stop, current = spent(run), run.current
+    if current.gates.are_any:
         _gate_clocks(run, now, out)
         stop = stop or failed_gate(run)
     if stop:
@@ -159,9 +165,8 @@ def _step(run: Run, now: float, out: list[ev.AnyEvent]) -> bool:
     if run.is_paused:
         return False
     for wave in run.opened:
-        if wave.states["waiting"]:
+        if wave.states["waiting"] and wave.in_flight < wave.spec.max_in_flight:
             offering.offer(run, wave, now, out)
-    current = run.current
     if current.is_busy:
         return _hold(run, "", now, out)
     why = offering.held_by(run, current) or offering.below_quorum(current)

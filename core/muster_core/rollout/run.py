@@ -27,6 +27,7 @@ class Run:
         self.stopping = ""
         self.stopping_wave = -1
         self.expired = False
+        self.expires_at = None if started.plan.expire is None else started.at + started.plan.expire
         self.paused_by = ""
         self.ended_at: float | None = None
         self.board = Board(started.plan, started.at, started.attempt, started.carried)
@@ -53,10 +54,6 @@ class Run:
     @property
     def current(self) -> WaveBoard:
         return self.waves[self.wave]
-
-    @property
-    def expires_at(self) -> float | None:
-        return None if self.plan.expire is None else self.started.at + self.plan.expire
 
     @property
     def in_flight(self) -> int:
