@@ -26,8 +26,8 @@ HARMED = frozenset({"failed", "returned", "lost"})
 class Target:
     """Its clock: ``deadline`` is when it fires, ``stopped`` what a stopped one has left.
 
-    ``alarm`` is its earliest entry in the heap of clocks, at ``deadline`` or before: a clock that is set later again and again
-    has one entry, which is put right when its time comes.
+    ``alarm`` is its earliest entry in the heap of clocks, at ``deadline`` or before: a clock that is set later again and
+    again has one entry, which is put right when its time comes.
     """
 
     cluster: str
@@ -43,7 +43,7 @@ class Target:
     flaps: int = 0
     soak_left: float | None = None  # set while the soak stands still
     soak_broken: bool = False
-    alarm: float = field(default=math.inf, compare=False)
+    alarm: float = field(default=math.inf, compare=False, repr=False)
 
     @property
     def soak_runs(self) -> bool:
