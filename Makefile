@@ -58,7 +58,7 @@ lock: $(STAMP)  ## compile requirements.lock from pyproject.toml and requirement
 	@$(BIN)/pip-compile --quiet $(UPGRADE) --all-extras --allow-unsafe --generate-hashes --no-annotate --no-header \
 	  --no-emit-index-url --no-emit-find-links --strip-extras --output-file requirements.lock pyproject.toml requirements-dev.in
 
-bench: $(STAMP)  ## the benchmarks; raw results go to tests/bench/results/
+bench: $(STAMP)  ## the benchmarks; raw results go to tests/bench/results/ (MUSTER_LONG=1: 10,000 agents, 1,000,000 simulated)
 	@set -e; for file in tests/bench/bench_*.py; do echo "== $$file"; $(BIN)/python $$file; done
 
 clean:  ## remove what the verbs made here (not the tools cache)

@@ -19,7 +19,7 @@ from typing import Any
 
 from figures import keep, machine, tell
 from muster_proto.v1 import operator_pb2 as op
-from programs import FLEET_ID, Coordinator, FleetRepository, Program, StubFleet, cpu_seconds, memory
+from programs import AGENTS, FLEET_ID, Coordinator, FleetRepository, Program, StubFleet, cpu_seconds, memory
 
 BACK_DEADLINE = 300.0
 STABLE = 32.0  # an agent that was in contact for 30 s starts its back-off anew
@@ -101,7 +101,7 @@ def measure(arguments: argparse.Namespace, folder: Path, profiled: bool) -> dict
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--agents", type=int, default=300)
+    parser.add_argument("--agents", type=int, default=AGENTS)
     parser.add_argument("--seconds", type=float, default=20.0, help="length of one idle window")
     parser.add_argument(
         "--settle", type=float, default=20.0, help="seconds from connected to the first window"

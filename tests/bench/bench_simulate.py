@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from figures import keep, machine, tell
-from programs import ENVIRONMENT, FLEET_ID, FleetRepository
+from programs import ENVIRONMENT, FLEET_ID, LONG, FleetRepository
 
 GOAL_S, GOAL_MB = 10.0, 300.0
 WAVES = 10
@@ -109,7 +109,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clusters", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--large", action="store_true", help="once with ten times as many")
+    parser.add_argument("--large", action="store_true", default=LONG, help="once with ten times as many")
     arguments = parser.parse_args()
     clusters = arguments.clusters
     with tempfile.TemporaryDirectory() as folder:

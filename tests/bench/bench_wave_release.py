@@ -21,7 +21,7 @@ from typing import Any
 
 from figures import keep, machine, tell
 from muster_core.rollout import events as ev
-from programs import FLEET_ID, Coordinator, FleetRepository, StubFleet, cpu_seconds
+from programs import AGENTS, FLEET_ID, Coordinator, FleetRepository, StubFleet, cpu_seconds
 
 SETTLE_DEADLINE = 120.0
 GOALS = {1_000: 120.0, 10_000: 1_500.0}  # agents to ms, first offer to last receipt
@@ -117,7 +117,7 @@ def measure(arguments: argparse.Namespace, folder: Path, profiled: bool) -> dict
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--agents", type=int, default=300)
+    parser.add_argument("--agents", type=int, default=AGENTS)
     parser.add_argument("--pause", type=float, default=2.0, help="seconds between two rollouts")
     parser.add_argument("--think", type=float, default=0.25, help="seconds from an offer to its answer")
     parser.add_argument("--repeats", type=int, default=5)

@@ -25,6 +25,8 @@ import grpc
 from muster_proto.v1 import operator_pb2 as op
 from muster_proto.v1 import operator_pb2_grpc
 
+LONG = os.environ.get("MUSTER_LONG") == "1"
+AGENTS = 10_000 if LONG else 1_000
 FLEET_ID = "7d41" * 8
 REGISTRY = "muster/registry"
 START_DEADLINE = 60.0

@@ -300,8 +300,8 @@ class Board:
         self._winding = True
         timers = self._timers = []
         for target in self.targets.values():
+            target.alarm = math.inf if target.deadline is None else target.deadline
             if target.deadline is not None:
-                target.alarm = target.deadline
                 timers.append((target.deadline, target.cluster))
         heapq.heapify(timers)
 

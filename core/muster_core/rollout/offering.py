@@ -26,8 +26,6 @@ def offer(run: Run, wave: WaveBoard, now: float, out: list[ev.AnyEvent]) -> None
     """As many offers as may be made."""
     if not wave.gates.before.passed:
         return
-    if not wave.hours.always:
-        wave.hours.look(now)
     while may_offer(run, wave) and (cluster := wave.next_ready()) is not None:
         run.emit(ev.OfferMade(at=now, cluster=cluster, attempt=run.targets[cluster].attempt), out)
         if run.allowance is not None:

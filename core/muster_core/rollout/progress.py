@@ -150,8 +150,7 @@ def may_take_back(run: Run) -> bool:
 
 def _step(run: Run, now: float, out: list[ev.AnyEvent]) -> bool:
     if run.wave < 0:
-        run.emit(ev.WaveOpened(at=now, wave=0), out)
-        return True
+        return _open(run, 0, now, out)
     if run.stopping:
         return _drain(run, now, out)
     stop, current = spent(run), run.current
@@ -180,9 +179,14 @@ def _step(run: Run, now: float, out: list[ev.AnyEvent]) -> bool:
     if not current.passed:
         run.emit(ev.WavePassed(at=now, wave=run.wave), out)
     if run.wave + 1 < len(run.waves):
-        run.emit(ev.WaveOpened(at=now, wave=run.wave + 1), out)
-        return True
+        return _open(run, run.wave + 1, now, out)
     return _finish(run, now, out)
+
+
+def _open(run: Run, wave: int, now: float, out: list[ev.AnyEvent]) -> bool:
+    run.emit(ev.WaveOpened(at=now, wave=wave), out)
+    run.current.hours.look(now)  # from here on :func:`windows` does
+    return True
 
 
 def _finish(run: Run, now: float, out: list[ev.AnyEvent]) -> bool:
