@@ -135,16 +135,33 @@ class FleetState:
             del self._running[name]
         return list(self._running.values())
 
-    def last_succeeded(self, bundle: str) -> RolloutMachine | None:
-        """The newest that brought the bundle to all its clusters; one that took some back is none."""
-        runs = reversed(self.rollouts_of(bundle))
-        return next((m for m in runs if m.state == "Succeeded" and not m.started.returns), None)
+    def last_succeeded(self, bundle: str, *, besides: str = "") -> RolloutMachine | None:
+        """The newest that brought the bundle to all its clusters, and whose release was not taken back since.
+
+        One that took some back is none. ``besides`` is a tree digest that does not count either.
+        """
+        taken_back = {besides}
+        for machine in reversed(self.rollouts_of(bundle)):
+            if machine.started.returns:
+                taken_back.add(self._returned_by(machine))
+            elif machine.state == "Succeeded" and machine.started.tree_digest not in taken_back:
+                return machine
+        return None
+
+    def _returned_by(self, machine: RolloutMachine) -> str:
+        """The digest of what this one takes back; empty when that is forgotten."""
+        failed = self.rollouts.get(machine.started.returns)
+        return failed.started.tree_digest if failed else ""
 
     def good_digests(self, bundle: str) -> set[str]:
         """Of the release that succeeded last, and of what is rolled out since."""
-        found: set[str] = set()
+        found, taken_back = set[str](), set[str]()
         for machine in reversed(self.rollouts_of(bundle)):
             started = machine.started
+            if started.returns:
+                taken_back.add(self._returned_by(machine))
+            elif started.tree_digest in taken_back:
+                continue
             if machine.state == "Succeeded" and not started.returns:
                 found.add(started.tree_digest)
                 break

@@ -16,7 +16,7 @@ from muster_coordinator.rollout.effects import Effects
 from muster_coordinator.rollout.fleetstate import FleetState
 from muster_coordinator.rollout.launch import Launch
 from muster_coordinator.rollout.offers import release_of
-from muster_coordinator.rollout.record import Recorder
+from muster_coordinator.rollout.record import Recorder, succeeded
 
 # A target in one of these states has the release, or will have it in a moment.
 HOLDS = frozenset({"acknowledged", "applying", "soaking", "done", "lost"})
@@ -54,11 +54,13 @@ def take_back(
     reason = f"taken back by {order.by}" + (f": {order.reason}" if order.reason else "")
     if not newest.has_ended:
         recorder.feed(newest, ev.Abort(order.by, reason), effects, now)
-    return launch.begin_return(newest, before, clusters, order.by, reason, effects, now)
+    machine = launch.begin_return(newest, before, clusters, order.by, reason, effects, now)
+    _correct_debts(state, recorder, newest, before, effects, now)
+    return machine
 
 
 def _places(state: FleetState, order: TakeBack) -> tuple[RolloutMachine, RolloutMachine]:
-    """The newest rollout, and the one before of another release that succeeded."""
+    """The newest rollout, and the one of the release before it that succeeded and was not taken back."""
     runs = state.rollouts_of(order.bundle)
     if not runs:
         raise RolloutError("L082", "nothing of it was ever rolled out", object=order.bundle)
@@ -70,11 +72,7 @@ def _places(state: FleetState, order: TakeBack) -> tuple[RolloutMachine, Rollout
         raise RolloutError(
             "L082", what, object=order.bundle, hint=f"Further back is signed: {_how(order, 'COMMIT')}"
         )
-    digest = newest.started.tree_digest
-    earlier = (
-        run for run in reversed(runs) if run.state == "Succeeded" and run.started.tree_digest != digest
-    )
-    before = next(earlier, None)
+    before = state.last_succeeded(order.bundle, besides=newest.started.tree_digest)
     if before is None:
         raise RolloutError(
             "L082",
@@ -90,6 +88,25 @@ def _places(state: FleetState, order: TakeBack) -> tuple[RolloutMachine, Rollout
             hint=f"To take it away again: muster bundle remove {order.bundle}.",
         )
     return newest, before
+
+
+def _correct_debts(
+    state: FleetState,
+    recorder: Recorder,
+    newest: RolloutMachine,
+    before: RolloutMachine,
+    effects: Effects,
+    now: float,
+) -> None:
+    """Who was away and is owed what is taken back is owed the release before instead, or nothing when it has that."""
+    bundle = newest.started.bundle
+    ledger = state.ledger(bundle)
+    wrong = [d.cluster for d in ledger.debts.values() if d.tree_digest == newest.started.tree_digest]
+    for name in wrong:
+        report = state.cluster(name).reports.get(bundle)
+        has_it = report is not None and report.release.tree_digest == before.started.tree_digest
+        events = ledger.drop(name, now) if has_it else ledger.owe(name, succeeded(before), now)
+        recorder.debts(bundle, events, effects, now)
 
 
 def holders(state: FleetState, machine: RolloutMachine) -> list[str]:

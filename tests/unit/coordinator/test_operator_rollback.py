@@ -11,7 +11,7 @@ from muster_core.rollout import events as ev
 from muster_core.sealing.keys import IdentityKey
 from muster_proto.v1 import link_pb2 as wire
 from muster_proto.v1 import operator_pb2 as op
-from unit.coordinator.test_watch import MAP, SHOP, Hub, hub
+from unit.coordinator.test_watch import MAP, PLAN, SHOP, Hub, hub
 
 __all__ = ["hub"]
 WHO = (("authorization", "Bearer secret"),)
@@ -157,3 +157,26 @@ async def test_nothing_is_taken_away_by_going_back(hub: Hub) -> None:
     async with hub.operator() as operator:
         _, said = await refused(operator.RollBack(op.RollBackRequest(bundle="shop"), metadata=WHO))
     assert said.startswith("MUSTER-L082 the release before, of shop-0003, took the bundle away")
+
+
+async def test_who_was_away_is_not_brought_to_what_everybody_else_left(hub: Hub) -> None:
+    """One is owed the release, one comes only later: both get the one that the fleet went back to."""
+    plan = PLAN.replace("rest: true", "rest: true, maxInFlight: 9, offline: {after: 1s}")
+    hub.commit({"plans/all.yaml": plan})
+    await twice(hub)
+    hub.register("edge-1", IdentityKey.generate().public)
+    await hub.catalog.refresh()
+    state = hub.engine.state
+    first, second = state.rollouts_of("shop")
+    assert state.ledger("shop").debts["edge-1"].tree_digest == second.started.tree_digest
+    assert state.last_succeeded("shop") is second
+    async with hub.operator() as operator:
+        await operator.RollBack(op.RollBackRequest(bundle="shop"), metadata=WHO)
+        assert state.ledger("shop").debts["edge-1"].tree_digest == first.started.tree_digest
+        await healthy(hub, "shop-0003")
+        hub.register("edge-2", IdentityKey.generate().public)
+        await hub.catalog.refresh()
+        assert state.ledger("shop").debts["edge-2"].tree_digest == first.started.tree_digest
+        view = await operator.GetBundle(op.GetRequest(name="shop"), metadata=WHO)
+    assert view.target.tree_digest == view.last_succeeded.tree_digest == first.started.tree_digest
+    assert state.good_digests("shop") == {first.started.tree_digest}

@@ -71,8 +71,11 @@ class Hub:
         git(self.work, "commit", "-qm", "change")
 
     def register(self, name: str, identity: bytes) -> None:
-        git(self.work, "checkout", "-q", "--orphan", "muster/registry")
-        git(self.work, "rm", "-rqf", ".")
+        if (self.work / ".git/refs/heads/muster/registry").exists():
+            git(self.work, "checkout", "-q", "muster/registry")
+        else:
+            git(self.work, "checkout", "-q", "--orphan", "muster/registry")
+            git(self.work, "rm", "-rqf", ".")
         spec = f"{{uid: uid-of-{name}, identityKey: '{encode_identity(identity)}'}}"
         self.commit({f"clusters/{name}.yaml": HEAD.format(kind="Cluster", name=name, spec=spec)})
         git(self.work, "checkout", "-q", "main")
