@@ -14,7 +14,7 @@ from muster_core.errors import JoinError, MusterError, RolloutError
 from muster_coordinator.access.errors import DeniedError, UnauthenticatedError
 from muster_coordinator.api.operator import NotFoundError
 
-WHO = frozenset({"R046"})  # what a rollout refuses because of who asks
+DENIED = frozenset({"R046", "L083"})  # who asks may not, or has to sign what they ask
 
 
 async def fail(context: grpc.aio.ServicerContext[Any, Any], error: MusterError) -> NoReturn:
@@ -23,7 +23,7 @@ async def fail(context: grpc.aio.ServicerContext[Any, Any], error: MusterError) 
         status = grpc.StatusCode.NOT_FOUND
     elif isinstance(error, UnauthenticatedError):
         status = grpc.StatusCode.UNAUTHENTICATED
-    elif isinstance(error, (JoinError, DeniedError)) or error.code in WHO:
+    elif isinstance(error, (JoinError, DeniedError)) or error.code in DENIED:
         status = grpc.StatusCode.PERMISSION_DENIED
     elif isinstance(error, RolloutError):
         status = grpc.StatusCode.FAILED_PRECONDITION

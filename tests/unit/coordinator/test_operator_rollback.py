@@ -111,9 +111,10 @@ async def test_further_back_says_what_to_sign(hub: Hub) -> None:
     oldest = hub.engine.state.rollouts["shop-0001"].started.commit
     before = hub.engine.state.rollouts["shop-0002"].started.commit
     async with hub.operator() as operator:
-        _, said = await refused(
+        status, said = await refused(
             operator.RollBack(op.RollBackRequest(bundle="shop", commit=oldest[:9]), metadata=WHO)
         )
+        assert status is grpc.StatusCode.PERMISSION_DENIED
         assert said.startswith("MUSTER-L083 going back to")
         assert f"only {before[:7]}, the release before, needs no signature" in said
         assert f"muster rollout rollback shop --to {oldest[:9]} --reason WHY --key FILE" in said
