@@ -87,13 +87,13 @@ def once(checkout: Path, clusters: int) -> dict[str, float]:
 
 def profile(checkout: Path, clusters: int) -> list[str]:
     """The five functions that take most, as lines."""
-    from muster_cli.program import main as muster
+    from muster_cli.program import cli
 
     measured = cProfile.Profile()
     with open(os.devnull, "w") as nowhere:
         kept, sys.stdout = sys.stdout, nowhere
         try:
-            measured.runcall(muster, command(checkout, clusters), standalone_mode=False)
+            measured.runcall(cli.main, command(checkout, clusters), standalone_mode=False)
         finally:
             sys.stdout = kept
     entries: dict[Any, Any] = pstats.Stats(measured).stats  # type: ignore[attr-defined]
