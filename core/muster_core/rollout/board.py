@@ -145,6 +145,7 @@ class Board:
         self.waves = [WaveBoard.of(spec) for spec in plan.waves]
         self.targets: dict[str, Target] = {}
         self._timers: list[tuple[float, str]] = []
+        self.harms = 0  # how often a target failed or was lost
         self._winding = True
         self._stopped = False
         self._deadline = plan.deadline
@@ -189,6 +190,7 @@ class Board:
             wave.flying[cluster] = None
         elif state in HARMED:
             wave.harmed[cluster] = None
+            self.harms += 1
         elif state == "deferred":
             wave.deferred[cluster] = None
         target.state, target.since, target.deadline, target.stopped = state, at, None, None

@@ -109,14 +109,14 @@ def advance(run: Run, now: float, out: list[ev.AnyEvent]) -> None:
 
 
 def spent(run: Run) -> tuple[int, str] | None:
-    """The first budget that is used up, as the number of the wave that it stops and in words. O(waves)."""
+    """The first budget that is used up, as the number of the wave that it stops and in words. O(waves) after new harm."""
+    if run.board.harms == run.unspent_at:
+        return None
     for index, wave in enumerate(run.opened):
         if wave.harmed and wave.spent:
             first = run.targets[next(iter(wave.harmed))]
             return index, _breach(f"wave {wave.spec.name}", len(wave.harmed), wave.spec.max_failed, first)
     plan = run.plan
-    if plan.max_failed is None and plan.max_lost is None:
-        return None
     harmed, lost = sum(len(wave.harmed) for wave in run.opened), run.count("lost")
     if (plan.max_failed is not None and harmed > plan.max_failed) or (
         plan.max_lost is not None and lost > plan.max_lost
@@ -126,6 +126,7 @@ def spent(run: Run) -> tuple[int, str] | None:
             plan.max_failed if plan.max_failed is not None and harmed > plan.max_failed else plan.max_lost
         )
         return run.wave, _breach("the rollout", harmed, allowed or 0, first)
+    run.unspent_at = run.board.harms
     return None
 
 

@@ -34,6 +34,7 @@ class Run:
         self.waves = self.board.waves
         self.targets = self.board.targets
         self.opened: list[WaveBoard] = []
+        self.unspent_at = -1  # no budget was used up as of so many harms; nothing but harm uses one up
         self.with_hours: list[WaveBoard] = []  # those of the opened ones that have a window
         self.online: set[str] = set()
         self.allowance: int | None = 0 if started.plan.limited else None
