@@ -14,6 +14,8 @@ import msgspec
 
 from muster_cli.errors import InvalidRequestError
 
+MAX_BYTES = 1024 * 1024
+
 
 class ContextFile(msgspec.Struct, frozen=True):
     """The file's fields; paths are relative to the file. Either edge and token, or link with certificate and key."""
@@ -63,17 +65,19 @@ def load(wanted: str | None) -> Context:
             hint="`muster serve` writes context.json into its data folder: pass --context FILE.",
         )
     try:
-        file = msgspec.json.decode(path.read_bytes(), type=ContextFile)
-        ca_pem = (path.parent / file.ca_pem_file).read_bytes()
+        file = msgspec.json.decode(_bytes(path), type=ContextFile)
+        ca_pem = _bytes(path.parent / file.ca_pem_file)
         if file.link and file.certificate_file and file.key_file:
-            certificate = (path.parent / file.certificate_file).read_bytes()
-            key = (path.parent / file.key_file).read_bytes()
+            certificate = _bytes(path.parent / file.certificate_file)
+            key = _bytes(path.parent / file.key_file)
             return Context(file.name, file.edge, ca_pem, "", file.link, certificate, key)
         if not file.edge or not file.token_file:
             raise ValueError(
                 "it names neither edge with token_file nor link with certificate_file and key_file"
             )
-        token = (path.parent / file.token_file).read_text().strip()
+        token = _bytes(path.parent / file.token_file).decode().strip()
+        if not (token.isascii() and token.isprintable()):
+            raise ValueError("its token_file does not hold one line of plain text")
     except (OSError, ValueError) as error:
         raise InvalidRequestError(
             "L010",
@@ -82,6 +86,15 @@ def load(wanted: str | None) -> Context:
             hint="`muster serve` writes context.json into its data folder: pass --context FILE.",
         ) from error
     return Context(file.name, file.edge, ca_pem, token)
+
+
+def _bytes(path: Path) -> bytes:
+    """None of these files is large; one without an end, such as a device, is not read for ever."""
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"{path} is larger than {MAX_BYTES} bytes")
+    return data
 
 
 def _reason(error: Exception) -> str:

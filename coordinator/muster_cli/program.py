@@ -11,6 +11,7 @@ import importlib.util
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -178,6 +179,13 @@ def exit_code(error: MusterError) -> int:
     return 2 if isinstance(error, (InvalidRequestError, ValidationError, SecretError)) else 1
 
 
+def _check_arguments(arguments: Sequence[str]) -> None:
+    """Bytes that are no text can be sent to no coordinator and shown on no terminal."""
+    for number, text in enumerate(arguments, 1):
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise click.UsageError(f"Argument {number} is no UTF-8 text: {text[:40]!a}.")
+
+
 def _interrupted() -> NoReturn:
     click.echo("interrupted", err=True)
     sys.exit(130)
@@ -189,6 +197,7 @@ def run() -> NoReturn:
         signal.signal(
             signal.SIGINT, signal.default_int_handler
         )  # from here on there may be something to leave in order
+        _check_arguments(sys.argv[1:])
         result = cli.main(prog_name="muster", standalone_mode=False)
     except MusterError as error:
         click.echo(str(error), err=True)
@@ -207,7 +216,8 @@ def run() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:
-        what = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+        what = error.strerror or str(error)
+        what = f"{what}: {error.filename}" if error.filename else what
         click.echo(f"MUSTER-V009 {what}.", err=True)
         sys.exit(2)
     sys.exit(result if isinstance(result, int) else 0)

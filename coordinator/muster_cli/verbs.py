@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., object])
 DEFAULT_TIMEOUT = 30.0
+LONGEST = 366 * 86400.0  # gRPC takes a deadline that is past counting for one that is over
 
 
 def _remember(ctx: click.Context, param: click.Parameter, value: object) -> None:
@@ -41,7 +42,8 @@ def _seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
 
 
 def _timeout(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
-    _remember(ctx, param, _seconds(ctx, param, value))
+    seconds = _seconds(ctx, param, value)
+    _remember(ctx, param, None if seconds is None else min(seconds, LONGEST))
 
 
 def shared_options() -> list[click.Parameter]:

@@ -127,8 +127,8 @@ def acknowledge(ctx: click.Context, name: str, yes: bool) -> None:
     """
     with client(ctx) as operator:
         view = operator.get_cluster(name)
-        if not yes:
-            what = f"{name} had accepted {view.regressed[:12]} before." if view.regressed else view.message
+        what = f"{name} had accepted {view.regressed[:12]} before." if view.regressed else view.message
+        if what and not yes:  # where nothing went back the coordinator says so
             click.confirm(f"{what} Is that known?", abort=True, err=True)
         operator.acknowledge_floor(name)
     click.echo(f"cluster/{name} acknowledged")

@@ -55,7 +55,7 @@ def create(
     Example:
       muster freeze create black-friday --until 2027-11-29T06:00:00Z -l tier=store --reason "sale"
     """
-    if bool(selector) == every:
+    if bool(selector.strip()) == every:  # blanks select everybody, which is said with --all
         raise click.UsageError("say which clusters: -l SELECTOR, or --all")
     parse_selector(selector)
     request = op.CreateFreezeRequest(

@@ -16,6 +16,8 @@ from muster_cli.columns import HISTORY, OWED
 from muster_cli.output import Answer, plain, wrapped, write_value
 from muster_cli.verbs import OUTPUT, VALUES_OUTPUT, Verb, client, given_timeout
 
+LAST = 2**63 - 1  # no log has a number past it
+
 
 @click.command("history", cls=Verb)
 @click.argument("bundle")
@@ -41,8 +43,8 @@ def history(ctx: click.Context, bundle: str, style: str) -> None:
 @click.command("events", cls=Verb)
 @click.argument("name")
 @click.option("-w", "--watch", "stay", is_flag=True, help="Stay and print what follows, until it ends.")
-@click.option("--tail", type=click.IntRange(1), help="Begin with the last so many.")
-@click.option("--after", type=click.IntRange(0), default=0, help="Begin after this number.")
+@click.option("--tail", type=click.IntRange(1, 2**32 - 1), help="Begin with the last so many.")
+@click.option("--after", type=click.IntRange(0, LAST), default=0, help="Begin after this number.")
 @VALUES_OUTPUT
 @click.pass_context
 def events(ctx: click.Context, name: str, stay: bool, tail: int | None, after: int, style: str) -> None:

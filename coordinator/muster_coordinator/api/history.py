@@ -39,6 +39,7 @@ SAID = {
     "carried-settled": "is done with the rollout before",
 }
 PAGE = 500
+LAST = 2**63 - 1  # as far as a store counts
 SETTLE = 2.0  # seconds that a commit may take
 
 
@@ -50,7 +51,7 @@ class HistoryApi:
 
     async def events(self, request: op.ListEventsRequest) -> AsyncIterator[op.RolloutEvent]:
         """From ``after`` on. With ``follow`` it goes on until the rollout has ended; ``MUSTER-L042`` for an unknown one."""
-        name, last = request.rollout, request.after
+        name, last = request.rollout, min(request.after, LAST)
         machine = self.engine.state.rollouts.get(name)
         if machine is None:
             raise NotFoundError(

@@ -31,7 +31,7 @@ from muster_coordinator.api.history import HistoryApi
 from muster_coordinator.api.joins import JoinApi
 from muster_coordinator.api.operator import OperatorApi
 from muster_coordinator.enrol.x509 import presented
-from muster_coordinator.link.statuses import fail
+from muster_coordinator.link.statuses import carried, fail
 
 log = structlog.get_logger()
 
@@ -93,7 +93,7 @@ class OperatorInterceptor(grpc.aio.ServerInterceptor):
         try:
             await self._calls.leave(method, principal, request, result, code)
         except MusterError as error:
-            await context.abort(grpc.StatusCode.INTERNAL, str(error))
+            await context.abort(grpc.StatusCode.INTERNAL, carried(str(error)))
 
     def _single(self, method: str, behaviour: Any) -> Any:
         async def call(request: Any, context: Any) -> Any:

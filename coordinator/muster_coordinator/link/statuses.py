@@ -14,6 +14,7 @@ from muster_core.errors import JoinError, MusterError, RolloutError
 from muster_coordinator.access.errors import DeniedError, UnauthenticatedError
 from muster_coordinator.api.operator import NotFoundError
 
+MAX_WIRE = 6000  # bytes; from 8 KiB on it may be refused
 DENIED = frozenset({"R046", "L083"})  # who asks may not, or has to sign what they ask
 
 
@@ -29,4 +30,13 @@ async def fail(context: grpc.aio.ServicerContext[Any, Any], error: MusterError) 
         status = grpc.StatusCode.FAILED_PRECONDITION
     elif error.retryable:
         status = grpc.StatusCode.ABORTED
-    await context.abort(status, str(error))
+    await context.abort(status, carried(str(error)))
+
+
+def carried(text: str) -> str:
+    """A text as long as it was, or without its middle: gRPC sends it percent-encoded in a header, and drops a larger one."""
+    cost = sum(1 if " " <= c <= "~" and c != "%" else 3 * len(c.encode(errors="replace")) for c in text)
+    if cost <= MAX_WIRE:
+        return text
+    room = MAX_WIRE // 12  # of any characters
+    return f"{text[: room * 2 // 3]} … {text[-room // 3 :]}"

@@ -57,6 +57,8 @@ async def test_the_log_is_told_in_order_and_on_from_any_number(hub: Hub) -> None
             operator.ListEvents(op.ListEventsRequest(rollout="shop-0001", after=2), metadata=WHO)
         )
         assert [(e.number, e.data) for e in later] == [(3, b"")]
+        past = op.ListEventsRequest(rollout="shop-0001", after=2**64 - 1)
+        assert await rest(operator.ListEvents(past, metadata=WHO)) == [], "no store counts so far"
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await rest(operator.ListEvents(op.ListEventsRequest(rollout="nope"), metadata=WHO))
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND

@@ -106,3 +106,13 @@ async def test_a_target_that_was_owed_is_told_as_it_is_now(hub: Hub) -> None:
             operator.Explain(op.ExplainRequest(rollout="shop-0001", cluster="nope"), metadata=WHO)
         )
         assert (status, said.split(" ")[0]) == (grpc.StatusCode.NOT_FOUND, "MUSTER-L040")
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "💥", "%", "\n"])
+async def test_what_is_refused_keeps_its_code_and_hint_whatever_its_length(hub: Hub, letter: str) -> None:
+    async with asking(hub) as operator:
+        status, said = await refused(operator.GetBundle(op.GetRequest(name=letter * 100_000), metadata=WHO))
+    assert status is grpc.StatusCode.NOT_FOUND
+    assert said.startswith("MUSTER-L041 ")
+    assert said.endswith("See them: muster get bundles.")
+    assert len(said) < 1000
