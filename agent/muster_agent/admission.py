@@ -119,7 +119,7 @@ class Desired:
     @property
     def is_leaving(self) -> bool | None:
         """The registry asks that every bundle is taken away from this cluster; None while no entry is known."""
-        return None if self.entry is None else self.entry.spec.removal == "uninstall"
+        return None if self.entry is None else self.entry.is_leaving
 
     async def load(self) -> None:
         """What the floors say, without asking the Git host. Raises K001 when the cluster does not answer.

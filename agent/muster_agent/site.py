@@ -30,7 +30,7 @@ def closed_until(entry: Cluster | None, now: float) -> float | None:
 
 def require_allowed(entry: Cluster, bundle: str) -> None:
     """``MUSTER-T092`` for a bundle that the site has a veto on, ``J070`` once the cluster is to be uninstalled."""
-    if entry.spec.removal == "uninstall":
+    if entry.is_leaving:
         raise JoinError(
             "J070",
             "this cluster is being removed from the fleet, so it takes no release",

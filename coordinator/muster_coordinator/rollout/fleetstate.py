@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from msgspec import UNSET, UnsetType
 from muster_core.durations import parse_duration, resolve_count
-from muster_core.kinds.model import Cluster, SiteClass
+from muster_core.kinds.model import Cluster
 from muster_core.release import Release
 from muster_core.rollout.board import Target
 from muster_core.rollout.catchup import CatchUp, Debt
@@ -24,9 +24,6 @@ from muster_coordinator.catalog.catalog import Reading
 from muster_coordinator.rollout.directives import Shelf
 from muster_coordinator.rollout.offers import offer_of, offer_of_debt, release_of
 from muster_coordinator.store.port import JoinRow
-
-# Of a site class that the fleet does not name, in seconds.
-CONTACT_INTERVAL = parse_duration(SiteClass().contact_interval)
 
 
 @dataclass(slots=True)
@@ -71,7 +68,7 @@ class ClusterState:
     @property
     def is_leaving(self) -> bool:
         """Its registry entry asks that every bundle is taken away."""
-        return self.entry is not None and self.entry.spec.removal == "uninstall"
+        return self.entry is not None and self.entry.is_leaving
 
     @property
     def has_left(self) -> bool:
@@ -108,8 +105,8 @@ class FleetState:
             self.clusters[name] = ClusterState(name)
         return self.clusters[name]
 
-    def contact_interval(self, site_class: str, default: float = CONTACT_INTERVAL) -> float:
-        """How often clusters of this class say that they live, in seconds, as the fleet repository has it."""
+    def contact_interval(self, site_class: str, default: float) -> float:
+        """How often clusters of this class say that they live, in seconds; ``default`` where the fleet does not name it."""
         fleet = self.reading.contents.fleet
         site = fleet.spec.site_classes.get(site_class) if fleet else None
         return parse_duration(site.contact_interval) if site else default

@@ -16,9 +16,8 @@ from muster_core.release import BundleAt, Release, entry_digest
 from muster_core.rollout import events as ev
 from muster_core.rollout.catchup import CatchUp
 from muster_core.rollout.machine import RolloutMachine
-from muster_core.rollout.membership import time_zone
+from muster_core.rollout.membership import members_of, takes
 from muster_core.rollout.plan import Member, require_time, resolve, resolve_return
-from muster_core.select import targeted
 from muster_proto.v1 import link_pb2 as wire
 
 from muster_coordinator.catalog.catalog import Reading
@@ -120,8 +119,7 @@ class Launch:
 
     def _targets(self, bundle: str, entry: Cluster) -> bool:
         at = self._state.reading.contents.bundles.get(bundle)
-        leaves = entry.spec.removal == "uninstall"
-        return at is not None and not leaves and targeted(at.bundle, entry.all_labels)
+        return at is not None and takes(at.bundle, entry)
 
     # --- starting ------------------------------------------------------------------------------------------------
 
@@ -297,13 +295,9 @@ class Launch:
         return self._begin(started, clusters, effects, now)
 
     def _members(self, bundle: str) -> list[Member]:
-        state, members = self._state, []
-        for name, entry in state.reading.clusters.items():
-            if self._targets(bundle, entry):
-                interval = state.contact_interval(entry.spec.site_class)
-                members.append(Member(name, entry.all_labels, interval, time_zone(entry)))
-                state.cluster(name)
-        return members
+        reading = self._state.reading
+        at = reading.contents.bundles.get(bundle)
+        return members_of(at.bundle, reading.clusters, reading.contents.fleet) if at else []
 
     # --- who is owed what ------------------------------------------------------------------------------------------
 

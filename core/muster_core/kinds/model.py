@@ -380,6 +380,11 @@ class Cluster(Model, frozen=True, kw_only=True):
         """Labels that selectors see; a protected label wins over a plain one of the same name."""
         return {**self.metadata.labels, **self.spec.protected_labels}
 
+    @property
+    def is_leaving(self) -> bool:
+        """Every bundle is to be taken away from it, so it gets no release any more."""
+        return self.spec.removal == "uninstall"
+
 
 # --- FleetSecret -------------------------------------------------------------------------------------------
 

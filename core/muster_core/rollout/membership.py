@@ -1,7 +1,7 @@
 """Who takes part in a rollout: the clusters of a registry that a bundle targets, or ones made up for a simulation.
 
-Owns the way from registry entries to members, for whoever resolves a plan. It never asks a coordinator: labels are
-those of the registry.
+Owns the way from registry entries to members, for whoever resolves a plan: the coordinator that starts it and the operator
+who looks ahead see the same ones. It never asks a coordinator: labels are those of the registry.
 """
 
 from __future__ import annotations
@@ -25,20 +25,23 @@ def contact_interval(fleet: Fleet | None, site_class: str) -> float:
     return parse_duration((site or SiteClass()).contact_interval)
 
 
-def time_zone(entry: Cluster) -> str:
-    """The IANA name of the zone in which a cluster stands; UTC where its registry entry does not say."""
-    return entry.spec.site.time_zone if entry.spec.site else "UTC"
+def takes(bundle: Bundle, entry: Cluster) -> bool:
+    """Whether this cluster gets releases of the bundle: it is targeted, and not on its way out of the fleet."""
+    return not entry.is_leaving and targeted(bundle, entry.all_labels)
 
 
 def members_of(bundle: Bundle, clusters: Mapping[str, Cluster], fleet: Fleet | None) -> list[Member]:
-    """The clusters of a registry that the bundle targets, in the registry's order."""
-    found = []
-    for name, entry in clusters.items():
-        labels = entry.all_labels
-        if targeted(bundle, labels):
-            interval = contact_interval(fleet, entry.spec.site_class)
-            found.append(Member(name, labels, interval, time_zone(entry)))
-    return found
+    """The clusters of a registry that take the bundle, in the registry's order."""
+    return [
+        Member(
+            name,
+            entry.all_labels,
+            contact_interval(fleet, entry.spec.site_class),
+            entry.spec.site.time_zone if entry.spec.site else "UTC",
+        )
+        for name, entry in clusters.items()
+        if takes(bundle, entry)
+    ]
 
 
 def scaled(members: Sequence[Member], count: int) -> list[Member]:
