@@ -53,7 +53,8 @@ from muster_coordinator.link.operators import OperatorServicer
 from muster_coordinator.notify.desk import Desk
 from muster_coordinator.notify.settings import Endpoint, read_endpoints
 from muster_coordinator.obs.metrics import Metrics
-from muster_coordinator.rollout.engine import Effects, Engine
+from muster_coordinator.rollout.effects import Effects
+from muster_coordinator.rollout.engine import Engine
 from muster_coordinator.settings import Address, Oidc, Settings
 from muster_coordinator.store.sql.postgres import PostgresPlace
 from muster_coordinator.store.sql.store import SqlStore

@@ -12,7 +12,8 @@ import anyio
 from muster_coordinator.gates.keeper import Gatekeeper
 from muster_coordinator.notify.courier import Courier, Result
 from muster_coordinator.outgoing import Outgoing
-from muster_coordinator.rollout.engine import Effects, Engine
+from muster_coordinator.rollout.effects import Effects
+from muster_coordinator.rollout.engine import Engine
 
 
 class Errands:

@@ -49,12 +49,12 @@ from muster_core.sealing.keys import (
     sealing_key_statement,
 )
 from muster_core.session.backoff import Backoff
+from muster_core.session.capability import CAPABILITY
 from muster_core.session.outbox import Outbox, OutboxState
 from muster_proto.v1 import link_pb2 as wire
 from muster_proto.v1 import link_pb2_grpc, operator_pb2_grpc
 from muster_proto.v1 import operator_pb2 as op
 
-CAPABILITY = 1
 AT_ONCE = 32
 CALL_DEADLINE = 60.0
 CONNECT_DEADLINE = 20.0

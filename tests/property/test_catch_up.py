@@ -70,7 +70,7 @@ class Ledger(RuleBasedStateMachine):
     def offers(self, limit: int, taken: set[str]) -> None:
         busy, stopped = self.ledger.busy, self.ledger.stopped
         owed = {name for name, debt in self.ledger.debts.items() if debt.state == "owed"}
-        events = self.ledger.offers(limit, self.now, taken)
+        events = self.ledger.offers(limit, self.now, lambda debt: debt.cluster not in taken)
         able = (owed & self.online) - taken
         assert len(events) == (0 if stopped else min(len(able), max(0, limit - busy)))
         back = [bool(self.ledger.debts[event.cluster].returns) for event in events]

@@ -22,6 +22,7 @@ from muster_core.sealing.keys import (
     sealing_key_statement,
 )
 from muster_core.session.backoff import Backoff
+from muster_core.session.capability import CAPABILITY
 from muster_core.token import JoinToken
 from muster_proto.v1 import link_pb2 as wire
 
@@ -31,7 +32,6 @@ from muster_agent.state.records import Enrolment, Identity, Repository
 
 log = structlog.get_logger()
 
-CAPABILITY = 1
 Join = Callable[[Enrolment, wire.JoinRequest], Awaitable[wire.JoinResponse]]
 
 

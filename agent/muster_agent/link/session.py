@@ -17,6 +17,7 @@ import structlog
 from muster_core.audit.chain import Head
 from muster_core.errors import JoinError, LinkError, MusterError
 from muster_core.session.backoff import Backoff
+from muster_core.session.capability import CAPABILITY
 from muster_core.session.outbox import Outbox, OutboxState
 from muster_host.auditlog import AuditLog
 from muster_proto.v1 import link_pb2 as wire
@@ -31,7 +32,6 @@ from muster_agent.witness import Witness
 
 log = structlog.get_logger()
 
-CAPABILITY = 1
 WELCOME_DEADLINE = 20.0
 # A state folder that was restored may be this far behind what the coordinator has heard; nobody is further.
 MAX_AHEAD = 1 << 32

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 from muster_core.errors import TrustError
 from muster_core.fleet import FleetContents, read_fleet, read_registry
-from muster_core.kinds.model import Cluster, RolloutPlan
+from muster_core.kinds.model import NEEDS_DIRECTIVE, Cluster, RolloutPlan
 from muster_core.manifest.objects import digest
 from muster_core.release import Release, bundle_tree
 from muster_core.trust import directive as directives
@@ -92,7 +92,7 @@ class ReleaseJudge:
         if self._goes_back(release, offered.credentials):
             return None
         mode = "open" if self._keeper.is_open else self._keeper.mode
-        if mode in {"directives", "both"}:
+        if mode in NEEDS_DIRECTIVE:
             raise _no_return(release, f"the mode is {mode}, and no directive says that it may")
         own = next((a for a in offered.own if a.release.tree_digest == release.tree_digest), None)
         if own is None:
@@ -150,7 +150,7 @@ class ReleaseJudge:
             if credentials.statement
             else None
         )
-        if allowed is None and mode in {"directives", "both"}:
+        if allowed is None and mode in NEEDS_DIRECTIVE:
             raise TrustError(
                 "T078",
                 f"the mode is {mode}, and the offer carries no directive",

@@ -48,6 +48,12 @@ def no_cluster(name: str) -> NotFoundError:
     )
 
 
+def no_rollout(name: str) -> NotFoundError:
+    return NotFoundError(
+        "L042", "there is no such rollout", object=name, hint="See them: muster get rollouts."
+    )
+
+
 def of_a_debt(state: FleetState, machine: RolloutMachine, cluster: str) -> str:
     """What became of what a cluster was owed when its rollout ended."""
     bundle = machine.started.bundle

@@ -12,7 +12,7 @@ from muster_host.auditlog import AuditLog
 from muster_proto.v1 import operator_pb2 as op
 
 from muster_coordinator.access.calls import CALLER
-from muster_coordinator.api.operator import NotFoundError
+from muster_coordinator.api.answers import NotFoundError
 from muster_coordinator.audit.heads import HeadRow
 from muster_coordinator.audit.keeper import HeadKeeper
 

@@ -13,7 +13,7 @@ from muster_proto.v1 import operator_pb2 as op
 
 from muster_coordinator.access.calls import CALLER
 from muster_coordinator.access.operators import OperatorBooks
-from muster_coordinator.api.operator import NotFoundError
+from muster_coordinator.api.answers import NotFoundError
 from muster_coordinator.store.port import OperatorRow
 
 

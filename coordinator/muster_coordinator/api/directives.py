@@ -13,8 +13,9 @@ from muster_core.release import Release
 from muster_proto.v1 import operator_pb2 as op
 
 from muster_coordinator.api import views
-from muster_coordinator.api.operator import NotFoundError
-from muster_coordinator.rollout.engine import Effects, Engine
+from muster_coordinator.api.answers import no_cluster
+from muster_coordinator.rollout.effects import Effects
+from muster_coordinator.rollout.engine import Engine
 from muster_coordinator.rollout.offers import release_of, wire_release
 
 
@@ -85,8 +86,8 @@ class DirectiveApi:
     async def acknowledge_floor(self, name: str) -> op.ClusterView:
         state = self.engine.state
         if name not in state.clusters:
-            raise NotFoundError("L040", "there is no such cluster", object=name, hint="muster get clusters")
+            raise no_cluster(name)
         if not (state.clusters[name].regressed or state.clusters[name].forgot):
             raise RolloutError("R016", "nothing of this cluster went back", object=name)
-        await self.engine.ask(self.engine.acknowledge_floor(name))
+        await self.engine.ask(self.engine.agents.acknowledge_floor(name))
         return views.cluster_view(state, state.clusters[name])

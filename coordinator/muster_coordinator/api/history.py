@@ -18,7 +18,7 @@ from muster_core.rollout.machine import RolloutMachine
 from muster_proto.v1 import operator_pb2 as op
 
 from muster_coordinator.api import views
-from muster_coordinator.api.answers import NotFoundError
+from muster_coordinator.api.answers import no_rollout
 from muster_coordinator.api.watchers import Watchers
 from muster_coordinator.rollout.engine import Engine
 from muster_coordinator.rollout.narration import event_line
@@ -54,9 +54,7 @@ class HistoryApi:
         name, last = request.rollout, min(request.after, LAST)
         machine = self.engine.state.rollouts.get(name)
         if machine is None:
-            raise NotFoundError(
-                "L042", "there is no such rollout", object=name, hint="See them: muster get rollouts."
-            )
+            raise no_rollout(name)
         newest = self.engine.newest(name)
         last = max(last, newest - request.tail) if request.tail else last
         with self.watchers.follow(name) as follower:

@@ -8,8 +8,9 @@ import msgspec
 from muster_proto.v1 import operator_pb2 as op
 
 from muster_coordinator.api import views
-from muster_coordinator.api.operator import NotFoundError
-from muster_coordinator.rollout.engine import Effects, Engine
+from muster_coordinator.api.answers import NotFoundError
+from muster_coordinator.rollout.effects import Effects
+from muster_coordinator.rollout.engine import Engine
 
 
 @dataclass(slots=True)

@@ -11,27 +11,34 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 
 from muster_core.errors import JoinError, LinkError, RolloutError
+from muster_core.kinds.model import NEEDS_DIRECTIVE
 from muster_core.names import RULE, is_name
 from muster_core.release import Release
 from muster_core.rollout.explain import explain
 from muster_core.rollout.machine import RolloutMachine
 from muster_core.select import matches, parse_selector
+from muster_core.session.capability import CAPABILITY
 from muster_core.trust.directive import decode
 from muster_proto.v1 import operator_pb2 as op
 
 from muster_coordinator.access.calls import CALLER
 from muster_coordinator.api import decisions, views
-from muster_coordinator.api.answers import NotFoundError as NotFoundError
-from muster_coordinator.api.answers import fleet_problems, no_bundle, no_cluster, no_release, of_a_debt
+from muster_coordinator.api.answers import (
+    fleet_problems,
+    no_bundle,
+    no_cluster,
+    no_release,
+    no_rollout,
+    of_a_debt,
+)
 from muster_coordinator.api.watchers import Watchers
 from muster_coordinator.catalog.catalog import Catalog, Reading
 from muster_coordinator.enrol import tokens
-from muster_coordinator.rollout.engine import NEEDS_DIRECTIVE, Effects, Engine
+from muster_coordinator.rollout.effects import Effects
+from muster_coordinator.rollout.engine import Engine
 from muster_coordinator.rollout.launch import Start
 from muster_coordinator.rollout.returning import TakeBack
 from muster_coordinator.store.port import Store
-
-CAPABILITY = 1
 
 
 @dataclass(slots=True)
@@ -146,9 +153,7 @@ class OperatorApi:
     def _machine(self, name: str) -> RolloutMachine:
         machine = self.engine.state.rollouts.get(name)
         if machine is None:
-            raise NotFoundError(
-                "L042", "there is no such rollout", object=name, hint="See them: muster get rollouts."
-            )
+            raise no_rollout(name)
         return machine
 
     async def start_rollout(self, request: op.StartRolloutRequest) -> op.RolloutView:

@@ -18,7 +18,8 @@ from muster_proto.v1 import link_pb2 as wire
 
 from muster_coordinator.enrol import tokens
 from muster_coordinator.enrol.x509 import Authority
-from muster_coordinator.rollout.engine import Effects, Engine
+from muster_coordinator.rollout.effects import Effects
+from muster_coordinator.rollout.engine import Engine
 from muster_coordinator.store.port import JoinRow, Store
 
 RETRY_SECONDS = 1

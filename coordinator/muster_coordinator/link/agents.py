@@ -19,10 +19,10 @@ import grpc.aio
 import structlog
 from muster_core.errors import JoinError, LinkError, MusterError
 from muster_core.kinds.model import Cluster
+from muster_core.session.capability import CAPABILITY
 from muster_proto.v1 import link_pb2 as wire
 from muster_proto.v1 import link_pb2_grpc
 
-from muster_coordinator.api.operator import CAPABILITY
 from muster_coordinator.enrol.enrolment import Enrolment, unread_registry
 from muster_coordinator.link.contacts import Contacts
 from muster_coordinator.link.handshakes import Handshakes

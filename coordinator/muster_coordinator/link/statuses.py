@@ -12,7 +12,7 @@ import grpc.aio
 from muster_core.errors import JoinError, MusterError, RolloutError
 
 from muster_coordinator.access.errors import DeniedError, UnauthenticatedError
-from muster_coordinator.api.operator import NotFoundError
+from muster_coordinator.api.answers import NotFoundError
 
 MAX_WIRE = 6000  # bytes; from 8 KiB on it may be refused
 DENIED = frozenset({"R046", "L083"})  # who asks may not, or has to sign what they ask

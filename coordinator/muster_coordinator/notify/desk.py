@@ -14,6 +14,7 @@ from muster_core.durations import format_duration
 from muster_core.rollout import catchup as cu
 from muster_core.rollout import events as ev
 from muster_core.rollout.machine import RolloutMachine
+from muster_core.rollout.run import by
 from muster_core.times import format_time
 
 from muster_coordinator.notify.notices import AnyNotifyEvent, Notice, Outbox, one_line
@@ -35,9 +36,6 @@ class Desk:
         self._since: dict[tuple[str, str], tuple[str, float]] = {}
         self._long: list[tuple[float, float, str, str, str]] = []
         self._thresholds = sorted({e.owed_longer for e in self.endpoints if "owed" in e.on})
-
-    def wants(self, occasion: str) -> bool:
-        return any(occasion in endpoint.on for endpoint in self.endpoints)
 
     def tell(self, notice: Notice, now: float) -> list[AnyNotifyEvent]:
         """What is written down so that everybody who asked for this occasion is told."""
@@ -79,8 +77,8 @@ class Desk:
         name, bundle = started.rollout, started.bundle
         match event:
             case ev.Paused():
-                by = f"by {event.by}" + (f": {one_line(event.reason)}" if event.reason else "")
-                text = f"{name} ({bundle}@{started.commit[:7]}) is paused {by}"
+                whose = by(event.by, one_line(event.reason))
+                text = f"{name} ({bundle}@{started.commit[:7]}) is paused {whose}"
                 hint = f"muster describe rollout {name}; then muster rollout resume or abort {name}"
                 occasion = "paused"
             case ev.Stopping():

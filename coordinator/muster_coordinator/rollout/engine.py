@@ -32,12 +32,10 @@ from muster_coordinator.rollout.conversation import Conversation
 from muster_coordinator.rollout.effects import Effects, Work
 from muster_coordinator.rollout.fleetstate import FleetState
 from muster_coordinator.rollout.holds import Holds
-from muster_coordinator.rollout.launch import NEEDS_DIRECTIVE, Launch, Start
+from muster_coordinator.rollout.launch import Launch, Start
 from muster_coordinator.rollout.record import CATCHUP_STREAM, Recorder
 from muster_coordinator.rollout.returning import TakeBack, take_back
 from muster_coordinator.store.port import EventRow, ReportRow, Store, StoreError
-
-__all__ = ["NEEDS_DIRECTIVE", "Effects", "Engine"]
 
 log = structlog.get_logger()
 
@@ -298,10 +296,6 @@ class Engine:
     def newest(self, rollout: str) -> int:
         """As :meth:`Recorder.newest`."""
         return self._recorder.newest(rollout)
-
-    def acknowledge_floor(self, name: str) -> Callable[[Effects, float], str]:
-        """As :meth:`Conversation.acknowledge_floor`."""
-        return self.agents.acknowledge_floor(name)
 
     def measured(self, rollout: str, given: ev.GateMeasured) -> Work:
         """One look at a gate; nothing when the rollout has gone on meanwhile."""

@@ -17,6 +17,7 @@ from muster_core.select import targeted
 
 from muster_coordinator.rollout.fleetstate import FleetState
 from muster_coordinator.rollout.freezes import Freezes
+from muster_coordinator.rollout.offers import CATCHUP
 
 NO_LABELS: Mapping[str, str] = {}
 Told = Callable[[RolloutMachine, ev.Hold | ev.Unhold], None]
@@ -54,7 +55,7 @@ class Holds:
 
     def follow_debt(self, ledger: cu.CatchUp, cluster: str) -> None:
         """A debt of this cluster moved."""
-        by = f"{ledger.bundle}+catchup"
+        by = ledger.bundle + CATCHUP
         if ledger.offer_to(cluster):
             self._enter(cluster, ledger.bundle, by)
         else:

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from muster_core.durations import resolve_count
 from muster_core.errors import MusterError, RolloutError
-from muster_core.kinds.model import Cluster
+from muster_core.kinds.model import NEEDS_DIRECTIVE, Cluster
 from muster_core.release import BundleAt, Release, entry_digest
 from muster_core.rollout import events as ev
-from muster_core.rollout.catchup import CatchUp
+from muster_core.rollout.catchup import Debt
 from muster_core.rollout.machine import RolloutMachine
 from muster_core.rollout.membership import members_of, takes
 from muster_core.rollout.plan import Member, require_time, resolve, resolve_return
@@ -30,7 +30,6 @@ from muster_coordinator.rollout.rebuild import Rebuild
 from muster_coordinator.rollout.record import Recorder, succeeded
 
 BY_ITSELF = "muster"
-NEEDS_DIRECTIVE = frozenset({"directives", "both"})
 REMOVED_RETRY = 300
 
 
@@ -359,23 +358,17 @@ class Launch:
         limit = resolve_count(share, len(state.clusters), rounding="down-at-least-one")
         if at_most is not None:
             limit = min(limit, ledger.busy + at_most)
-        offers = ledger.offers(limit, now, _Taken(state, self._holds, ledger, now))
+        active = state.active_of(bundle)
+
+        def may(debt: Debt) -> bool:
+            """Not a member of the bundle's running rollout, nor held."""
+            if active and debt.cluster in active.targets:
+                return False
+            return not self._holds.why(bundle, debt.cluster, now, returns=bool(debt.returns))
+
+        offers = ledger.offers(limit, now, may)
         self._recorder.debts(bundle, offers, effects, now)
         return len(offers)
-
-
-class _Taken:
-    """Who must not be offered what it is owed: members of the bundle's running rollout, and who is held."""
-
-    def __init__(self, state: FleetState, holds: Holds, ledger: CatchUp, now: float) -> None:
-        self._active, self._holds = state.active_of(ledger.bundle), holds
-        self._ledger, self._now = ledger, now
-
-    def __contains__(self, cluster: object) -> bool:
-        if self._active and cluster in self._active.targets:
-            return True
-        debt, bundle = self._ledger.debts[str(cluster)], self._ledger.bundle
-        return bool(self._holds.why(bundle, debt.cluster, self._now, returns=bool(debt.returns)))
 
 
 def in_order(bundles: Mapping[str, BundleAt], names: Iterable[str]) -> list[str]:

@@ -9,6 +9,7 @@ from muster_core.rollout import catchup as cu
 from muster_core.rollout import events as ev
 from muster_core.rollout.explain import utc
 from muster_core.rollout.machine import RolloutMachine
+from muster_core.rollout.run import by
 from muster_proto.v1 import link_pb2 as wire
 
 
@@ -41,15 +42,15 @@ def event_line(machine: RolloutMachine, event: ev.AnyEvent) -> str:
         case ev.TargetBack():
             return f"{event.cluster} is back and takes its turn"
         case ev.Paused():
-            return f"{name} is paused by {event.by}" + (f": {event.reason}" if event.reason else "")
+            return f"{name} is paused {by(event.by, event.reason)}"
         case ev.Resumed():
-            return f"{name} goes on, {_by(event.by, event.reason)}"
+            return f"{name} goes on, {by(event.by, event.reason)}"
         case ev.Promoted():
             wave = machine.waves[event.wave].spec
-            return f"{name} wave {wave.name} is promoted {_by(event.by, event.reason)}"
+            return f"{name} wave {wave.name} is promoted {by(event.by, event.reason)}"
         case ev.GateApproved():
             where = f"{event.phase} wave {machine.waves[event.wave].spec.name}"
-            return f"{name} is approved {where} {_by(event.by, event.reason)}"
+            return f"{name} is approved {where} {by(event.by, event.reason)}"
         case ev.GatePassed() | ev.GateFailed():
             wave = machine.waves[event.wave].spec
             gate = (wave.gates_before if event.phase == "before" else wave.gates_after)[event.index]
@@ -63,7 +64,7 @@ def event_line(machine: RolloutMachine, event: ev.AnyEvent) -> str:
         case ev.TargetSkipped():
             return f"{event.cluster} is out of {name}: {event.why}"
         case ev.TargetRetried():
-            return f"{event.cluster} is tried again (attempt {event.attempt}), {_by(event.by, event.reason)}"
+            return f"{event.cluster} is tried again (attempt {event.attempt}), {by(event.by, event.reason)}"
         case ev.TargetDeferred():
             return f"{event.cluster} takes nothing until {utc(event.until)}: {event.why}"
         case ev.Expired():
@@ -76,10 +77,6 @@ def event_line(machine: RolloutMachine, event: ev.AnyEvent) -> str:
             return f"{name} ended: {event.state}: {event.why}".removesuffix(": ")
         case _:
             return ""
-
-
-def _by(who: str, reason: str) -> str:
-    return f"by {who}: {reason}" if reason else f"by {who}"
 
 
 def debt_line(ledger: cu.CatchUp, event: cu.AnyCatchUpEvent) -> str:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from muster_core.errors import RolloutError
 from muster_core.rollout import events as ev
 from muster_core.rollout.machine import RolloutMachine
+from muster_core.rollout.run import by
 
 from muster_coordinator.rollout.effects import Effects
 from muster_coordinator.rollout.fleetstate import FleetState
@@ -51,7 +52,7 @@ def take_back(
     clusters = holders(state, newest)
     if not clusters:
         raise RolloutError("L082", f"no cluster has the release of {newest.name}", object=order.bundle)
-    reason = f"taken back by {order.by}" + (f": {order.reason}" if order.reason else "")
+    reason = f"taken back {by(order.by, order.reason)}"
     if not newest.has_ended:
         recorder.feed(newest, ev.Abort(order.by, reason), effects, now)
     machine = launch.begin_return(newest, before, clusters, order.by, reason, effects, now)

@@ -90,6 +90,9 @@ class MetricServer(Model, frozen=True, kw_only=True):
     url: str
 
 
+NEEDS_DIRECTIVE = frozenset({"directives", "both"})  # modes in which a release is taken by an operator's word
+
+
 class FleetSpec(Model, frozen=True, kw_only=True):
     id: Annotated[str, Meta(min_length=16)]
     mode: Literal["signed-commits", "directives", "both", "open"] = "signed-commits"

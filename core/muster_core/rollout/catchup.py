@@ -1,29 +1,28 @@
 """Catching up: clusters that are owed a release after its rollout ended.
 
-Owns one ledger per bundle, as a machine of its own log: who is owed which release, how many are caught up
-at a time, and when too many failures stop it. Among them is the return ledger: clusters that were away while a release was
-taken back, and hold it still. It is told only releases that succeeded (:func:`debts_after` says which), so an aborted release
-is never caught up. It never reads a clock and never offers to a cluster
-that is out of contact.
+Owns one ledger per bundle, as a machine of its own log: who is owed which release, how many are caught up at a time, and when
+too many failures stop it. Among them is the return ledger: clusters that were away while a release was taken back, and hold
+it still. It is told only releases that succeeded (:func:`debts_after` says which), so an aborted release is never caught up.
+It never reads a clock and never offers to a cluster that is out of contact.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import msgspec
 
 from muster_core.durations import resolve_count
+from muster_core.rollout.answers import SHORTEST_DEFERRAL
 from muster_core.rollout.machine import RolloutMachine
 
 FAILED_SHARE = "5%"
 BUSY = frozenset({"offered", "acknowledged"})
 NOT_REACHED = frozenset({"owed", "waiting", "deferred", "skipped"})
 HARMED = frozenset({"failed", "lost"})
-SHORTEST_DEFERRAL = 60.0
 
 
 class Succeeded(NamedTuple):
@@ -53,10 +52,9 @@ class Owed(CatchUpEvent, frozen=True, kw_only=True, tag="owed"):
 
 
 class Offered(CatchUpEvent, frozen=True, kw_only=True, tag="offered"):
-    """To be sent; it is withdrawn at ``until`` if nothing acknowledges it. ``returns`` as in :class:`Owed`."""
+    """To be sent; it is withdrawn at ``until`` if nothing acknowledges it."""
 
     until: float
-    returns: str = ""
 
 
 class Withdrawn(CatchUpEvent, frozen=True, kw_only=True, tag="withdrawn"):
@@ -249,7 +247,7 @@ class CatchUp:
     def give_way(self, clusters: Iterable[str], now: float) -> list[AnyCatchUpEvent]:
         """A rollout of the bundle starts: their offers are withdrawn, their debts stand until it ends.
 
-        Offer to nobody of them meanwhile (``taken`` of :meth:`offers`); :func:`debts_after` settles them.
+        Offer to nobody of them meanwhile (``may`` of :meth:`offers`); :func:`debts_after` settles them.
         """
         busy = [cluster for cluster in clusters if self.offer_to(cluster)]
         return [event for cluster in busy for event in self._emit(Withdrawn(at=now, cluster=cluster))]
@@ -316,10 +314,12 @@ class CatchUp:
                 out += self._emit(Lost(at=now, cluster=cluster))
         return out
 
-    def offers(self, max_in_flight: int, now: float, taken: Container[str] = ()) -> list[AnyCatchUpEvent]:
+    def offers(
+        self, max_in_flight: int, now: float, may: Callable[[Debt], bool] = lambda debt: True
+    ) -> list[AnyCatchUpEvent]:
         """As many offers to clusters in contact as the limit allows: returns first, then the longest owed.
 
-        ``taken`` are members of the bundle's running rollout: one release changes at a time on one cluster.
+        ``may`` says no to members of the bundle's running rollout: one release changes at a time on one cluster.
         """
         out: list[AnyCatchUpEvent] = []
         if self.stopped:
@@ -329,11 +329,10 @@ class CatchUp:
             if len(self._ready) < len(self._online)
             else (self._online, self._ready)
         )
-        able = [cluster for cluster in small if cluster in large and cluster not in taken]
+        able = [cluster for cluster in small if cluster in large and may(self.debts[cluster])]
         able.sort(key=lambda cluster: (not self.debts[cluster].returns, self.debts[cluster].since, cluster))
         for cluster in able[: max(0, max_in_flight - self.busy)]:
-            until, returns = now + self.offer_for, self.debts[cluster].returns
-            out += self._emit(Offered(at=now, cluster=cluster, until=until, returns=returns))
+            out += self._emit(Offered(at=now, cluster=cluster, until=now + self.offer_for))
         return out
 
     # --- the one function of live path and replay ------------------------------------------------

@@ -120,14 +120,11 @@ class Line:
     def zone_of(self, cluster: str) -> str:
         return self._zones.get(cluster, "")
 
-    def value_of(self, cluster: str) -> str:
-        return self._spread.get(cluster, "")
-
     def _lanes_of(self, cluster: str) -> Iterator[list[tuple[int, str]]]:
         zone = self.zone_of(cluster)
         yield self._lanes.setdefault(zone, [])
         if self._spread:
-            yield self._values.setdefault((zone, self.value_of(cluster)), [])
+            yield self._values.setdefault((zone, self._spread.get(cluster, "")), [])
 
     def _push(self, cluster: str) -> None:
         rank = self._waiting[cluster]

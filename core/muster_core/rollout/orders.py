@@ -11,13 +11,9 @@ from muster_core.rollout import events as ev
 from muster_core.rollout import offering, progress
 from muster_core.rollout.board import HARMED, Target
 from muster_core.rollout.gates import GateState
-from muster_core.rollout.run import PLAN, Run
+from muster_core.rollout.run import PLAN, Run, by
 
 MAY_SKIP = frozenset({"waiting", "offered", "deferred", "owed"})
-
-
-def by(who: str, reason: str) -> str:
-    return f"by {who}: {reason}" if reason else f"by {who}"
 
 
 def require_running(run: Run) -> None:

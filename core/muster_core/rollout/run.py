@@ -15,6 +15,11 @@ ENDED = frozenset({"Succeeded", "Failed", "Aborted", "RolledBack", "Superseded"}
 PLAN = "plan"  # who pauses when no person does
 
 
+def by(who: str, reason: str) -> str:
+    """Of an order, for people."""
+    return f"by {who}: {reason}" if reason else f"by {who}"
+
+
 class Run:
     """``why`` is why it is held, paused, stopping or ended."""
 
@@ -130,8 +135,7 @@ class Run:
             case ev.Released():
                 self.state, self.why = "Running", ""
             case ev.Paused():
-                by = f"by {event.by}: {event.reason}" if event.reason else f"by {event.by}"
-                self.state, self.why, self.paused_by = "Paused", by, event.by
+                self.state, self.why, self.paused_by = "Paused", by(event.by, event.reason), event.by
                 self.board.stop_clocks(event.at)
                 for _, gates in self._asked():
                     gates.stop_clocks(event.at)

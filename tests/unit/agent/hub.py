@@ -29,7 +29,8 @@ from muster_coordinator.enrol.enrolment import Enrolment
 from muster_coordinator.enrol.x509 import Authority
 from muster_coordinator.link.agents import EnrolServicer, LinkServicer
 from muster_coordinator.link.listeners import listen
-from muster_coordinator.rollout.engine import Effects, Engine
+from muster_coordinator.rollout.effects import Effects
+from muster_coordinator.rollout.engine import Engine
 from muster_coordinator.store.sql.store import SqlStore
 from muster_core.audit.journal import Journal
 from muster_core.kinds.model import Cluster, ClusterSpec, Metadata

@@ -118,7 +118,7 @@ async def test_how_things_stand_is_news_once(agent: Agent, tmp_path: Path) -> No
 async def test_what_is_no_standing_fact_is_heard_each_time(agent: Agent, tmp_path: Path) -> None:
     async with bad_line(agent, tmp_path / "hub") as (at, _), by_trips(agent, at):
         for count in (1, 2):
-            await at.engine.ask(at.engine.acknowledge_floor("berlin-04"))
+            await at.engine.ask(at.engine.agents.acknowledge_floor("berlin-04"))
             await until(
                 lambda n=count: sum(frame.HasField("floor_acknowledged") for frame in agent.received) == n
             )

@@ -14,7 +14,8 @@ from muster_coordinator.catalog.repository import Heads
 from muster_coordinator.notify.desk import Desk
 from muster_coordinator.rollout import engine as engines
 from muster_coordinator.rollout import launch
-from muster_coordinator.rollout.engine import Effects, Engine
+from muster_coordinator.rollout.effects import Effects
+from muster_coordinator.rollout.engine import Engine
 from muster_coordinator.rollout.wakes import Wakes
 from muster_coordinator.store.sql.store import SqlStore
 from muster_core.fleet import read_fleet

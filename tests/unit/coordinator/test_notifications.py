@@ -21,7 +21,7 @@ from muster_coordinator.notify.desk import Desk
 from muster_coordinator.notify.notices import Notice, Outbox
 from muster_coordinator.notify.settings import Endpoint, read_endpoints
 from muster_coordinator.outgoing import Outgoing
-from muster_coordinator.rollout.engine import Effects
+from muster_coordinator.rollout.effects import Effects
 from muster_core.errors import ValidationError
 from muster_core.rollout import events as ev
 from muster_proto.v1 import link_pb2 as wire

@@ -68,7 +68,7 @@ async def test_an_agent_that_was_told_more_than_is_known_raises_an_alarm_that_st
         async with brain(old) as at:
             assert at.engine.state.clusters["a"].forgot.startswith("MUSTER-L046")
     async with brain(old) as at:
-        await at.engine.ask(at.engine.acknowledge_floor("a"))
+        await at.engine.ask(at.engine.agents.acknowledge_floor("a"))
         assert at.engine.state.clusters["a"].forgot == ""
         assert not [f for frames in at.sent.values() for f in frames if f.HasField("floor_acknowledged")]
     async with brain(old) as at:

@@ -196,7 +196,7 @@ async def test_what_came_up_between_two_round_trips_goes_out_with_the_next(at: H
     await at.register(entry(who))
     async with line(at, who) as stub:
         await stub.Exchange(wire.AgentBatch(frames=[HELLO]), timeout=10)
-        await at.engine.ask(at.engine.acknowledge_floor("berlin-04"))
+        await at.engine.ask(at.engine.agents.acknowledge_floor("berlin-04"))
         await at.register(entry(who))
         report = wire.AgentFrame(seq=1, report=wire.Report(bundle="shop", phase="Ready"))
         answer = await stub.Exchange(wire.AgentBatch(frames=[HELLO, report]), timeout=10)

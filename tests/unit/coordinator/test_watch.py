@@ -28,7 +28,8 @@ from muster_coordinator.enrol.enrolment import Enrolment
 from muster_coordinator.enrol.x509 import Authority
 from muster_coordinator.link.listeners import edge_servicers, listen
 from muster_coordinator.link.operators import OperatorServicer
-from muster_coordinator.rollout.engine import Effects, Engine
+from muster_coordinator.rollout.effects import Effects
+from muster_coordinator.rollout.engine import Engine
 from muster_coordinator.store.port import JoinRow
 from muster_coordinator.store.sql.store import SqlStore
 from muster_core.sealing.keys import IdentityKey, encode_identity
