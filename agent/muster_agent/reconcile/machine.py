@@ -6,164 +6,14 @@ commands and feeds back what came of them. What must survive a crash is in its r
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import msgspec
 
+from muster_agent.reconcile import events as ev
 from muster_agent.state.records import Admission, BundleRecord, OfferRecord, ReturnRecord
 
 RETRY_FIRST, RETRY_MAX = 1.0, 60.0
 DAY, RETURNS_A_DAY, KEPT_RETURNS = 86_400.0, 3, 15
 TOLD_KEPT = 10
-
-
-# --- events --------------------------------------------------------------------------------------------------------
-
-
-class Offered(NamedTuple):
-    """``closed_until``: the site's window is closed, and opens then (unix seconds)."""
-
-    offer: OfferRecord
-    closed_until: float | None = None
-
-
-class Withdrawn(NamedTuple):
-    rollout: str
-    attempt: int
-
-
-class Admitted(NamedTuple):
-    """The offer's release was verified, rendered, unsealed and passed the gate."""
-
-    admission: Admission
-    health_deadline: float
-    may_return: bool
-
-
-class Readmitted(NamedTuple):
-    """What was admitted before was rendered again."""
-
-    admission: Admission
-    health_deadline: float
-    may_return: bool
-
-
-class Deferred(NamedTuple):
-    """The site's window closed before the offer could be admitted; it opens ``until`` (unix seconds)."""
-
-    until: float
-
-
-class Refused(NamedTuple):
-    """It was not. ``retryable``: the same may succeed later (Git away, API server away)."""
-
-    code: str
-    message: str
-    retryable: bool
-
-
-class AppliedAll(NamedTuple):
-    """A pass of apply ended. ``worst`` is the first error, if any."""
-
-    code: str
-    worst: str
-    healed: tuple[str, ...]
-
-
-class HealthSeen(NamedTuple):
-    """The roll-up of the bundle's objects. ``problems`` is (object, health, message); ``kept`` is what a release that
-    takes everything away leaves, because it takes others with it."""
-
-    total: int
-    ready: int
-    problems: tuple[tuple[str, str, str], ...]
-    kept: tuple[str, ...] = ()
-
-
-class Changed(NamedTuple):
-    """Something of the bundle changed in the cluster."""
-
-
-class Deselected(NamedTuple):
-    """The registry entry no longer matches: hold, never prune."""
-
-    is_so: bool
-
-
-class Leaving(NamedTuple):
-    """Whether the registry asks that nothing of any bundle is left on this cluster."""
-
-    is_so: bool
-
-
-class TakenAway(NamedTuple):
-    """As far as it got. ``left`` is how many objects are still to go, ``kept`` what was protected."""
-
-    code: str
-    worst: str
-    left: int
-    kept: tuple[str, ...]
-
-
-class Tick(NamedTuple):
-    """Time passed."""
-
-
-Event = (
-    Offered
-    | Withdrawn
-    | Admitted
-    | Readmitted
-    | Deferred
-    | Refused
-    | AppliedAll
-    | HealthSeen
-    | Changed
-    | Deselected
-    | Leaving
-    | TakenAway
-    | Tick
-)
-
-
-# --- commands ------------------------------------------------------------------------------------------------------
-
-
-class Acknowledge(NamedTuple):
-    offer: OfferRecord
-
-
-class Defer(NamedTuple):
-    """The offer was not taken and is forgotten; it may come again ``until``."""
-
-    offer: OfferRecord
-    until: float
-
-
-class Admit(NamedTuple):
-    offer: OfferRecord
-
-
-class Readmit(NamedTuple):
-    """Render an admission again: after a start, or to return to it."""
-
-    admission: Admission
-
-
-class Apply(NamedTuple): ...
-
-
-class TakeAway(NamedTuple):
-    """Every object of the bundle, but for what takes others with it."""
-
-
-class Save(NamedTuple): ...
-
-
-class Report(NamedTuple): ...
-
-
-Command = Acknowledge | Defer | Admit | Readmit | Apply | TakeAway | Save | Report
 
 
 def _what_is_kept(kept: tuple[str, ...]) -> str:
@@ -195,63 +45,66 @@ class BundleMachine:
         self._deselected = False
         self._applied = False
         self._give_up: float | None = None
+        self._failure = ("", "")  # code and message of what went wrong, while the old release comes back
 
     def next_wake(self) -> float | None:
         times = [at for at in (self.deadline, self.retry_at) if at is not None]
         return min(times) if times else None
 
-    def start(self, now: float) -> list[Command]:
+    def start(self, now: float) -> list[ev.Command]:
         """After a start of the process: what was admitted is rendered again; an offer without a verdict goes on."""
         record = self.record
         if record.leaving:
             self.phase = "Removing"
-            return [TakeAway()]
+            return [ev.TakeAway()]
         if record.offer and record.outcome in {"", "applying"} and not self._has_what(record.offer):
             self._admitting = True
-            first: list[Command] = [Readmit(record.admission)] if record.admission else []
-            return [*first, Admit(record.offer)]
+            first: list[ev.Command] = [ev.Readmit(record.admission)] if record.admission else []
+            return [*first, ev.Admit(record.offer)]
         if record.admission is None:
             return []
         if record.outcome == "applying":
             self.deadline = now + self._patience
-        return [Readmit(record.admission)]
+        return [ev.Readmit(record.admission)]
 
-    def handle(self, event: Event, now: float) -> list[Command]:
+    def handle(self, event: ev.Event, now: float) -> list[ev.Command]:
         match event:
-            case Offered():
+            case ev.Offered():
                 return self._offered(event, now)
-            case Withdrawn():
+            case ev.Withdrawn():
                 return self._withdrawn(event)
-            case Admitted():
+            case ev.Admitted():
                 return self._admitted(event, now)
-            case Readmitted():
+            case ev.Readmitted():
                 return self._readmitted(event, now)
-            case Deferred():
+            case ev.Deferred():
                 return self._deferred(event)
-            case Refused():
+            case ev.Refused():
                 return self._refused(event, now)
-            case AppliedAll():
+            case ev.AppliedAll():
                 return self._after_apply(event, now)
-            case HealthSeen():
+            case ev.HealthSeen():
                 return self._judge(event)
-            case Changed():
+            case ev.Changed():
                 if self.record.leaving:
-                    return [TakeAway()]
+                    return [ev.TakeAway()]
                 # What runs is healed also while an offer waits for what it needs.
-                return [Apply()] if self.record.admission and (not self._admitting or self._applied) else []
-            case Deselected():
+                return (
+                    [ev.Apply()] if self.record.admission and (not self._admitting or self._applied) else []
+                )
+            case ev.Deselected():
                 if event.is_so == self._deselected:
                     return []
                 self._deselected = event.is_so
-                return [Report()]
-            case Leaving():
+                return [ev.Report()]
+            case ev.Leaving():
                 return self._leaving(event.is_so, now)
-            case TakenAway():
+            case ev.TakenAway():
                 return self._taken_away(event, now)
-            case Tick():
+            case ev.Tick():
                 return self._tick(now)
 
-    def _leaving(self, is_so: bool, now: float) -> list[Command]:
+    def _leaving(self, is_so: bool, now: float) -> list[ev.Command]:
         """Asked on every look at the registry; taken back, what was admitted comes back."""
         if is_so == self.record.leaving:
             return []
@@ -261,11 +114,11 @@ class BundleMachine:
         self.problems, self.total, self.ready = (), 0, 0
         if is_so:
             self.phase = "Removing"
-            return [Save(), Report(), TakeAway()]
+            return [ev.Save(), ev.Report(), ev.TakeAway()]
         self.phase = "Pending"
-        return [Save(), Report(), *self.start(now)]
+        return [ev.Save(), ev.Report(), *self.start(now)]
 
-    def _taken_away(self, event: TakenAway, now: float) -> list[Command]:
+    def _taken_away(self, event: ev.TakenAway, now: float) -> list[ev.Command]:
         if not self.record.leaving:
             return []
         before = (self.phase, self.code, self.message, self.total, self.record.kept)
@@ -280,15 +133,16 @@ class BundleMachine:
         else:
             self.total, self._retry = 0, RETRY_FIRST
         changed = before != (self.phase, self.code, self.message, self.total, self.record.kept)
-        return [Save(), Report()] if changed else []
+        return [ev.Save(), ev.Report()] if changed else []
 
-    def fault(self, what: str, now: float) -> list[Command]:
+    def fault(self, what: str, now: float) -> list[ev.Command]:
         """The agent itself failed on this bundle: it is told and tried again later, and other bundles go on."""
         self.code, self.message = "K099", what
         if self._admitting:
-            return self._refused(Refused("K099", what, True), now)
+            return self._refused(ev.Refused("K099", what, True), now)
         self.phase = "Degraded"
-        return [*self._retry_later(now), Report()]
+        self._retry_later(now)
+        return [ev.Report()]
 
     def shown_phase(self) -> str:
         return "Deselected" if self._deselected and not self.record.leaving else self.phase
@@ -300,23 +154,23 @@ class BundleMachine:
             return held == offer.release
         return held.tree_digest == offer.release.tree_digest
 
-    def _offered(self, event: Offered, now: float) -> list[Command]:
+    def _offered(self, event: ev.Offered, now: float) -> list[ev.Command]:
         record, offer = self.record, event.offer
         if record.offer and (record.offer.rollout, record.offer.attempt) == (offer.rollout, offer.attempt):
-            return [Acknowledge(offer), Report()]
+            return [ev.Acknowledge(offer), ev.Report()]
         if event.closed_until is not None:
-            return [Defer(offer, event.closed_until)]
+            return [ev.Defer(offer, event.closed_until)]
         if why := self._left_before(offer, now):
             self.code, self.message = why
             if not record.leaving:
                 self.phase = "Blocked"
             self.record = msgspec.structs.replace(record, offer=offer, outcome="failed", returning=False)
-            return [Save(), Acknowledge(offer), Report()]
+            return [ev.Save(), ev.Acknowledge(offer), ev.Report()]
         self.record = msgspec.structs.replace(record, offer=offer, outcome="applying", returning=False)
         self.code = self.message = ""
         self._admitting, self._give_up = True, None
         self._retry, self.retry_at = RETRY_FIRST, None
-        return [Save(), Acknowledge(offer), Admit(offer)]
+        return [ev.Save(), ev.Acknowledge(offer), ev.Admit(offer)]
 
     def _left_before(self, offer: OfferRecord, now: float) -> tuple[str, str] | None:
         """Why a release is not even looked at: nothing stays here, or this cluster went back from it."""
@@ -331,16 +185,16 @@ class BundleMachine:
             return "T082", f"this cluster went back from {offer.release} {RETURNS_A_DAY} times within a day"
         return None
 
-    def _withdrawn(self, event: Withdrawn) -> list[Command]:
+    def _withdrawn(self, event: ev.Withdrawn) -> list[ev.Command]:
         offer = self.record.offer
         # What was admitted already runs; only an offer that still waits can be taken back.
         if offer and self._admitting and (offer.rollout, offer.attempt) == (event.rollout, event.attempt):
             self._admitting, self.retry_at = False, None
             self.record = msgspec.structs.replace(self.record, offer=None, outcome="")
-            return [Save()]
+            return [ev.Save()]
         return []
 
-    def _deferred(self, event: Deferred) -> list[Command]:
+    def _deferred(self, event: ev.Deferred) -> list[ev.Command]:
         """An offer that was acknowledged, and that nothing was done for yet."""
         offer = self.record.offer
         if offer is None or not self._admitting:
@@ -348,16 +202,16 @@ class BundleMachine:
         self._admitting, self.retry_at = False, None
         self.code = self.message = ""
         self.record = msgspec.structs.replace(self.record, offer=None, outcome="")
-        heal: list[Command] = [Apply()] if self.record.admission else []
-        return [Save(), Defer(offer, event.until), Report(), *heal]
+        heal: list[ev.Command] = [ev.Apply()] if self.record.admission else []
+        return [ev.Save(), ev.Defer(offer, event.until), ev.Report(), *heal]
 
-    def _readmitted(self, event: Readmitted, now: float) -> list[Command]:
+    def _readmitted(self, event: ev.Readmitted, now: float) -> list[ev.Command]:
         if self._admitting:  # what runs is healed; the offer still waits for its own answer
             self._patience, self._applied = event.health_deadline, False
-            return [Apply()]
-        return self._admitted(Admitted(*event), now)
+            return [ev.Apply()]
+        return self._admitted(event, now)
 
-    def _admitted(self, event: Admitted, now: float) -> list[Command]:
+    def _admitted(self, event: ev.Admitted | ev.Readmitted, now: float) -> list[ev.Command]:
         record, offer = self.record, self.record.offer
         self._admitting, self.retry_at, self._retry = False, None, RETRY_FIRST
         # Who was taken back goes nowhere by itself: what it left is what the fleet leaves.
@@ -380,10 +234,10 @@ class BundleMachine:
         if fresh or self.record.outcome == "applying":
             self.phase = "Applying"
             self.deadline = now + self._patience
-            return [Save(), Report(), Apply()]
-        return [Apply()]
+            return [ev.Save(), ev.Report(), ev.Apply()]
+        return [ev.Apply()]
 
-    def _refused(self, event: Refused, now: float) -> list[Command]:
+    def _refused(self, event: ev.Refused, now: float) -> list[ev.Command]:
         self.code, self.message = event.code, event.message
         if self._admitting:
             if self._give_up is None:
@@ -393,26 +247,27 @@ class BundleMachine:
                     self.phase = "Pending"
                 elif event.code.startswith("K"):  # the cluster itself is away, so nobody knows how it is
                     self.phase = "Degraded"
-                return [*self._retry_later(now), Report()]
+                self._retry_later(now)
+                return [ev.Report()]
             self._admitting, self.retry_at = False, None
             self.phase = "Blocked"
             self.record = msgspec.structs.replace(self.record, outcome="failed")
-            return [Save(), Report()]
+            return [ev.Save(), ev.Report()]
         # What runs could not be rendered again (Git away, say): it stays as it is and is tried again.
         self.phase = "Degraded"
-        return [*self._retry_later(now), Report()]
+        self._retry_later(now)
+        return [ev.Report()]
 
-    def _retry_later(self, now: float) -> list[Command]:
+    def _retry_later(self, now: float) -> None:
         self.retry_at, self._retry = now + self._retry, min(self._retry * 2, RETRY_MAX)
-        return []
 
-    def _after_apply(self, event: AppliedAll, now: float) -> list[Command]:
-        out: list[Command] = []
+    def _after_apply(self, event: ev.AppliedAll, now: float) -> list[ev.Command]:
+        out: list[ev.Command] = []
         if event.healed:
             self.record = msgspec.structs.replace(
                 self.record, healed=self.record.healed + len(event.healed), last_healed=event.healed[0]
             )
-            out += [Save(), Report()]
+            out += [ev.Save(), ev.Report()]
         self._applied = not event.worst
         if self._admitting:
             return out
@@ -422,11 +277,11 @@ class BundleMachine:
             if self.phase != "Applying":
                 self.phase = "Degraded"
             self._retry_later(now)
-            return [*out, Report()] if changed else out
+            return [*out, ev.Report()] if changed else out
         self.retry_at, self._retry = None, RETRY_FIRST
         return out
 
-    def _judge(self, seen: HealthSeen) -> list[Command]:
+    def _judge(self, seen: ev.HealthSeen) -> list[ev.Command]:
         if self.record.admission is None or self._admitting or self.record.leaving:
             return []
         before = (self.phase, self.message, self.ready, self.total, self.problems)
@@ -441,9 +296,9 @@ class BundleMachine:
             first = seen.problems[0]
             out = self._unhealthy(f"{first[0]}: {first[2] or first[1]}")
         changed = before != (self.phase, self.message, self.ready, self.total, self.problems)
-        return [*out, *([Report()] if changed and Report() not in out else [])]
+        return [*out, *([ev.Report()] if changed and ev.Report() not in out else [])]
 
-    def _healthy(self) -> list[Command]:
+    def _healthy(self) -> list[ev.Command]:
         record = self.record
         refused = (
             record.outcome == "failed"
@@ -462,7 +317,7 @@ class BundleMachine:
         self.record = msgspec.structs.replace(
             record, outcome=outcome, last_healthy=record.admission, previous=self._previous()
         )
-        return [Save(), Report()]
+        return [ev.Save(), ev.Report()]
 
     def _previous(self) -> Admission | None:
         """What was healthy before the admission that is healthy now; nothing, when that came by a return."""
@@ -482,7 +337,7 @@ class BundleMachine:
         before = record.previous if last is None or _are_alike(last, record.admission) else last
         return (record.admission, before) if before else (record.admission,)
 
-    def _unhealthy(self, message: str) -> list[Command]:
+    def _unhealthy(self, message: str) -> list[ev.Command]:
         record = self.record
         if record.outcome == "applying" and self.deadline is not None:
             self.message = message
@@ -492,23 +347,23 @@ class BundleMachine:
         if record.outcome == "healthy":
             # Unhealthy after it was healthy: whoever lets it soak must know. It is healthy again when it is.
             self.record = msgspec.structs.replace(record, outcome="applying")
-            return [Save(), Report()]
+            return [ev.Save(), ev.Report()]
         return []
 
-    def _tick(self, now: float) -> list[Command]:
+    def _tick(self, now: float) -> list[ev.Command]:
         if self.retry_at is not None and self.retry_at <= now:
             self.retry_at = None
             if self.record.leaving:
-                return [TakeAway()]
+                return [ev.TakeAway()]
             if self._admitting and self.record.offer:
-                return [Admit(self.record.offer)]
-            return [Apply()]
+                return [ev.Admit(self.record.offer)]
+            return [ev.Apply()]
         if self.deadline is None or self.deadline > now:
             return []
         self.deadline = None
         return self._verdict(now)
 
-    def _verdict(self, now: float) -> list[Command]:
+    def _verdict(self, now: float) -> list[ev.Command]:
         """Not healthy in time: back to the last healthy release where that is allowed, else failed."""
         record, back = self.record, self.record.last_healthy
         self.phase = "Degraded"
@@ -522,11 +377,9 @@ class BundleMachine:
             )
             self.deadline = now + self._patience
             self._failure = (self.code, self.message)
-            return [Save(), Report(), Readmit(back)]
+            return [ev.Save(), ev.Report(), ev.Readmit(back)]
         self.record = msgspec.structs.replace(record, outcome="failed")
-        return [Save(), Report()]
-
-    _failure: tuple[str, str] = ("", "")
+        return [ev.Save(), ev.Report()]
 
     @property
     def verdict(self) -> tuple[str, str]:

@@ -34,7 +34,8 @@ from muster_agent.cluster.removing import Remover, protected_kinds
 from muster_agent.cluster.surroundings import Surroundings, look_around
 from muster_agent.gate import DeniedError
 from muster_agent.obs.metrics import Metrics
-from muster_agent.reconcile import machine as m
+from muster_agent.reconcile import events as ev
+from muster_agent.reconcile.machine import BundleMachine
 from muster_agent.reconcile.messages import Admitted, Standing, offered_of, record_of, report_of
 from muster_agent.source.repository import Heads, SourceRepository
 from muster_agent.state.files import StateError
@@ -54,12 +55,12 @@ SETTLE = 0.05
 
 @dataclass(slots=True)
 class _Bundle:
-    machine: m.BundleMachine
-    events: list[m.Event] = field(default_factory=list)
+    machine: BundleMachine
+    events: list[ev.Event] = field(default_factory=list)
     due: anyio.Event = field(default_factory=anyio.Event)
     objects: dict[ObjectRef, Manifest] = field(default_factory=dict)
     placed: bool = False  # whether ``objects`` are those of ``admissible``, all of them of known kinds
-    rolled_up: tuple[int, dict[ObjectRef, Manifest], m.HealthSeen] | None = None
+    rolled_up: tuple[int, dict[ObjectRef, Manifest], ev.HealthSeen] | None = None
     applied: dict[ObjectRef, Applied] = field(default_factory=dict)
     admissible: Admissible | None = None
     verdicts: tuple[Verdict, ...] = ()
@@ -132,7 +133,7 @@ class Reconciler:
             await anyio.sleep(backoff.next_delay())
 
     def _start(self, record: BundleRecord) -> _Bundle:
-        bundle = _Bundle(m.BundleMachine(record))
+        bundle = _Bundle(BundleMachine(record))
         stored = self._state.get(f"applied/{record.bundle}", AppliedRecord) or AppliedRecord()
         bundle.applied = {item.ref: item.applied for item in stored.objects}
         self._bundles[record.bundle] = bundle
@@ -151,13 +152,13 @@ class Reconciler:
             with anyio.move_on_after(delay):
                 await bundle.due.wait()
             bundle.due = anyio.Event()
-            events, bundle.events = bundle.events or [m.Tick()], []
+            events, bundle.events = bundle.events or [ev.Tick()], []
             for event in dict.fromkeys(events):
                 await self._safely(name, bundle, bundle.machine.handle(event, self._clock()))
-            if m.Changed() in events:
+            if ev.Changed() in events:
                 await anyio.sleep(SETTLE)  # a burst of events is looked at once
 
-    async def _safely(self, name: str, bundle: _Bundle, commands: list[m.Command]) -> None:
+    async def _safely(self, name: str, bundle: _Bundle, commands: list[ev.Command]) -> None:
         """A fault of ours in one bundle is that bundle's: it is told with its place, and the others go on."""
         try:
             await self._perform(name, bundle, commands)
@@ -166,10 +167,10 @@ class Reconciler:
             what = f"a fault of the agent itself ({type(error).__name__}); its log says where"
             await self._perform(name, bundle, bundle.machine.fault(what, self._clock()))
 
-    def _tell(self, name: str, event: m.Event) -> None:
+    def _tell(self, name: str, event: ev.Event) -> None:
         bundle = self._bundles[name]
-        if isinstance(event, m.Offered):  # the newest offer counts; the others were not looked at yet
-            bundle.events = [known for known in bundle.events if not isinstance(known, m.Offered)]
+        if isinstance(event, ev.Offered):  # the newest offer counts; the others were not looked at yet
+            bundle.events = [known for known in bundle.events if not isinstance(known, ev.Offered)]
         elif len(bundle.events) >= MAX_EVENTS:
             return
         bundle.events.append(event)
@@ -178,7 +179,7 @@ class Reconciler:
     def _changed(self, applyset: str) -> None:
         name = self._sets.get(applyset)
         if name:
-            self._tell(name, m.Changed())
+            self._tell(name, ev.Changed())
 
     # --- from the coordinator --------------------------------------------------------------------------------------
 
@@ -196,14 +197,14 @@ class Reconciler:
                     return
                 self._start(BundleRecord(bundle=name))
             closed = self._desired.closed_until(returns=record.returns)
-            self._tell(name, m.Offered(record, closed))
+            self._tell(name, ev.Offered(record, closed))
         elif frame.HasField("withdraw") and frame.withdraw.bundle in self._bundles:
-            self._tell(frame.withdraw.bundle, m.Withdrawn(frame.withdraw.rollout, frame.withdraw.attempt))
+            self._tell(frame.withdraw.bundle, ev.Withdrawn(frame.withdraw.rollout, frame.withdraw.attempt))
         elif frame.HasField("floor_acknowledged"):
             self._desired.acknowledge_floor(frame.floor_acknowledged.commit)
             for name, bundle in self._bundles.items():
                 self._report(name, bundle)
-                self._tell(name, m.Changed())
+                self._tell(name, ev.Changed())
         elif frame.HasField("welcome"):
             await self._desired.greeted(frame.welcome.floor_commit)
             self._wake_fetch.set()
@@ -240,7 +241,7 @@ class Reconciler:
             if bundle.machine.record.admission:
                 targets = await self._desired.targets_me(name)
                 if targets is not None:
-                    self._tell(name, m.Deselected(not targets))
+                    self._tell(name, ev.Deselected(not targets))
 
     async def _look_for_leaving(self) -> None:
         """What the registry asks of this cluster as a whole. An entry that is gone asks nothing: what is so stays so."""
@@ -248,7 +249,7 @@ class Reconciler:
         if leaving is None:
             return
         for name in self._bundles:
-            self._tell(name, m.Leaving(leaving))
+            self._tell(name, ev.Leaving(leaving))
         if leaving:
             await self._end_removal()
         else:
@@ -273,14 +274,14 @@ class Reconciler:
 
     # --- commands ----------------------------------------------------------------------------------------------------
 
-    async def _perform(self, name: str, bundle: _Bundle, commands: list[m.Command]) -> None:
+    async def _perform(self, name: str, bundle: _Bundle, commands: list[ev.Command]) -> None:
         queue = list(commands)
         while queue:
             command = queue.pop(0)
             match command:
-                case m.Save():
+                case ev.Save():
                     self._state.put(f"bundle/{name}", bundle.machine.record)
-                case m.Acknowledge():
+                case ev.Acknowledge():
                     reply = wire.OfferReply(
                         rollout=command.offer.rollout,
                         bundle=name,
@@ -288,21 +289,21 @@ class Reconciler:
                         answer=wire.OfferReply.ACKNOWLEDGED,
                     )
                     self._say(f"reply/{name}", wire.AgentFrame(offer_reply=reply))
-                case m.Defer():
+                case ev.Defer():
                     self._defer(name, command)
-                case m.Admit():
+                case ev.Admit():
                     queue += bundle.machine.handle(await self._admit(bundle, command.offer), self._clock())
-                case m.Readmit():
+                case ev.Readmit():
                     self._witness.returning(bundle.machine.record)
                     queue += bundle.machine.handle(await self._again(bundle, command), self._clock())
-                case m.Apply():
+                case ev.Apply():
                     queue += await self._apply(name, bundle)
-                case m.TakeAway():
+                case ev.TakeAway():
                     queue += await self._take_away(name, bundle)
-                case m.Report():
+                case ev.Report():
                     self._report(name, bundle)
 
-    def _defer(self, name: str, command: m.Defer) -> None:
+    def _defer(self, name: str, command: ev.Defer) -> None:
         offer, opens = command.offer, math.ceil(command.until)
         log.info("the site's window is closed", release=str(offer.release), until=format_time(opens))
         reply = wire.OfferReply(
@@ -315,7 +316,7 @@ class Reconciler:
         )
         self._say(f"reply/{name}", wire.AgentFrame(offer_reply=reply))
 
-    async def _admit(self, bundle: _Bundle, offer: OfferRecord) -> m.Event:
+    async def _admit(self, bundle: _Bundle, offer: OfferRecord) -> ev.Event:
         async def bundle_around(objects: Sequence[Manifest]) -> Surroundings:
             return await look_around(self._api, objects, bundle.applied)
 
@@ -324,37 +325,37 @@ class Reconciler:
                 await self._fetch()
             closed = self._desired.closed_until(returns=offer.returns)
             if closed is not None:
-                return m.Deferred(closed)
+                return ev.Deferred(closed)
             admissible = await self._desired.admit(offered_of(offer, bundle.machine), bundle_around)
         except DeniedError as denied:
             bundle.verdicts = denied.verdicts
             self._witness.denied(offer, denied.code, denied.verdicts[0])
             self._metrics.refusals.labels(denied.code).inc()
-            return m.Refused(denied.code, denied.message, False)
+            return ev.Refused(denied.code, denied.message, False)
         except MusterError as error:
             closed = self._desired.closed_until(returns=offer.returns)
             if error.retryable and closed is not None:  # it would wait for Git beyond the window
-                return m.Deferred(closed)
+                return ev.Deferred(closed)
             bundle.verdicts = ()
             self._witness.refused(offer, error.code)
             self._metrics.refusals.labels(error.code).inc()
             log.warning("release not admitted", release=str(offer.release), error=str(error))
-            return m.Refused(error.code, _text(error), error.retryable)
+            return ev.Refused(error.code, _text(error), error.retryable)
         finally:
             await self._rest()
         bundle.verdicts = admissible.warnings
         self._hold(bundle, admissible)
-        return m.Admitted(admissible.admission, admissible.health_deadline, admissible.may_return)
+        return ev.Admitted(admissible.admission, admissible.health_deadline, admissible.may_return)
 
-    async def _again(self, bundle: _Bundle, command: m.Readmit) -> m.Event:
+    async def _again(self, bundle: _Bundle, command: ev.Readmit) -> ev.Event:
         try:
             admissible = await self._desired.again(command.admission)
         except MusterError as error:
-            return m.Refused(error.code, _text(error), True)
+            return ev.Refused(error.code, _text(error), True)
         finally:
             await self._rest()
         self._hold(bundle, admissible)
-        return m.Readmitted(admissible.admission, admissible.health_deadline, admissible.may_return)
+        return ev.Readmitted(admissible.admission, admissible.health_deadline, admissible.may_return)
 
     async def _rest(self) -> None:
         """git's readers end with the work that needed them: an idle agent has no children."""
@@ -363,11 +364,11 @@ class Reconciler:
     def _hold(self, bundle: _Bundle, admissible: Admissible) -> None:
         bundle.admissible, bundle.placed = admissible, False
 
-    async def _apply(self, name: str, bundle: _Bundle) -> list[m.Command]:
+    async def _apply(self, name: str, bundle: _Bundle) -> list[ev.Command]:
         if bundle.admissible is None:
             admission = bundle.machine.record.admission
             return (
-                bundle.machine.handle(await self._again(bundle, m.Readmit(admission)), self._clock())
+                bundle.machine.handle(await self._again(bundle, ev.Readmit(admission)), self._clock())
                 if admission
                 else []
             )
@@ -394,7 +395,7 @@ class Reconciler:
                     await self._remove(name, bundle, admissible.removes, result, note)
         except (KubernetesError, StateError) as error:
             self._metrics.reconciles.labels(name, "error").inc()
-            return [*bundle.machine.handle(m.AppliedAll(error.code, _text(error), ()), self._clock())]
+            return [*bundle.machine.handle(ev.AppliedAll(error.code, _text(error), ()), self._clock())]
         if result.changes or (
             result.applied is not bundle.applied and result.applied.keys() != bundle.applied.keys()
         ):
@@ -416,7 +417,7 @@ class Reconciler:
         first = errors[0].error if errors else None
         healed = tuple(str(ref) for ref in result.healed)
         out = bundle.machine.handle(
-            m.AppliedAll(first.code if first else "", _text(first) if first else "", healed), self._clock()
+            ev.AppliedAll(first.code if first else "", _text(first) if first else "", healed), self._clock()
         )
         return [*out, *bundle.machine.handle(self._health(bundle), self._clock())]
 
@@ -431,14 +432,14 @@ class Reconciler:
         if not removal.left:
             await self._applier.forget(name, note, removal.kept)
 
-    async def _take_away(self, name: str, bundle: _Bundle) -> list[m.Command]:
+    async def _take_away(self, name: str, bundle: _Bundle) -> list[ev.Command]:
         """Because the registry asks for it: whatever the release says, what takes others with it stays."""
         bundle.admissible, bundle.objects, bundle.placed, bundle.rolled_up = None, {}, False, None
         try:
             await self._state.durable()  # that it leaves is on disk before the first object goes
             removal = await self._remover.remove(name, bundle.applied, protected_kinds(Remove()))
         except (KubernetesError, StateError) as error:
-            return bundle.machine.handle(m.TakenAway(error.code, _text(error), 1, ()), self._clock())
+            return bundle.machine.handle(ev.TakenAway(error.code, _text(error), 1, ()), self._clock())
         admission = bundle.machine.record.admission
         changes = ChangeSet(changes=list(removal.changes))
         if admission:
@@ -448,7 +449,7 @@ class Reconciler:
             log.info("taken away", bundle=name, pruned=changes.writes, left=len(removal.left))
         first = changes.errors[0].error if changes.errors else None
         kept = tuple(str(ref) for ref in removal.kept)
-        told = m.TakenAway(
+        told = ev.TakenAway(
             first.code if first else "", _text(first) if first else "", len(removal.left), kept
         )
         out = bundle.machine.handle(told, self._clock())
@@ -460,7 +461,7 @@ class Reconciler:
         stored = AppliedRecord(tuple(AppliedObject(ref, record) for ref, record in applied.items()))
         self._state.put(f"applied/{name}", stored)
 
-    def _health(self, bundle: _Bundle) -> m.HealthSeen:
+    def _health(self, bundle: _Bundle) -> ev.HealthSeen:
         """The roll-up, worked out again only when something of the bundle moved."""
         moves = self.observer.moves(set_id(bundle.machine.record.bundle, self._namespace))
         known = bundle.rolled_up
@@ -468,7 +469,7 @@ class Reconciler:
             known = bundle.rolled_up = (moves, bundle.objects, self._roll_up(bundle))
         return known[2]
 
-    def _roll_up(self, bundle: _Bundle) -> m.HealthSeen:
+    def _roll_up(self, bundle: _Bundle) -> ev.HealthSeen:
         problems, statuses = [], []
         for ref in bundle.objects:
             seen = self.observer.seen.get(ref)
@@ -485,7 +486,7 @@ class Reconciler:
         self._metrics.healths(bundle.machine.record.bundle, statuses)
         problems.sort(key=lambda problem: (problem[1] != "Failed", problem[0]))
         ready = len(statuses) - len(problems)
-        return m.HealthSeen(len(statuses), ready, tuple(problems[:MAX_PROBLEMS]), kept[:MAX_KEPT])
+        return ev.HealthSeen(len(statuses), ready, tuple(problems[:MAX_PROBLEMS]), kept[:MAX_KEPT])
 
     # --- reports -------------------------------------------------------------------------------------------------------
 

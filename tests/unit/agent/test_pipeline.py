@@ -327,6 +327,19 @@ async def test_a_changed_registry_entry_moves_nothing_by_itself(stage: Stage) ->
         assert await stage.value() == "new.example"
 
 
+async def test_a_bundle_that_targets_the_cluster_again_is_no_longer_deselected(stage: Stage) -> None:
+    """It is held meanwhile, and says so; told together with other news of the registry."""
+    elsewhere = bundle().replace("selector: {}", "selector: {matchLabels: {tier: other}}")
+    async with stage.agent(poll=0.05):
+        await stage.offer(stage.commits[-1], "shop-0001")
+        await stage.outcome("shop-0001", wire.OUTCOME_HEALTHY)
+        stage.commit({"bundles/shop/bundle.yaml": elsewhere})
+        await stage.until(lambda: stage.last().phase == "Deselected")
+        assert await stage.value() == "one"
+        stage.commit({"bundles/shop/bundle.yaml": bundle()})
+        await stage.until(lambda: stage.last().phase == "Ready")
+
+
 async def test_a_policy_that_is_not_built_rejects_its_commit_by_name(stage: Stage) -> None:
     async with stage.agent():
         await stage.offer(stage.commits[0], "shop-0001")
