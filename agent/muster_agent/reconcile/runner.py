@@ -1,13 +1,13 @@
 """Carries out what the bundles' machines say.
 
-Owns one task a bundle, the order of its commands, and what is remembered in between (rendered objects, what was applied). An
+Owns one task a bundle, the order of its commands, the looks at Git and registry, and what is said to the coordinator. An
 error of one bundle is that bundle's; the process stays up. It never decides: the machine does.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import anyio
@@ -15,58 +15,43 @@ import anyio.to_thread
 import structlog
 from anyio.abc import TaskGroup, TaskStatus
 from muster_core.apply.applyset import set_id
-from muster_core.apply.changeset import Change, ChangeSet
-from muster_core.apply.plan import Applied
 from muster_core.errors import KubernetesError, MusterError
-from muster_core.health import health
-from muster_core.kinds.model import Remove
-from muster_core.manifest.objects import Manifest, ObjectRef
+from muster_core.manifest.objects import Manifest
 from muster_core.policy import Verdict
 from muster_core.session.backoff import Backoff
 from muster_core.times import format_time
 from muster_proto.v1 import link_pb2 as wire
 
-from muster_agent.admission import Admissible, Desired
-from muster_agent.cluster.apply import PHASE, Applier, located
+from muster_agent.admission import Desired
 from muster_agent.cluster.observe import Observer
 from muster_agent.cluster.port import ClusterApi
-from muster_agent.cluster.removing import Remover, protected_kinds
 from muster_agent.cluster.surroundings import Surroundings, look_around
 from muster_agent.gate import DeniedError
 from muster_agent.obs.metrics import Metrics
 from muster_agent.reconcile import events as ev
+from muster_agent.reconcile.holding import MAX_KEPT, Holding, Holdings, said
 from muster_agent.reconcile.machine import BundleMachine
 from muster_agent.reconcile.messages import Admitted, Standing, offered_of, record_of, report_of
 from muster_agent.source.repository import Heads, SourceRepository
-from muster_agent.state.files import StateError
 from muster_agent.state.port import StatePort
-from muster_agent.state.records import AppliedObject, AppliedRecord, BundleRecord, OfferRecord
-from muster_agent.trust.floors import COMMIT
+from muster_agent.state.records import BundleRecord, OfferRecord
 from muster_agent.witness import Witness
 
 log = structlog.get_logger()
 
-MAX_PROBLEMS = 20
 MAX_BUNDLES = 500
 MAX_EVENTS = 256
-MAX_KEPT = 100
 SETTLE = 0.05
 
 
 @dataclass(slots=True)
 class _Bundle:
     machine: BundleMachine
+    held: Holding
     events: list[ev.Event] = field(default_factory=list)
     due: anyio.Event = field(default_factory=anyio.Event)
-    objects: dict[ObjectRef, Manifest] = field(default_factory=dict)
-    placed: bool = False  # whether ``objects`` are those of ``admissible``, all of them of known kinds
-    rolled_up: tuple[int, dict[ObjectRef, Manifest], ev.HealthSeen] | None = None
-    applied: dict[ObjectRef, Applied] = field(default_factory=dict)
-    admissible: Admissible | None = None
     verdicts: tuple[Verdict, ...] = ()
     last_report: bytes = b""
-    left: tuple[ObjectRef, ...] = ()  # of a release that takes everything away: what is still to go
-    kept: tuple[ObjectRef, ...] = ()  # and what was protected from it
 
 
 class Reconciler:
@@ -95,8 +80,7 @@ class Reconciler:
         self._say, self._clock, self._uniform, self._metrics = say, clock, uniform, metrics
         self._witness = witness
         self.observer = Observer(api, self._changed, uniform)
-        self._applier = Applier(api, self.observer, namespace)
-        self._remover = Remover(api, self.observer, self._applier, namespace)
+        self._holdings = Holdings(api, self.observer, state, namespace, metrics, witness)
         self.removed = False
         self._bundles: dict[str, _Bundle] = {}
         self._sets: dict[str, str] = {}
@@ -133,9 +117,7 @@ class Reconciler:
             await anyio.sleep(backoff.next_delay())
 
     def _start(self, record: BundleRecord) -> _Bundle:
-        bundle = _Bundle(BundleMachine(record))
-        stored = self._state.get(f"applied/{record.bundle}", AppliedRecord) or AppliedRecord()
-        bundle.applied = {item.ref: item.applied for item in stored.objects}
+        bundle = _Bundle(BundleMachine(record), self._holdings.known(record.bundle))
         self._bundles[record.bundle] = bundle
         self._sets[set_id(record.bundle, self._namespace)] = record.bundle
         if self._group is None:
@@ -262,15 +244,15 @@ class Reconciler:
             return
         try:
             for name in bundles:
-                await self._applier.give_up(name)
+                await self._holdings.give_up(name)
         except KubernetesError as error:
             log.warning("a bundle's inventory is not gone yet", error=str(error))
             return
         self.removed = True
         kept = [ref for bundle in bundles.values() for ref in bundle.machine.record.kept]
         log.info("nothing of any bundle is left", kept=kept[:MAX_KEPT])
-        said = wire.Removal(registry_commit=self._desired.registry_commit, kept=kept[:MAX_KEPT])
-        self._say("removal", wire.AgentFrame(removal=said))
+        removal = wire.Removal(registry_commit=self._desired.registry_commit, kept=kept[:MAX_KEPT])
+        self._say("removal", wire.AgentFrame(removal=removal))
 
     # --- commands ----------------------------------------------------------------------------------------------------
 
@@ -297,9 +279,9 @@ class Reconciler:
                     self._witness.returning(bundle.machine.record)
                     queue += bundle.machine.handle(await self._again(bundle, command), self._clock())
                 case ev.Apply():
-                    queue += await self._apply(name, bundle)
+                    queue += await self._apply(bundle)
                 case ev.TakeAway():
-                    queue += await self._take_away(name, bundle)
+                    queue += await self._take_away(bundle)
                 case ev.Report():
                     self._report(name, bundle)
 
@@ -318,7 +300,7 @@ class Reconciler:
 
     async def _admit(self, bundle: _Bundle, offer: OfferRecord) -> ev.Event:
         async def bundle_around(objects: Sequence[Manifest]) -> Surroundings:
-            return await look_around(self._api, objects, bundle.applied)
+            return await look_around(self._api, objects, bundle.held.applied)
 
         try:
             if not await self._desired.ready_for(offer.release):
@@ -340,160 +322,53 @@ class Reconciler:
             self._witness.refused(offer, error.code)
             self._metrics.refusals.labels(error.code).inc()
             log.warning("release not admitted", release=str(offer.release), error=str(error))
-            return ev.Refused(error.code, _text(error), error.retryable)
+            return ev.Refused(error.code, said(error), error.retryable)
         finally:
             await self._rest()
         bundle.verdicts = admissible.warnings
-        self._hold(bundle, admissible)
+        bundle.held.take(admissible)
         return ev.Admitted(admissible.admission, admissible.health_deadline, admissible.may_return)
 
     async def _again(self, bundle: _Bundle, command: ev.Readmit) -> ev.Event:
         try:
             admissible = await self._desired.again(command.admission)
         except MusterError as error:
-            return ev.Refused(error.code, _text(error), True)
+            return ev.Refused(error.code, said(error), True)
         finally:
             await self._rest()
-        self._hold(bundle, admissible)
+        bundle.held.take(admissible)
         return ev.Readmitted(admissible.admission, admissible.health_deadline, admissible.may_return)
 
     async def _rest(self) -> None:
         """git's readers end with the work that needed them: an idle agent has no children."""
         await anyio.to_thread.run_sync(self._source.idle)
 
-    def _hold(self, bundle: _Bundle, admissible: Admissible) -> None:
-        bundle.admissible, bundle.placed = admissible, False
-
-    async def _apply(self, name: str, bundle: _Bundle) -> list[ev.Command]:
-        if bundle.admissible is None:
-            admission = bundle.machine.record.admission
+    async def _apply(self, bundle: _Bundle) -> list[ev.Command]:
+        """What was admitted, rendered again first where this process has not done so yet."""
+        held, machine = bundle.held, bundle.machine
+        if held.admissible is None:
+            admission = machine.record.admission
             return (
-                bundle.machine.handle(await self._again(bundle, ev.Readmit(admission)), self._clock())
+                machine.handle(await self._again(bundle, ev.Readmit(admission)), self._clock())
                 if admission
                 else []
             )
-        admissible = bundle.admissible
-        try:
-            await self._state.durable()  # floors and admission are on disk before the first object
-            with self._metrics.reconcile_seconds.time():
-                problems: list[Change] = []
-                if not bundle.placed:
-                    placed = await located(self._api, admissible.objects, admissible.namespace)
-                    bundle.objects, problems = placed
-                    bundle.placed = not problems
-                release = admissible.admission.release
-                note = {
-                    "release": str(release),
-                    COMMIT: release.commit,
-                    PHASE: bundle.machine.phase,
-                }
-                prune = admissible.prune and not problems and admissible.removes is None
-                result = await self._applier.apply(
-                    name, bundle.objects, bundle.applied, prune=prune, note=note
-                )
-                if admissible.removes is not None:
-                    await self._remove(name, bundle, admissible.removes, result, note)
-        except (KubernetesError, StateError) as error:
-            self._metrics.reconciles.labels(name, "error").inc()
-            return [*bundle.machine.handle(ev.AppliedAll(error.code, _text(error), ()), self._clock())]
-        if result.changes or (
-            result.applied is not bundle.applied and result.applied.keys() != bundle.applied.keys()
-        ):
-            self._remember(name, bundle, result.applied)
-        self._witness.applied(bundle.machine.record, admissible.admission.release, result)
-        errors = [*problems, *result.errors]
-        self._metrics.reconciles.labels(
-            name, "error" if errors else "changed" if result.writes else "unchanged"
-        ).inc()
-        self._metrics.drift.inc(len(result.healed))
-        if result.changes:
-            log.info(
-                "applied",
-                bundle=name,
-                writes=result.writes,
-                errors=[str(c.error) for c in errors[:3]],
-                healed=[str(r) for r in result.healed[:3]],
-            )
-        first = errors[0].error if errors else None
-        healed = tuple(str(ref) for ref in result.healed)
-        out = bundle.machine.handle(
-            ev.AppliedAll(first.code if first else "", _text(first) if first else "", healed), self._clock()
-        )
-        return [*out, *bundle.machine.handle(self._health(bundle), self._clock())]
+        came = await self._holdings.apply(held, held.admissible, machine)
+        return [command for event in came for command in machine.handle(event, self._clock())]
 
-    async def _remove(
-        self, name: str, bundle: _Bundle, said: Remove, result: ChangeSet, note: Mapping[str, str]
-    ) -> None:
-        """What a release without objects does, into what its apply found."""
-        removal = await self._remover.remove(name, result.applied, protected_kinds(said))
-        result.changes += removal.changes
-        result.applied = {ref: record for ref, record in result.applied.items() if ref in removal.left}
-        bundle.left, bundle.kept, bundle.rolled_up = removal.left, removal.kept, None
-        if not removal.left:
-            await self._applier.forget(name, note, removal.kept)
-
-    async def _take_away(self, name: str, bundle: _Bundle) -> list[ev.Command]:
-        """Because the registry asks for it: whatever the release says, what takes others with it stays."""
-        bundle.admissible, bundle.objects, bundle.placed, bundle.rolled_up = None, {}, False, None
-        try:
-            await self._state.durable()  # that it leaves is on disk before the first object goes
-            removal = await self._remover.remove(name, bundle.applied, protected_kinds(Remove()))
-        except (KubernetesError, StateError) as error:
-            return bundle.machine.handle(ev.TakenAway(error.code, _text(error), 1, ()), self._clock())
-        admission = bundle.machine.record.admission
-        changes = ChangeSet(changes=list(removal.changes))
-        if admission:
-            self._witness.applied(bundle.machine.record, admission.release, changes)
-        self._remember(name, bundle, {r: a for r, a in bundle.applied.items() if r in removal.left})
-        if changes.changes:
-            log.info("taken away", bundle=name, pruned=changes.writes, left=len(removal.left))
-        first = changes.errors[0].error if changes.errors else None
-        kept = tuple(str(ref) for ref in removal.kept)
-        told = ev.TakenAway(
-            first.code if first else "", _text(first) if first else "", len(removal.left), kept
-        )
-        out = bundle.machine.handle(told, self._clock())
-        await self._end_removal()
+    async def _take_away(self, bundle: _Bundle) -> list[ev.Command]:
+        came = await self._holdings.take_away(bundle.held, bundle.machine)
+        out = bundle.machine.handle(came, self._clock())
+        if not came.code:
+            await self._end_removal()
         return out
-
-    def _remember(self, name: str, bundle: _Bundle, applied: dict[ObjectRef, Applied]) -> None:
-        bundle.applied = applied
-        stored = AppliedRecord(tuple(AppliedObject(ref, record) for ref, record in applied.items()))
-        self._state.put(f"applied/{name}", stored)
-
-    def _health(self, bundle: _Bundle) -> ev.HealthSeen:
-        """The roll-up, worked out again only when something of the bundle moved."""
-        moves = self.observer.moves(set_id(bundle.machine.record.bundle, self._namespace))
-        known = bundle.rolled_up
-        if known is None or known[0] != moves or known[1] is not bundle.objects:
-            known = bundle.rolled_up = (moves, bundle.objects, self._roll_up(bundle))
-        return known[2]
-
-    def _roll_up(self, bundle: _Bundle) -> ev.HealthSeen:
-        problems, statuses = [], []
-        for ref in bundle.objects:
-            seen = self.observer.seen.get(ref)
-            state = seen.health if seen else health(None)
-            statuses.append(state.status)
-            if state.status != "Current":
-                problems.append((str(ref), state.status, state.message))
-        kept: tuple[str, ...] = ()
-        if bundle.admissible is not None and bundle.admissible.removes is not None:
-            kept = tuple(str(ref) for ref in bundle.kept)
-            for ref in bundle.left:
-                statuses.append("Terminating")
-                problems.append((str(ref), "Terminating", "is not gone yet"))
-        self._metrics.healths(bundle.machine.record.bundle, statuses)
-        problems.sort(key=lambda problem: (problem[1] != "Failed", problem[0]))
-        ready = len(statuses) - len(problems)
-        return ev.HealthSeen(len(statuses), ready, tuple(problems[:MAX_PROBLEMS]), kept[:MAX_KEPT])
 
     # --- reports -------------------------------------------------------------------------------------------------------
 
     def _report(self, name: str, bundle: _Bundle) -> None:
         desired = self._desired
         standing = Standing(desired.branches.get("fleet", ""), desired.trust_version, desired.regressed)
-        known = bundle.admissible
+        known = bundle.held.admissible
         admitted = Admitted(known.entry_digest, known.kept_secrets) if known else Admitted()
         report = report_of(bundle.machine, bundle.verdicts, admitted, standing)
         same = report.SerializeToString(deterministic=True)
@@ -509,11 +384,3 @@ class Reconciler:
         if bundle:
             bundle.last_report = b""
             self._report(name, bundle)
-
-
-def _text(error: MusterError) -> str:
-    return (
-        f"{error.message}: {error.object}"
-        if error.object and error.object not in error.message
-        else error.message
-    )
