@@ -41,6 +41,8 @@ def renew(ctx: click.Context, bundle: str, valid: str, yes: bool, key: Path | No
     Who waits comes from the coordinator; who they are, and the plan, from your checkout and the registry. Where the
     mode asks for directives, only a release is renewed that an operator directed before: that directive is verified.
     """
+    from muster_core.kinds.model import NEEDS_DIRECTIVE
+
     from muster_cli.checkout import open_checkout
     from muster_cli.trust.chain import read_chain
     from muster_cli.trust.directing import Terms, direct, require_directed, survey, survey_at
@@ -58,7 +60,7 @@ def renew(ctx: click.Context, bundle: str, valid: str, yes: bool, key: Path | No
             entries = [ground.clusters[row.cluster] for row in rows if row.cluster in ground.clusters]
             wanted = rows[0].release
             release = Release(wanted.bundle, wanted.commit, wanted.tree_digest)
-            if clone.fleet().spec.mode in {"directives", "both"}:
+            if clone.fleet().spec.mode in NEEDS_DIRECTIVE:
                 document = read_chain(clone.tree(ground.commit)).require()
                 require_directed(
                     document, release, rows[0].directive, rows[0].directive_signature, now=time.time()

@@ -53,7 +53,7 @@ def remove_bundle(name: str, claims: bool, definitions: bool, namespaces: bool, 
 
     To change your mind: git revert; whoever was emptied gets it back, but for data that is gone."""
     from muster_core.fleet import read_fleet
-    from muster_core.kinds.model import Bundle, Remove
+    from muster_core.kinds.model import NEEDS_DIRECTIVE, Bundle, Remove
     from muster_core.kinds.parse import parse
     from muster_core.manifest.dump import dump_yaml
     from muster_core.manifest.load import load_documents
@@ -78,7 +78,7 @@ def remove_bundle(name: str, claims: bool, definitions: bool, namespaces: bool, 
     path.write_text(text)
     click.echo(str(path))
     where, what = shlex.quote(at.file), shlex.quote(f"Remove {name}")
-    signed = contents.fleet is not None and contents.fleet.spec.mode in ("directives", "both")
+    signed = contents.fleet is not None and contents.fleet.spec.mode in NEEDS_DIRECTIVE
     then = f" && muster rollout start {name}" if signed else ""
     click.echo(f"Next: git commit -m {what} {where} && git push{then}", err=True)
     kept = [kind for kind, goes in (("PersistentVolumeClaims", claims), ("CustomResourceDefinitions", definitions),
@@ -181,7 +181,7 @@ def _taken_out(entry: Cluster) -> None:
 def _taken_out_unless_it_leaves(entry: Cluster) -> None:
     """``L092`` for one whose agent was asked to uninstall: nobody said whether that is to be waited for."""
     name = entry.metadata.name
-    if entry.spec.removal == "uninstall":
+    if entry.is_leaving:
         raise DeniedError(
             "L092",
             "the cluster is being uninstalled",

@@ -99,11 +99,13 @@ def start(
     Example:
       muster rollout start shop --again --reason 'after the power cut' -w
     """
+    from muster_core.kinds.model import NEEDS_DIRECTIVE
+
     if go_back and not reason:
         raise click.UsageError("--go-back needs --reason")
     request = op.StartRolloutRequest(bundle=bundle, commit=commit, plan=plan, again=again, reason=reason)
     with client(ctx) as operator:
-        if key is not None or operator.info().mode in {"directives", "both"}:
+        if key is not None or operator.info().mode in NEEDS_DIRECTIVE:
             wish = Wish(
                 parse_duration(offers_for), return_to, go_back, late_joiners, parse_duration(late_for)
             )

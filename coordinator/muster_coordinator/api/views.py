@@ -257,7 +257,7 @@ def target_view(machine: RolloutMachine, cluster: str) -> op.TargetView:
         code=f"MUSTER-{target.code.removeprefix('MUSTER-')}" if target.code else "",
         since_unix_ms=int(target.since * 1000),
         until_unix_ms=int((target.deadline or 0) * 1000),
-        online="yes" if machine.is_online(cluster) else "no",
+        online=machine.is_online(cluster),
     )
 
 

@@ -674,7 +674,7 @@ class TargetView(_message.Message):
     code: _builtins.str
     since_unix_ms: _builtins.int
     until_unix_ms: _builtins.int
-    online: _builtins.str
+    online: _builtins.bool
     def __init__(
         self,
         *,
@@ -686,7 +686,7 @@ class TargetView(_message.Message):
         code: _builtins.str = ...,
         since_unix_ms: _builtins.int = ...,
         until_unix_ms: _builtins.int = ...,
-        online: _builtins.str = ...,
+        online: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
