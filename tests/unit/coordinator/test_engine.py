@@ -279,14 +279,14 @@ async def test_a_contact_costs_what_concerns_its_own_cluster(
 
     def counting(*given: object) -> bool:
         asked.append(given)
-        return targeted(*given)  # type: ignore[arg-type]
+        return takes(*given)  # type: ignore[arg-type]
 
-    targeted = launch.targeted
+    takes = launch.takes
     async with brain(tmp_path) as at:
         await owing(at)
         late = [cluster(f"late-{number}") for number in range(40)]
         await at.reads(1, cluster("a"), cluster("b"), *late)
-        monkeypatch.setattr(launch, "targeted", counting)
+        monkeypatch.setattr(launch, "takes", counting)
         await at.connect("late-7")
         assert len(asked) <= 1
         assert at.offers("late-7")[-1].catch_up
