@@ -115,7 +115,7 @@ DIRECTIVES = [
     (
         "no-directive-is-asked-for",
         RELEASES,
-        'if allowed is None and mode in {"directives", "both"}:',
+        "if allowed is None and mode in NEEDS_DIRECTIVE:",
         "if False:",
         f"{HUB}an_offer_without_a_directive_is_refused_where_one_is_asked_for",
     ),
@@ -258,7 +258,7 @@ OPERATORS = [
     (
         "anything-is-renewed",
         "coordinator/muster_cli/commands/directives.py",
-        '            if clone.fleet().spec.mode in {"directives", "both"}:\n',
+        "            if clone.fleet().spec.mode in NEEDS_DIRECTIVE:\n",
         "            if False:\n",
         f"{HUB}a_release_that_nobody_directed_is_not_renewed",
     ),
