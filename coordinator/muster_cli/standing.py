@@ -22,7 +22,6 @@ ORDER = (
     "applying",
     "soaking",
     "acknowledged",
-    "staged",
     "offered",
     "waiting",
     "skipped",
@@ -42,11 +41,6 @@ def worst(view: op.RolloutView) -> op.TargetView | None:
     """The first target that is harmed, or owed where none is; None while all is well."""
     bad = [target for target in view.targets if target.state in BAD or target.state == "owed"]
     return min(bad, key=lambda t: (rank(t.state), not t.message, t.since_unix_ms, t.cluster), default=None)
-
-
-def coded(code: str) -> str:
-    """``MUSTER-P001``, however it was reported."""
-    return f"MUSTER-{code.removeprefix('MUSTER-')}" if code else ""
 
 
 def left(until_unix_ms: int, now: float) -> str:

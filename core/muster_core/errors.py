@@ -41,6 +41,11 @@ class MusterError(Exception):
         return f"{text} {self.hint}" if self.hint else text
 
 
+def coded(code: str) -> str:
+    """``MUSTER-P001``, however it was reported; empty for none."""
+    return f"MUSTER-{code.removeprefix('MUSTER-')}" if code else ""
+
+
 class ValidationError(MusterError):
     """Bad input from a file or a flag (V)."""
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 from muster_core.durations import format_duration
+from muster_core.errors import coded
 
 from muster_cli.columns import BUNDLES, CLUSTERS, ROLLOUTS, short
 from muster_cli.errors import NotFoundError
 from muster_cli.output import Answer, ago, wrapped
-from muster_cli.standing import coded, gate_line, next_step, rank, took, wave_counts, worst
+from muster_cli.standing import gate_line, next_step, rank, took, wave_counts, worst
 from muster_cli.verbs import VALUES_OUTPUT, Nouns, client, warn_of_git
 
 if TYPE_CHECKING:

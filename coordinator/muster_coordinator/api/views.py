@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from muster_core.errors import coded
 from muster_core.rollout.explain import why
 from muster_core.rollout.gates import PhaseGates
 from muster_core.rollout.machine import RolloutMachine
@@ -254,7 +255,7 @@ def target_view(machine: RolloutMachine, cluster: str) -> op.TargetView:
         state=target.state,
         attempt=target.attempt,
         message=target.message or (f"held: {held}" if held else ""),
-        code=f"MUSTER-{target.code.removeprefix('MUSTER-')}" if target.code else "",
+        code=coded(target.code),
         since_unix_ms=int(target.since * 1000),
         until_unix_ms=int((target.deadline or 0) * 1000),
         online=machine.is_online(cluster),

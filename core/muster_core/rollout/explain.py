@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
-from muster_core.errors import RolloutError
+from muster_core.errors import RolloutError, coded
 from muster_core.rollout import offering
 from muster_core.rollout.board import Target
 from muster_core.rollout.gates import PhaseGates
@@ -137,7 +137,7 @@ def _reason(machine: RolloutMachine, target: Target, now: float, clock: Clock) -
                 f" or a new attempt: muster rollout retry {machine.name}."
             )
         case "failed" | "returned":
-            code = f"MUSTER-{target.code.removeprefix('MUSTER-')}: " if target.code else ""
+            code = f"{coded(target.code)}: " if target.code else ""
             message = target.message.rstrip(".") or "it reported a failure"
             back = " It is back on its last healthy release." if target.state == "returned" else ""
             return f"{code}{message}.{back}"
