@@ -134,7 +134,6 @@ async def serve(settings: Settings) -> None:
                 api, source, desired, state, settings.namespace, link.say, clock, uniform, metrics, witness
             )
             link.resend = reconciler.resend
-            link.head = lambda: reconciler.head.commit
             link.removed = lambda: reconciler.removed
             link.spooled = metrics.spool.set
             link.sent, link.received = metrics.sent, metrics.received

@@ -165,7 +165,6 @@ class Stub:
             sealing_signature=self._owned(),
             csr_der=self._csr,
             proof=self._identity.sign(statement),
-            fleet_id=self._hub.fleet_id,
         )
 
     def _owned(self) -> bytes:
@@ -235,8 +234,6 @@ class Stub:
         """One session, from hello to its end."""
         hello = wire.Hello(
             capability=CAPABILITY,
-            cluster_name=self.name,
-            cluster_uid=self.uid,
             agent_version="stub",
             session_epoch=self._outbox.epoch,
         )

@@ -145,7 +145,6 @@ def join_request(identity: Identity, enrolment: Enrolment) -> wire.JoinRequest:
         csr_der=csr,
         proof=key.sign(statement),
         agent_version=version("muster-fleet"),
-        fleet_id=enrolment.fleet_id,
         counter=0 if secret else enrolment.renewals,
     )
 

@@ -73,7 +73,6 @@ class LinkSession:
         self.connected = False
         self.resend: Callable[[str], None] = lambda bundle: None
         self.spooled: Callable[[float], None] = lambda size: None
-        self.head: Callable[[], str] = lambda: ""
         self.removed: Callable[[], bool] = lambda: False
         self.sent: Callable[[int], None] = lambda size: None
         self.received: Callable[[int], None] = lambda size: None
@@ -156,12 +155,9 @@ class LinkSession:
         self._audit_told = self._log_head()
         hello = wire.Hello(
             capability=CAPABILITY,
-            cluster_name=self._enrolment.cluster,
-            cluster_uid=self._enrolment.uid,
             agent_version=version("muster-fleet"),
             session_epoch=self._outbox.epoch,
             kubernetes_version=self._kubernetes_version,
-            head_commit=self.head(),
             bundles=self._held(),
             audit_seq=self._audit_told.seq,
             audit_hash=bytes.fromhex(self._audit_told.hash),

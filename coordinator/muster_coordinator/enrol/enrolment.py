@@ -76,18 +76,11 @@ class Enrolment:
         if certificate:
             row = msgspec.structs.replace(row, issued=int(now))
         await self._engine.ask(self._keep(row, None if request.token_secret else request.counter))
-        fleet = self._engine.state.reading.contents.fleet
-        fleet_id = fleet.spec.id if fleet else ""
         if certificate:
             return wire.JoinResponse(
-                state=wire.JoinResponse.APPROVED,
-                certificate_pem=certificate,
-                fleet_id=fleet_id,
-                ca_pem=self._authority.pem,
+                state=wire.JoinResponse.APPROVED, certificate_pem=certificate, ca_pem=self._authority.pem
             )
-        return wire.JoinResponse(
-            state=wire.JoinResponse.PENDING, retry_after_seconds=RETRY_SECONDS, fleet_id=fleet_id
-        )
+        return wire.JoinResponse(state=wire.JoinResponse.PENDING, retry_after_seconds=RETRY_SECONDS)
 
     def _keep(self, row: JoinRow, counter: int | None = None) -> Callable[[Effects, float], None]:
         """Makes a join durable; with a ``counter`` only if it rises: judged in the engine's turn, so never twice."""

@@ -32,7 +32,6 @@ def offer_of(machine: RolloutMachine, target: Target) -> wire.Offer:
         release=wire_release(release_of(machine)),
         attempt=target.attempt,
         returns=bool(started.returns),
-        returns_from=started.returns,
     )
 
 
@@ -44,7 +43,6 @@ def offer_of_debt(bundle: str, debt: Debt) -> wire.Offer:
         registry_digest=debt.entry,
         catch_up=True,
         returns=bool(debt.returns),
-        returns_from=debt.returns,
     )
 
 

@@ -70,9 +70,7 @@ class Recorder:
                     offer = self._state.offer(machine, machine.targets[event.cluster])
                     effects.sends.append((event.cluster, wire.HubFrame(offer=offer)))
                 case ev.OfferWithdrawn():
-                    withdraw = wire.Withdraw(
-                        rollout=name, bundle=bundle, attempt=event.attempt, why=event.why
-                    )
+                    withdraw = wire.Withdraw(rollout=name, bundle=bundle, attempt=event.attempt)
                     effects.sends.append((event.cluster, wire.HubFrame(withdraw=withdraw)))
                 case ev.Ended():
                     ended = True

@@ -61,7 +61,6 @@ class JoinRequest(_message.Message):
     CSR_DER_FIELD_NUMBER: _builtins.int
     PROOF_FIELD_NUMBER: _builtins.int
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
-    FLEET_ID_FIELD_NUMBER: _builtins.int
     COUNTER_FIELD_NUMBER: _builtins.int
     capability: _builtins.int
     token_secret: _builtins.str
@@ -82,8 +81,6 @@ class JoinRequest(_message.Message):
     """identity key over PAE("muster.join.v1", token secret, name, uid, identity, sealing, csr);"""
     agent_version: _builtins.str
     """without a token, "counter:<counter>" stands in the place of its secret"""
-    fleet_id: _builtins.str
-    """may be empty before the first fetch"""
     counter: _builtins.int
     """without a token: this identity is registered, its certificate lapsed; rises like a renewal's"""
     def __init__(
@@ -100,12 +97,11 @@ class JoinRequest(_message.Message):
         csr_der: _builtins.bytes = ...,
         proof: _builtins.bytes = ...,
         agent_version: _builtins.str = ...,
-        fleet_id: _builtins.str = ...,
         counter: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "capability", b"capability", "cluster_name", b"cluster_name", "cluster_uid", b"cluster_uid", "counter", b"counter", "csr_der", b"csr_der", "fleet_id", b"fleet_id", "identity_key", b"identity_key", "proof", b"proof", "sealing_generation", b"sealing_generation", "sealing_key", b"sealing_key", "sealing_signature", b"sealing_signature", "token_secret", b"token_secret"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "capability", b"capability", "cluster_name", b"cluster_name", "cluster_uid", b"cluster_uid", "counter", b"counter", "csr_der", b"csr_der", "identity_key", b"identity_key", "proof", b"proof", "sealing_generation", b"sealing_generation", "sealing_key", b"sealing_key", "sealing_signature", b"sealing_signature", "token_secret", b"token_secret"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -133,14 +129,12 @@ class JoinResponse(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     CERTIFICATE_PEM_FIELD_NUMBER: _builtins.int
     RETRY_AFTER_SECONDS_FIELD_NUMBER: _builtins.int
-    FLEET_ID_FIELD_NUMBER: _builtins.int
     CA_PEM_FIELD_NUMBER: _builtins.int
     state: Global___JoinResponse.State.ValueType
     certificate_pem: _builtins.bytes
     """when approved"""
     retry_after_seconds: _builtins.int
     """when pending"""
-    fleet_id: _builtins.str
     ca_pem: _builtins.bytes
     """every CA to believe from now on; empty: as before"""
     def __init__(
@@ -149,12 +143,11 @@ class JoinResponse(_message.Message):
         state: Global___JoinResponse.State.ValueType = ...,
         certificate_pem: _builtins.bytes = ...,
         retry_after_seconds: _builtins.int = ...,
-        fleet_id: _builtins.str = ...,
         ca_pem: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ca_pem", b"ca_pem", "certificate_pem", b"certificate_pem", "fleet_id", b"fleet_id", "retry_after_seconds", b"retry_after_seconds", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ca_pem", b"ca_pem", "certificate_pem", b"certificate_pem", "retry_after_seconds", b"retry_after_seconds", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -372,25 +365,18 @@ class Hello(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CAPABILITY_FIELD_NUMBER: _builtins.int
-    CLUSTER_NAME_FIELD_NUMBER: _builtins.int
-    CLUSTER_UID_FIELD_NUMBER: _builtins.int
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
     SESSION_EPOCH_FIELD_NUMBER: _builtins.int
     BUNDLES_FIELD_NUMBER: _builtins.int
-    HEAD_COMMIT_FIELD_NUMBER: _builtins.int
     KUBERNETES_VERSION_FIELD_NUMBER: _builtins.int
     AUDIT_SEQ_FIELD_NUMBER: _builtins.int
     AUDIT_HASH_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
     ACKED_SEQ_FIELD_NUMBER: _builtins.int
     capability: _builtins.int
-    cluster_name: _builtins.str
-    cluster_uid: _builtins.str
     agent_version: _builtins.str
     session_epoch: _builtins.str
     """random per agent state directory; a new one means that state was lost"""
-    head_commit: _builtins.str
-    """newest fleet commit that it has fetched"""
     kubernetes_version: _builtins.str
     audit_seq: _builtins.int
     """the newest entry of the agent's audit log; what its folder held, until a Welcome came"""
@@ -407,12 +393,9 @@ class Hello(_message.Message):
         self,
         *,
         capability: _builtins.int = ...,
-        cluster_name: _builtins.str = ...,
-        cluster_uid: _builtins.str = ...,
         agent_version: _builtins.str = ...,
         session_epoch: _builtins.str = ...,
         bundles: _abc.Iterable[Global___BundleDigest] | None = ...,
-        head_commit: _builtins.str = ...,
         kubernetes_version: _builtins.str = ...,
         audit_seq: _builtins.int = ...,
         audit_hash: _builtins.bytes = ...,
@@ -421,7 +404,7 @@ class Hello(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked_seq", b"acked_seq", "agent_version", b"agent_version", "audit_hash", b"audit_hash", "audit_seq", b"audit_seq", "bundles", b"bundles", "capability", b"capability", "cluster_name", b"cluster_name", "cluster_uid", b"cluster_uid", "head_commit", b"head_commit", "kubernetes_version", b"kubernetes_version", "removed", b"removed", "session_epoch", b"session_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked_seq", b"acked_seq", "agent_version", b"agent_version", "audit_hash", b"audit_hash", "audit_seq", b"audit_seq", "bundles", b"bundles", "capability", b"capability", "kubernetes_version", b"kubernetes_version", "removed", b"removed", "session_epoch", b"session_epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -536,7 +519,6 @@ class Offer(_message.Message):
     PROOF_FIELD_NUMBER: _builtins.int
     CATCH_UP_FIELD_NUMBER: _builtins.int
     RETURNS_FIELD_NUMBER: _builtins.int
-    RETURNS_FROM_FIELD_NUMBER: _builtins.int
     rollout: _builtins.str
     attempt: _builtins.int
     registry_digest: _builtins.str
@@ -548,8 +530,6 @@ class Offer(_message.Message):
     """owed from before: the directive's catchUpUntil counts"""
     returns: _builtins.bool
     """takes the cluster back; it ignores the site's window, and is judged by the cluster's own memory"""
-    returns_from: _builtins.str
-    """the rollout that is taken back"""
     @_builtins.property
     def release(self) -> Global___Release: ...
     @_builtins.property
@@ -568,11 +548,10 @@ class Offer(_message.Message):
         proof: Global___MerkleProof | None = ...,
         catch_up: _builtins.bool = ...,
         returns: _builtins.bool = ...,
-        returns_from: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["proof", b"proof", "release", b"release"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "catch_up", b"catch_up", "directive", b"directive", "directive_signature", b"directive_signature", "proof", b"proof", "registry_digest", b"registry_digest", "release", b"release", "returns", b"returns", "returns_from", b"returns_from", "rollout", b"rollout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "catch_up", b"catch_up", "directive", b"directive", "directive_signature", b"directive_signature", "proof", b"proof", "registry_digest", b"registry_digest", "release", b"release", "returns", b"returns", "rollout", b"rollout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -627,22 +606,19 @@ class Withdraw(_message.Message):
     ROLLOUT_FIELD_NUMBER: _builtins.int
     BUNDLE_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
-    WHY_FIELD_NUMBER: _builtins.int
     rollout: _builtins.str
     bundle: _builtins.str
     attempt: _builtins.int
-    why: _builtins.str
     def __init__(
         self,
         *,
         rollout: _builtins.str = ...,
         bundle: _builtins.str = ...,
         attempt: _builtins.int = ...,
-        why: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "bundle", b"bundle", "rollout", b"rollout", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "bundle", b"bundle", "rollout", b"rollout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -82,7 +82,7 @@ class Brain:
     async def connect(self, name: str) -> None:
         self.connections += 1
         frames = self.sent.setdefault(name, [])
-        hello = wire.Hello(capability=1, cluster_name=name, session_epoch="e")
+        hello = wire.Hello(capability=1, session_epoch="e")
         work = self.engine.agents.connected(name, hello, self.connections, frames.append, wire.Welcome())
         await self.engine.submit(work)
         await self.settled()

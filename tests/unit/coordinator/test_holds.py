@@ -607,7 +607,7 @@ async def test_what_was_healthy_on_a_failed_release_is_taken_back_to_the_last_on
         assert back.started.returns == "cart-0002"
         assert list(back.targets) == ["a"]
         offer = at.offers("a")[-1]
-        assert (offer.rollout, offer.returns, offer.returns_from) == ("cart-0003", True, "cart-0002")
+        assert (offer.rollout, offer.returns) == ("cart-0003", True)
         assert offer.release == wire.Release(
             bundle="cart", commit="0" * 39 + "1", tree_digest=at.offers("a")[0].release.tree_digest
         )
@@ -671,6 +671,6 @@ async def test_who_fell_silent_on_a_failed_release_is_owed_the_way_back(tmp_path
         await at.connect("c")
         offer = at.offers("c")[-1]
         assert offer.catch_up
-        assert (offer.returns, offer.returns_from) == (True, "cart-0002")
+        assert offer.returns
         await at.healthy("c")
         assert at.engine.state.debts["cart"].debts == {}

@@ -163,7 +163,7 @@ def test_what_was_acknowledged_survives_kill_9(hub: Hub, tmp_path: Path) -> None
     hub.operator.Refresh(op.RefreshRequest(), metadata=hub.credential, timeout=10)
     answer = agent.join(hub, secret)
     assert answer.state == wire.JoinResponse.APPROVED
-    hello = wire.AgentFrame(hello=wire.Hello(capability=1, cluster_name=agent.name, session_epoch="e1"))
+    hello = wire.AgentFrame(hello=wire.Hello(capability=1, session_epoch="e1"))
     report = wire.AgentFrame(seq=1, report=wire.Report(bundle="shop", phase="Ready"))
 
     def exchange(*frames: wire.AgentFrame) -> list[wire.HubFrame]:

@@ -40,7 +40,7 @@ async def comes_back(at: Brain, name: str, *reports: wire.Report) -> None:
     """A session whose hello names what it will say again."""
     at.connections += 1
     frames = at.sent.setdefault(name, [])
-    hello = wire.Hello(capability=1, cluster_name=name, session_epoch="before")
+    hello = wire.Hello(capability=1, session_epoch="before")
     for report in reports:
         hello.bundles.add(bundle=report.bundle, digest=b"known")
     await at.engine.submit(
@@ -173,7 +173,7 @@ async def test_a_report_that_was_announced_is_waited_for(tmp_path: Path) -> None
     async with life(tmp_path) as at:
         await at.reads(1, cluster("a"))
         at.connections += 1
-        hello = wire.Hello(capability=1, cluster_name="a", session_epoch="before")
+        hello = wire.Hello(capability=1, session_epoch="before")
         hello.bundles.add(bundle="shop", digest=b"known")
         frames = at.sent.setdefault("a", [])
         welcome = wire.Welcome()

@@ -33,7 +33,7 @@ async def hello(at: Brain, name: str, acked: int, epoch: str = "e") -> int:
     """Connects; what the welcome says is held."""
     at.connections += 1
     frames = at.sent[name] = []
-    said = wire.Hello(capability=1, cluster_name=name, session_epoch=epoch, acked_seq=acked)
+    said = wire.Hello(capability=1, session_epoch=epoch, acked_seq=acked)
     work = at.engine.agents.connected(name, said, at.connections, frames.append, wire.Welcome())
     await at.engine.submit(work)
     await at.settled()

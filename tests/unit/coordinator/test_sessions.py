@@ -23,7 +23,7 @@ from muster_proto.v1 import link_pb2 as wire
 from muster_proto.v1 import link_pb2_grpc
 from unit.agent.hub import UID, Hub, entry, first_certificate, hub, identity, until
 
-HELLO = wire.AgentFrame(hello=wire.Hello(capability=1, cluster_name="berlin-04", session_epoch="e1"))
+HELLO = wire.AgentFrame(hello=wire.Hello(capability=1, session_epoch="e1"))
 
 
 @pytest.fixture
@@ -215,7 +215,7 @@ async def test_a_stream_that_does_not_read_is_ended(at: Hub, who: Identity) -> N
         send = at.engine.state.cluster("berlin-04").send
         assert send is not None
         for _ in range(2_000):
-            send(wire.HubFrame(withdraw=wire.Withdraw(rollout="shop-0001", why="x" * 200)))
+            send(wire.HubFrame(withdraw=wire.Withdraw(rollout="shop-0001", bundle="x" * 200)))
         await until(lambda: at.servicer.streams == 0)
         assert not at.engine.state.cluster("berlin-04").online
 
