@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import anyio
+from muster_core.addresses import is_http
 from muster_core.errors import MusterError
 
 AT_ONCE = 32
 MAX_ANSWER = 256 * 1024
-MAX_URL = 8192
 # Answers are measured as they come over the wire: nothing that unpacks to more.
 HEADERS = {"Accept-Encoding": "identity", "User-Agent": "muster-coordinator"}
 
@@ -102,16 +102,6 @@ async def _read(response: aiohttp.ClientResponse) -> Answer:
             return Answer(response.status, bytes(body), whole=True)
         body += piece
     return Answer(response.status, bytes(body[:MAX_ANSWER]), whole=False)
-
-
-def is_http(url: str) -> bool:
-    """Whether a request could go there."""
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname) and len(url) <= MAX_URL
 
 
 def shown(url: str) -> str:

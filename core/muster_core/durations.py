@@ -13,19 +13,24 @@ from muster_core.errors import ValidationError
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PART = re.compile(r"([0-9]+)(ms|s|m|h|d)")
+# At most some centuries: a moment so far from now is still one that a calendar has.
+DURATION = r"^([0-9]{1,12}ms|[0-9]{1,9}s|[0-9]{1,7}m|[0-9]{1,6}h|[0-9]{1,5}d){1,5}$(?!\n)"
+_WHOLE = re.compile(DURATION)
 
 
 def parse_duration(text: str) -> float:
     """Seconds; ``MUSTER-V031`` when the text is no duration."""
     parts = _PART.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
+    parts = _PART.findall(text)
+    if not _WHOLE.match(text):
         raise ValidationError("V031", f"{text!r} is not a duration", hint="Write it like 30s, 10m or 1h30m.")
     return sum(int(number) * _UNITS[unit] for number, unit in parts)
 
 
 def parse_seconds(text: str) -> float:
     """What a flag says, in seconds: a duration, or a bare number; ``MUSTER-V031`` when it is neither, or nothing."""
-    seconds = float(text) if text.replace(".", "", 1).isdecimal() else parse_duration(text)
+    bare = text.isascii() and len(text) <= 12 and text.replace(".", "", 1).isdecimal()
+    seconds = float(text) if bare else parse_duration(text)
     if seconds <= 0:
         raise ValidationError("V031", f"{text!r} is no time", hint="It must be more than zero.")
     return seconds

@@ -309,7 +309,13 @@ class _Reader:
             missing("missing, and fleet.yaml has no defaults.plan", "spec", "plan")
         elif plan not in contents.plans:
             known = ", ".join(sorted(contents.plans)) or "none"
-            missing(f"there is no plan {plan}; known: {known}", "spec", "plan")
+            broken = next((p for p in contents.problems if p.file == f"plans/{plan}.yaml"), None)
+            what = (
+                f"plan {plan} cannot be used: {broken}"
+                if broken
+                else f"there is no plan {plan}; known: {known}"
+            )
+            missing(what, "spec", "plan")
         else:
             self._servers(contents.plans[plan], missing)
         for index, path in enumerate(at.bundle.spec.secrets):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import anyio
 import anyio.to_thread
 import structlog
-from muster_core.errors import MusterError
+from muster_core.errors import MusterError, ValidationError
 from muster_core.fleet import FleetContents, Problem, in_service, read_fleet, read_registry, unmatched
 from muster_core.kinds.model import Cluster
 
@@ -61,21 +61,33 @@ class Catalog:
                 if heads != self.reading.heads:
                     trees = await self.repository.trees(heads)
                     authors = await self.repository.authors(heads.commit)
-                    self.reading = await anyio.to_thread.run_sync(read, heads, *trees, authors)
+                    reading = await self._read(heads, trees, authors)
                     log.info(
                         "catalog read",
                         commit=heads.commit[:12],
                         registry=heads.registry[:12],
-                        bundles=len(self.reading.contents.bundles),
-                        clusters=len(self.reading.clusters),
-                        problems=[str(problem) for problem in self.reading.problems[:10]],
+                        bundles=len(reading.contents.bundles),
+                        clusters=len(reading.clusters),
+                        problems=[str(problem) for problem in reading.problems[:10]],
                     )
-                    await self._changed(self.reading)
+                    await self._changed(reading)
+                    self.reading = reading  # where that failed, the same commit is read again
                 self.error = ""
             except MusterError as error:
                 self.error = str(error)
                 raise
         return self.reading
+
+    async def _read(self, heads: Heads, trees: tuple[BlobTree, BlobTree], authors: tuple[str, ...]) -> Reading:
+        """``MUSTER-V006`` whatever a commit's files do to a parser: who may push must not be able to stop us."""
+        try:
+            return await anyio.to_thread.run_sync(read, heads, *trees, authors)
+        except MusterError:
+            raise
+        except Exception as error:
+            log.exception("a commit that nobody can read", commit=heads.commit)
+            what = f"the fleet repository cannot be read ({type(error).__name__}: {error})"
+            raise ValidationError("V006", what, object=heads.commit[:12]) from error
 
     async def run(self) -> None:
         """Polls for ever."""

@@ -13,6 +13,7 @@ from string import Template
 from typing import Annotated, Literal
 
 import msgspec
+from muster_core.addresses import is_http
 from muster_core.durations import parse_duration
 from muster_core.errors import ValidationError
 from muster_core.kinds.model import Duration, Model, Name
@@ -20,7 +21,7 @@ from muster_core.manifest.load import Limits, load_documents
 from muster_core.sealing.masked import Masked
 
 from muster_coordinator.notify.bodies import FIELDS
-from muster_coordinator.outgoing import is_http, shown
+from muster_coordinator.outgoing import shown
 
 Occasion = Literal["paused", "failed", "approval", "owed", "frozen"]
 MAX_SECRET = 16 * 1024

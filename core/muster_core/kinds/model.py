@@ -11,13 +11,20 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from muster_core.durations import DURATION
+
 API_VERSION = "muster.dev/v1alpha1"
 
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
-ObjectName = Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")]
-Duration = Annotated[str, Meta(pattern=r"^([0-9]+(ms|s|m|h|d))+$")]
-Percent = Annotated[str, Meta(pattern=r"^(100|[1-9][0-9]?)%$")]
-CountOrPercent = int | Annotated[str, Meta(pattern=r"^(100|[0-9]{1,2})%$")]
+# A ``$`` alone would let a line break stand at the end.
+NAME = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$(?!\n)"
+OBJECT_NAME = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$(?!\n)"
+PERCENT = r"^(100|[1-9][0-9]?)%$(?!\n)"
+PERCENT_OR_NONE = r"^(100|[0-9]{1,2})%$(?!\n)"
+Name = Annotated[str, Meta(pattern=NAME)]
+ObjectName = Annotated[str, Meta(pattern=OBJECT_NAME)]
+Duration = Annotated[str, Meta(pattern=DURATION)]
+Percent = Annotated[str, Meta(pattern=PERCENT)]
+CountOrPercent = int | Annotated[str, Meta(pattern=PERCENT_OR_NONE)]
 Labels = dict[str, str]
 
 
@@ -245,8 +252,8 @@ class Gate(Model, frozen=True, kw_only=True):
 class Gates(Model, frozen=True, kw_only=True):
     """``before``: nobody of the wave is offered anything. ``after``: it does not pass, its soaks being over."""
 
-    before: list[Gate] = []
-    after: list[Gate] = []
+    before: Annotated[list[Gate], Meta(max_length=20)] = []
+    after: Annotated[list[Gate], Meta(max_length=20)] = []
 
 
 class WaveWindow(Model, frozen=True, kw_only=True):
@@ -274,7 +281,7 @@ class Wave(Model, frozen=True, kw_only=True):
     max_in_flight: CountOrPercent = "25%"
     max_failed: CountOrPercent = 0
     max_lost: CountOrPercent | UnsetType = UNSET
-    quorum: Annotated[str, Meta(pattern=r"^(100|[0-9]{1,2})%$")] = "50%"
+    quorum: Annotated[str, Meta(pattern=PERCENT_OR_NONE)] = "50%"
     soak: Duration = "0s"
     offline: Offline = msgspec.field(default_factory=Offline)
     window: WaveWindow | None = None
@@ -304,7 +311,7 @@ class RolloutPlanSpec(Model, frozen=True, kw_only=True):
     nothing is offered any more, and who did not get it is owed. ``rollbackMaxInFlight`` (unset: twice the largest wave's).
     """
 
-    waves: Annotated[list[Wave], Meta(min_length=1)]
+    waves: Annotated[list[Wave], Meta(min_length=1, max_length=1000)]
     max_in_flight: CountOrPercent | UnsetType = UNSET
     max_failed: CountOrPercent | UnsetType = UNSET
     max_lost: CountOrPercent | UnsetType = UNSET

@@ -8,14 +8,18 @@ from __future__ import annotations
 import difflib
 import re
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
-from urllib.parse import urlsplit
 
 import msgspec
 
-from muster_core.durations import parse_duration
+from muster_core.addresses import is_http
+from muster_core.durations import DURATION, parse_duration
 from muster_core.errors import ValidationError
 from muster_core.kinds.model import (
     API_VERSION,
+    NAME,
+    OBJECT_NAME,
+    PERCENT,
+    PERCENT_OR_NONE,
     Bundle,
     Cluster,
     Fleet,
@@ -100,11 +104,11 @@ def _explained(document: Document, expected: Any, text: str) -> KindError:
 
 
 _SHAPES = {
-    r"^([0-9]+(ms|s|m|h|d))+$": "write a duration like 30s, 10m or 1h30m",
-    r"^(100|[0-9]{1,2})%$": "write a percentage like 25%",
-    r"^(100|[1-9][0-9]?)%$": "write a percentage from 1% to 100%",
-    r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$": "write a name of lower-case letters, digits and '-', at most 63",
-    r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$": "write a name of lower-case letters, digits, '-' and '.'",
+    DURATION: "write a duration like 30s, 10m or 1h30m",
+    PERCENT_OR_NONE: "write a percentage like 25%",
+    PERCENT: "write a percentage from 1% to 100%",
+    NAME: "write a name of lower-case letters, digits and '-', at most 63",
+    OBJECT_NAME: "write a name of lower-case letters, digits, '-' and '.'",
 }
 _SHAPE = re.compile(r"Expected `str` matching regex '(.*)'", re.DOTALL)
 _ENUM = re.compile(r"Invalid enum value '?(.*?)'?$", re.DOTALL)
@@ -114,7 +118,8 @@ def _allowed(expected: Any, path: Path, what: str) -> str:
     """The decoder's words, with what is allowed instead."""
     shape, value = _SHAPE.match(what), _ENUM.match(what)
     if shape:
-        return f"not the right form; {_SHAPES.get(shape[1], shape[1])}"
+        pattern = shape[1].replace("\\\\", "\\")  # the decoder writes it with escapes
+        return f"not the right form; {_SHAPES.get(pattern, pattern)}"
     if value:
         return f"{value[1][:60]!r} is not known; allowed: {', '.join(_choices(_model_at(expected, path)))}"
     return what[:1].lower() + what[1:].replace("`", "")
@@ -214,8 +219,7 @@ def _check_limits(document: Document, fleet: Fleet) -> None:
         path: Path = ("spec", "metricServers", index)
         if server.name in names:
             raise KindError(document, (*path, "name"), f"two servers are named {server.name}")
-        split = urlsplit(server.url)
-        if split.scheme not in ("http", "https") or not split.hostname:
+        if not is_http(server.url):
             raise KindError(document, (*path, "url"), "not an http or https address")
         names.add(server.name)
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from msgspec import UnsetType
 
+from muster_core.addresses import is_http
 from muster_core.durations import parse_duration
 from muster_core.errors import MusterError
 from muster_core.kinds.model import Gate, HttpCheck, PrometheusCheck, RolloutPlanSpec, Wave
@@ -43,10 +43,14 @@ def flaws(spec: RolloutPlanSpec) -> Iterator[Flaw]:
         path: Path = ("waves", index)
         yield from _limits(wave.max_in_flight, wave.max_failed, wave.max_lost, path)
         yield from _quorum(wave, path)
+        if isinstance(wave.offline.after, str) and not parse_duration(wave.offline.after):
+            yield Flaw((*path, "offline", "after"), "nobody could ever acknowledge an offer in no time")
         yield from _window(wave, path)
         for phase, gates in (("before", wave.gates.before), ("after", wave.gates.after)):
             for number, gate in enumerate(gates):
                 yield from _gate(gate, (*path, "gates", phase, number))
+    if not parse_duration(spec.deadline):
+        yield Flaw(("deadline",), "nobody could ever become healthy in no time")
     yield from _overlap(spec)
     yield from _expiry(spec)
 
@@ -135,8 +139,7 @@ def _gate(gate: Gate, path: Path) -> Iterator[Flaw]:
         except MusterError as error:
             yield Flaw((*path, "time", "after"), f"{error.message}; {error.hint}")
     elif gate.http:
-        split = urlsplit(gate.http.url)
-        if split.scheme not in ("http", "https") or not split.hostname:
+        if not is_http(gate.http.url):
             yield Flaw((*path, "http", "url"), "not an http or https address")
         yield from _measuring(gate.http, (*path, "http"))
     elif gate.prometheus:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from muster_core.durations import format_duration, parse_duration, parse_seconds, resolve_count
 from muster_core.errors import JoinError, ValidationError
 from muster_core.pae import pae, u64, unpae
+from muster_core.times import format_time, parse_time
 from muster_core.token import JoinToken, Repository
 
 PARTS = st.lists(st.binary(max_size=20), max_size=6)
@@ -53,7 +54,24 @@ def test_durations_are_read(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "5", "m", "-1s", "1.5h", "1h 30m", "1y", "s1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "5",
+        "m",
+        "-1s",
+        "1.5h",
+        "1h 30m",
+        "1y",
+        "s1",
+        "5m\n",
+        "٣s",
+        "9" * 400 + "d",
+        "9" * 5000 + "s",
+        "100000d",
+    ],
+)
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(ValidationError, match="is not a duration"):
         parse_duration(text)
@@ -153,3 +171,16 @@ def test_cut_changed_and_foreign_tokens_get_one_clear_refusal() -> None:
 def test_no_text_crashes_the_decoder(text: str) -> None:
     with pytest.raises(JoinError):
         JoinToken.decode(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-00:01", "1969-12-31T23:59:59Z"]
+)
+def test_a_time_that_no_calendar_here_has_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError, match="is no time"):
+        parse_time(text)
+
+
+def test_a_moment_outside_of_the_calendar_is_shown_as_its_end() -> None:
+    assert format_time(parse_time("9999-12-31T23:59:59Z") + 1e12) == "9999-12-31T23:59:59Z"
+    assert format_time(-1e12) == "1970-01-01T00:00:00Z"

@@ -69,6 +69,8 @@ def test_a_good_fleet_has_no_problem() -> None:
         ({"plans/rings.yaml": None}, "bundles/shop/bundle.yaml:4: spec.plan: there is no plan rings; known: none"),
         ({"plans/b.yaml": PLAN}, "plans/rings.yaml:1: metadata.name: two plans are named rings"),
         ({"fleet.yaml": FLEET.replace(", defaults: {plan: rings}", "")}, "spec.plan: missing, and fleet.yaml has no defaults.plan"),
+        ({"plans/rings.yaml": PLAN + "  zzz: 1\n"},
+         "bundles/shop/bundle.yaml:4: spec.plan: plan rings cannot be used: plans/rings.yaml:"),
         ({"bundles/shop/bundle.yaml": bundle(spec="targets: [{selector: {}}], plan: fast")}, "there is no plan fast; known: rings"),
         ({"bundles/shop/bundle.yaml": bundle(spec="targets: [{selector: {}}], secrets: [../../secrets/a.yaml]")},
          "spec.secrets[0]: there is no valid FleetSecret at ../../secrets/a.yaml"),
