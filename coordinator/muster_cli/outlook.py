@@ -15,7 +15,8 @@ from msgspec import UNSET, UnsetType
 from muster_core.durations import parse_duration, resolve_count
 from muster_core.errors import GitError, MusterError, RolloutError
 from muster_core.fleet import FleetContents, in_service, read_fleet, read_registry
-from muster_core.kinds.model import Bundle, Cluster, RolloutPlan, Site
+from muster_core.kinds.model import Bundle, Cluster, Site
+from muster_core.kinds.plans import RolloutPlan
 from muster_core.rollout.membership import members_of
 from muster_core.rollout.plan import Member
 from muster_core.windows import Window

@@ -15,7 +15,8 @@ import msgspec
 from muster_agent.render.renderer import Renderer, find_kustomize
 from muster_core.errors import MusterError, ValidationError
 from muster_core.fleet import FleetContents, Problem
-from muster_core.kinds.model import Bundle, Cluster, ClusterSpec, Metadata, Target
+from muster_core.kinds.base import Metadata
+from muster_core.kinds.model import Bundle, Cluster, ClusterSpec, Target
 from muster_core.manifest.load import load_documents
 from muster_core.manifest.objects import Manifest, ref_of
 from muster_core.policy import PolicySet, Verdict, blocked

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from muster_core.errors import MusterError, SecretError, ValidationError
-from muster_core.kinds.model import Bundle, Cluster, Fleet, FleetSecret, RolloutPlan
+from muster_core.kinds.model import Bundle, Cluster, Fleet, FleetSecret
 from muster_core.kinds.parse import KindError, parse, render_path
+from muster_core.kinds.plans import RolloutPlan
 from muster_core.manifest.load import Document, DocumentError, load_documents
 from muster_core.release import BundleAt, tree_digest
 from muster_core.rollout.membership import members_of

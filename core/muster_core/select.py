@@ -10,7 +10,8 @@ import re
 from collections.abc import Mapping
 
 from muster_core.errors import ValidationError
-from muster_core.kinds.model import Bundle, Cluster, Requirement, Selector
+from muster_core.kinds.base import Requirement, Selector
+from muster_core.kinds.model import Bundle, Cluster
 
 Value = str | int | float | bool
 

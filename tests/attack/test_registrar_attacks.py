@@ -16,7 +16,8 @@ import yaml
 from muster_agent.source.repository import REGISTRY_BRANCH
 from muster_agent.trust.heads import HeadJudge
 from muster_core.errors import TrustError
-from muster_core.kinds.model import Cluster, Selector
+from muster_core.kinds.base import Selector
+from muster_core.kinds.model import Cluster
 from muster_proto.v1 import link_pb2 as wire
 from unit.agent.signed import CONTENT, POLICY, Fleet
 from unit.agent.stage import FLEET_ID, bundle

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from muster_core.errors import TrustError, ValidationError
-from muster_core.kinds.model import Requirement, Selector
+from muster_core.kinds.base import Requirement, Selector
 from muster_core.release import Release
 from muster_core.times import format_time, parse_time
 from muster_core.trust.authority import covers

@@ -13,7 +13,8 @@ from typing import NamedTuple, Protocol
 import msgspec
 from muster_core.errors import TrustError
 from muster_core.fleet import FleetContents, read_fleet, read_registry
-from muster_core.kinds.model import NEEDS_DIRECTIVE, Cluster, RolloutPlan
+from muster_core.kinds.model import NEEDS_DIRECTIVE, Cluster
+from muster_core.kinds.plans import RolloutPlan
 from muster_core.manifest.objects import digest
 from muster_core.release import Release, bundle_tree
 from muster_core.trust import directive as directives

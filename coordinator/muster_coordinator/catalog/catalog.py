@@ -78,7 +78,9 @@ class Catalog:
                 raise
         return self.reading
 
-    async def _read(self, heads: Heads, trees: tuple[BlobTree, BlobTree], authors: tuple[str, ...]) -> Reading:
+    async def _read(
+        self, heads: Heads, trees: tuple[BlobTree, BlobTree], authors: tuple[str, ...]
+    ) -> Reading:
         """``MUSTER-V006`` whatever a commit's files do to a parser: who may push must not be able to stop us."""
         try:
             return await anyio.to_thread.run_sync(read, heads, *trees, authors)

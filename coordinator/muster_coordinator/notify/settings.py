@@ -16,7 +16,7 @@ import msgspec
 from muster_core.addresses import is_http
 from muster_core.durations import parse_duration
 from muster_core.errors import ValidationError
-from muster_core.kinds.model import Duration, Model, Name
+from muster_core.kinds.base import Duration, Model, Name
 from muster_core.manifest.load import Limits, load_documents
 from muster_core.sealing.masked import Masked
 

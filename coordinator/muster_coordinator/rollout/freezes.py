@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 from muster_core.errors import RolloutError
-from muster_core.kinds.model import Selector
+from muster_core.kinds.base import Selector
 from muster_core.names import RULE, is_name
 from muster_core.select import matches, parse_selector
 from muster_core.times import format_time

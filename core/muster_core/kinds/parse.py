@@ -14,22 +14,9 @@ import msgspec
 from muster_core.addresses import is_http
 from muster_core.durations import DURATION, parse_duration
 from muster_core.errors import ValidationError
-from muster_core.kinds.model import (
-    API_VERSION,
-    NAME,
-    OBJECT_NAME,
-    PERCENT,
-    PERCENT_OR_NONE,
-    Bundle,
-    Cluster,
-    Fleet,
-    FleetSecret,
-    Render,
-    RolloutPlan,
-    Selector,
-    Source,
-    Wave,
-)
+from muster_core.kinds.base import API_VERSION, NAME, OBJECT_NAME, PERCENT, PERCENT_OR_NONE, Selector
+from muster_core.kinds.model import Bundle, Cluster, Fleet, FleetSecret, Render, Source
+from muster_core.kinds.plans import RolloutPlan, Wave
 from muster_core.manifest.load import Document, Path
 from muster_core.rollout.flaws import flaws
 from muster_core.windows import parse_window

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from muster_core.errors import PolicyError
-from muster_core.kinds.model import Requirement, Selector
+from muster_core.kinds.base import Requirement, Selector
 from muster_core.policy import wildcard
 from muster_core.policy.verdict import Context
 from muster_core.select import matches as selects

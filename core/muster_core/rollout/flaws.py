@@ -15,7 +15,7 @@ from msgspec import UnsetType
 from muster_core.addresses import is_http
 from muster_core.durations import parse_duration
 from muster_core.errors import MusterError
-from muster_core.kinds.model import Gate, HttpCheck, PrometheusCheck, RolloutPlanSpec, Wave
+from muster_core.kinds.plans import Gate, HttpCheck, PrometheusCheck, RolloutPlanSpec, Wave
 from muster_core.times import parse_time
 from muster_core.windows import parse_window
 

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from muster_core.durations import parse_duration
-from muster_core.kinds.model import Bundle, Cluster, Fleet, RolloutPlan, Selector, SiteClass, Wave
+from muster_core.kinds.base import Selector
+from muster_core.kinds.model import Bundle, Cluster, Fleet, SiteClass
+from muster_core.kinds.plans import RolloutPlan, Wave
 from muster_core.rollout.plan import Member, ResolvedPlan, ResolvedWave
 from muster_core.select import targeted
 

@@ -15,7 +15,7 @@ from msgspec import UnsetType
 
 from muster_core.durations import parse_duration, resolve_count
 from muster_core.errors import RolloutError
-from muster_core.kinds.model import Gate, RolloutPlan, Wave
+from muster_core.kinds.plans import Gate, RolloutPlan, Wave
 from muster_core.select import matches
 from muster_core.times import parse_time
 from muster_core.windows import Window

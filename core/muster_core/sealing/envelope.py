@@ -20,14 +20,8 @@ import nacl.bindings
 import nacl.exceptions
 
 from muster_core.errors import SecretError
-from muster_core.kinds.model import (
-    FleetSecret,
-    FleetSecretSpec,
-    SecretEntry,
-    SecretMetadata,
-    SecretTemplate,
-    Selector,
-)
+from muster_core.kinds.base import SecretMetadata, Selector
+from muster_core.kinds.model import FleetSecret, FleetSecretSpec, SecretEntry, SecretTemplate
 from muster_core.pae import pae, u64, unpae
 from muster_core.sealing.keys import SealingKey, fingerprint, wrap
 from muster_core.sealing.masked import Masked

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import msgspec
 
 from muster_core.errors import MusterError, TrustError
-from muster_core.kinds.model import Cluster, Requirement, Selector
+from muster_core.kinds.base import Requirement, Selector
+from muster_core.kinds.model import Cluster
 from muster_core.pae import pae, u64, unpae
 from muster_core.release import Release
 from muster_core.select import matches

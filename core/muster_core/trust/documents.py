@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Meta
 
 from muster_core.errors import MusterError, TrustError
-from muster_core.kinds.model import Model, Selector
+from muster_core.kinds.base import Model, Selector
 from muster_core.pae import pae, u64
 from muster_core.times import parse_time
 from muster_core.trust.sshsig import SshKey, verify_ssh

@@ -33,7 +33,8 @@ from muster_coordinator.rollout.effects import Effects
 from muster_coordinator.rollout.engine import Engine
 from muster_coordinator.store.sql.store import SqlStore
 from muster_core.audit.journal import Journal
-from muster_core.kinds.model import Cluster, ClusterSpec, Metadata
+from muster_core.kinds.base import Metadata
+from muster_core.kinds.model import Cluster, ClusterSpec
 from muster_core.sealing.keys import IdentityKey, SealingKey, encode_identity
 from muster_core.session.backoff import Backoff
 from muster_host import auditlog

@@ -7,7 +7,8 @@ import os
 
 import msgspec
 import yaml
-from muster_core.kinds.model import FleetSecret, Selector
+from muster_core.kinds.base import Selector
+from muster_core.kinds.model import FleetSecret
 from muster_core.sealing.envelope import Recipient, seal
 from muster_core.sealing.keys import SealingKey
 from muster_core.sealing.masked import Masked

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 import yaml
 from muster_core.errors import GitError
-from muster_core.kinds.model import FleetSecret, Selector
+from muster_core.kinds.base import Selector
+from muster_core.kinds.model import FleetSecret
 from muster_core.sealing.envelope import Recipient, seal
 from muster_core.sealing.keys import SealingKey
 from muster_core.sealing.masked import Masked

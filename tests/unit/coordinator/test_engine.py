@@ -19,7 +19,8 @@ from muster_coordinator.rollout.engine import Engine
 from muster_coordinator.rollout.wakes import Wakes
 from muster_coordinator.store.sql.store import SqlStore
 from muster_core.fleet import read_fleet
-from muster_core.kinds.model import Cluster, ClusterSpec, Metadata
+from muster_core.kinds.base import Metadata
+from muster_core.kinds.model import Cluster, ClusterSpec
 from muster_core.rollout.catchup import CatchUp
 from muster_core.tree import MemoryTree
 from muster_proto.v1 import link_pb2 as wire

@@ -17,7 +17,8 @@ from muster_agent.state.records import Identity
 from muster_coordinator.enrol.x509 import Authority
 from muster_coordinator.link import agents
 from muster_coordinator.link.handshakes import Handshakes, Place
-from muster_core.kinds.model import Cluster, ClusterSpec, Metadata
+from muster_core.kinds.base import Metadata
+from muster_core.kinds.model import Cluster, ClusterSpec
 from muster_core.sealing.keys import encode_identity
 from muster_proto.v1 import link_pb2 as wire
 from unit.agent.hub import Agent, Hub, entry, first_certificate, hub, identity, until

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from muster_core.errors import ValidationError
-from muster_core.kinds.model import KINDS, Bundle, Cluster, Fleet, FleetSecret, RolloutPlan
+from muster_core.kinds.model import KINDS, Bundle, Cluster, Fleet, FleetSecret
 from muster_core.kinds.parse import KindError, parse
+from muster_core.kinds.plans import RolloutPlan
 from muster_core.kinds.schema import schema
 from muster_core.manifest.load import load_documents
 

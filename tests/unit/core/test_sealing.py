@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 import pytest
 from muster_core.errors import SecretError
-from muster_core.kinds.model import FleetSecret, SecretTemplate, Selector
+from muster_core.kinds.base import Selector
+from muster_core.kinds.model import FleetSecret, SecretTemplate
 from muster_core.manifest.objects import canonical_json
 from muster_core.pae import pae
 from muster_core.sealing import envelope

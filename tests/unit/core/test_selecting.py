@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import pytest
 from muster_core.errors import ValidationError
-from muster_core.kinds.model import Bundle, Cluster, Requirement, Selector
+from muster_core.kinds.base import Requirement, Selector
+from muster_core.kinds.model import Bundle, Cluster
 from muster_core.kinds.parse import parse
 from muster_core.manifest.load import load_documents
 from muster_core.select import matches, parse_selector, targeted, values_for

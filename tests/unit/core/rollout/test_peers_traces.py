@@ -14,8 +14,9 @@ import pytest
 import yaml
 from muster_core.durations import parse_duration
 from muster_core.errors import RolloutError
-from muster_core.kinds.model import API_VERSION, RolloutPlan
+from muster_core.kinds.base import API_VERSION
 from muster_core.kinds.parse import parse
+from muster_core.kinds.plans import RolloutPlan
 from muster_core.manifest.load import load_documents
 from muster_core.rollout import events as ev
 from muster_core.rollout.machine import RolloutMachine

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 from muster_core.errors import RolloutError
-from muster_core.kinds.model import RolloutPlan
+from muster_core.kinds.plans import RolloutPlan
 from muster_core.rollout import catchup as cu
 from muster_core.rollout import events as ev
 from muster_core.rollout.machine import RolloutMachine

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 import yaml
 from muster_core.errors import RolloutError
-from muster_core.kinds.model import RolloutPlan
+from muster_core.kinds.plans import RolloutPlan
 from muster_core.rollout.plan import Member, quorum_count, resolve
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 from muster_core.errors import ValidationError
-from muster_core.kinds.model import API_VERSION, Metadata, RolloutPlan, RolloutPlanSpec, Selector, Wave
+from muster_core.kinds.base import API_VERSION, Metadata, Selector
+from muster_core.kinds.plans import RolloutPlan, RolloutPlanSpec, Wave
 from muster_core.rollout import events as ev
 from muster_core.rollout.forecast import Shares, forecast
 from muster_core.rollout.membership import limited, made_up, scaled, turns

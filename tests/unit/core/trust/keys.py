@@ -9,7 +9,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from muster_core.errors import TrustError
-from muster_core.kinds.model import Cluster, ClusterSpec, Metadata, SealingKey
+from muster_core.kinds.base import Metadata
+from muster_core.kinds.model import Cluster, ClusterSpec, SealingKey
 from muster_core.sealing.keys import (
     IdentityKey,
     encode_identity,

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 from muster_core.errors import TrustError
-from muster_core.kinds.model import Cluster, Requirement, Selector
+from muster_core.kinds.base import Requirement, Selector
+from muster_core.kinds.model import Cluster
 from muster_core.sealing.keys import encode_identity
 from muster_core.trust.authority import (
     FORGE_KEYS,

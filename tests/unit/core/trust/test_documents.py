@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 from muster_core.errors import ValidationError
-from muster_core.kinds.model import Requirement, Selector
+from muster_core.kinds.base import Requirement, Selector
 from muster_core.times import format_time, parse_time
 from muster_core.trust.documents import (
     MAX_BYTES,
