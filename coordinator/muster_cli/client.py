@@ -1,7 +1,8 @@
 """The operator API as the CLI calls it.
 
 Owns the one gRPC channel of a command: TLS pinned to the context's CA, the bearer token or the client
-certificate, a deadline on every call, and the translation of statuses into errors with codes. It never retries an action.
+certificate, a deadline on every call, and the translation of statuses into errors with codes; and that no text of an answer
+is one that a terminal would obey. It never retries an action.
 """
 
 from __future__ import annotations
@@ -9,11 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
 from muster_core.errors import LinkError, MusterError
+from muster_core.terminal import harmless, has_controls
 from muster_proto.v1 import operator_pb2 as op
 from muster_proto.v1.operator_pb2_grpc import OperatorStub
 
@@ -21,7 +26,7 @@ from muster_cli.context import Context
 from muster_cli.errors import DeniedError, InvalidRequestError, NotFoundError, UnreachableError
 
 Q = TypeVar("Q")
-A = TypeVar("A")
+A = TypeVar("A", bound=Message)
 
 _CODED = re.compile(r"^MUSTER-([A-Z]\d+) (.*)$", re.DOTALL)
 MAX_MESSAGE = 64 << 20
@@ -56,7 +61,7 @@ class OperatorClient:
 
     def _call(self, method: grpc.UnaryUnaryMultiCallable[Q, A], request: Q) -> A:
         with self._translated():
-            return method(request, timeout=self._timeout, metadata=self._metadata)
+            return readable(method(request, timeout=self._timeout, metadata=self._metadata))
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -161,12 +166,55 @@ class OperatorClient:
         """A rollout's log in order. With ``follow`` until it ends, for at most ``limit`` seconds where that is given."""
         with self._translated():
             timeout = limit if request.follow else self._timeout
-            yield from self._stub.ListEvents(request, metadata=self._metadata, timeout=timeout)
+            for event in self._stub.ListEvents(request, metadata=self._metadata, timeout=timeout):
+                yield readable(event)
 
     def watch(self, request: op.WatchRequest) -> Iterator[op.Event]:
         """The present state, one SYNCED, then changes until the caller stops: the call without a deadline."""
         with self._translated():
-            yield from self._stub.Watch(request, metadata=self._metadata)
+            for event in self._stub.Watch(request, metadata=self._metadata):
+                yield readable(event)
+
+
+def readable(message: A) -> A:
+    """The message itself, every text in it made harmless: clusters, commits and other people wrote them."""
+    texts, lists, parts, many, maps = _fields(message.DESCRIPTOR)
+    if has_controls("".join([getattr(message, name) for name in texts])):
+        for name in texts:
+            setattr(message, name, harmless(getattr(message, name)))
+    for name in lists:
+        if has_controls("".join(values := getattr(message, name))):
+            values[:] = [harmless(text) for text in values]
+    for name in maps:
+        _clean_map(getattr(message, name))
+    for name in parts:
+        if message.HasField(name):
+            readable(getattr(message, name))
+    for name in many:
+        for item in getattr(message, name):
+            readable(item)
+    return message
+
+
+@cache
+def _fields(kind: Descriptor) -> tuple[list[str], list[str], list[str], list[str], list[str]]:
+    """Names of its texts, lists of texts, messages, lists of messages, and maps: a list of a fleet has many of one kind."""
+    texts, lists, parts, many, maps = list[str](), list[str](), list[str](), list[str](), list[str]()
+    for field in kind.fields:
+        if field.type == FieldDescriptor.TYPE_STRING:
+            (lists if field.is_repeated else texts).append(field.name)
+        elif field.message_type is not None:
+            is_map = field.message_type.GetOptions().map_entry
+            (maps if is_map else many if field.is_repeated else parts).append(field.name)
+    return texts, lists, parts, many, maps
+
+
+def _clean_map(value: Any) -> None:
+    """Labels: texts by texts."""
+    for key, text in list(value.items()):
+        if has_controls(key) or has_controls(text):
+            del value[key]
+            value[harmless(key)] = harmless(text)
 
 
 # What the transport says when nobody can be reached -> what that means, and what to do.
@@ -199,7 +247,7 @@ def _cause(details: str) -> tuple[str, str]:
 
 def translate(error: grpc.RpcError, address: str) -> MusterError:
     """A status as an error with code and exit code; the coordinator's own code is kept."""
-    status, details = error.code(), error.details() or ""
+    status, details = error.code(), harmless(error.details() or "")
     coded = _CODED.match(details)
     code, message = (coded[1], coded[2]) if coded else ("L011", details or status.name)
     match status:

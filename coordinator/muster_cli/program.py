@@ -27,6 +27,7 @@ from muster_core.errors import (
     TrustError,
     ValidationError,
 )
+from muster_core.terminal import harmless
 
 from muster_cli.errors import DeniedError, InvalidRequestError, NotFoundError, UnreachableError
 from muster_cli.verbs import shared_options
@@ -200,7 +201,7 @@ def run() -> NoReturn:
         _check_arguments(sys.argv[1:])
         result = cli.main(prog_name="muster", standalone_mode=False)
     except MusterError as error:
-        click.echo(str(error), err=True)
+        click.echo(harmless(str(error)), err=True)
         sys.exit(exit_code(error))
     except click.ClickException as error:
         error.show()

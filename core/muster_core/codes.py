@@ -277,6 +277,7 @@ L080 | The rollout that is watched has not ended in the time that was given. | N
 L081 | An action on a rollout names clusters where none belong, or not the one that it needs. | Use `muster rollout`, which asks for what each action takes.
 L082 | There is nothing to take a bundle back from, or to. | Mend it with a new commit, or revert in Git; further back is signed: `muster rollout rollback --to --key`.
 L083 | Going back to this release needs an operator's signature. | The message says what to sign; run it in your checkout.
+L084 | A text of a call is too long, or has control characters in it. | Write a line of plain text.
 L090 | A bundle that others depend on is not taken off their clusters under them. | Take it out of their `spec.dependsOn` first, or remove those first: `muster bundle remove NAME`.
 L091 | The agent of a revoked cluster is heard no more, so nothing can be uninstalled there through it. | Forget the cluster and leave what runs there: `muster cluster remove NAME --orphan`; delete the rest with its own credential.
 L092 | The cluster is being uninstalled, and has not said that it is done. | Wait for it: `muster cluster remove NAME --uninstall`. To forget it as it is now: `muster cluster remove NAME --orphan`.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from muster_core.terminal import harmless
 
 from muster_cli.trust.signing import KEY
 from muster_cli.verbs import CHECKOUT, OUTPUT, Nouns, client
@@ -47,9 +48,8 @@ def log(ctx: click.Context, after: int, tail: int | None, style: str) -> None:
             continue
         entry = decode(line)
         said = " ".join(f"{key}={value}" for key, value in entry.detail.items() if value)
-        click.echo(
-            f"{entry.seq:>6}  {_time(entry.at)}  {entry.actor}  {entry.action}  {entry.object}  {entry.result}  {said}"
-        )
+        row = f"{entry.actor}  {entry.action}  {entry.object}  {entry.result}  {said}"
+        click.echo(f"{entry.seq:>6}  {_time(entry.at)}  {harmless(row)}")
 
 
 @audit.command("export")

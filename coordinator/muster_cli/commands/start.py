@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 from muster_core.errors import MusterError, ValidationError
+from muster_core.terminal import harmless
 
 from muster_cli import skeleton
 from muster_cli.trust.signing import KEY
@@ -109,7 +110,7 @@ def validate(ctx: click.Context, path: Path, style: str) -> None:
     problems.sort(key=lambda problem: (problem.file, problem.line))
     if style == "table":
         for problem in problems:
-            click.echo(str(problem))
+            click.echo(harmless(str(problem)))
     else:
         write_value([problem._asdict() for problem in problems], style)
     for warning in judged.warned:

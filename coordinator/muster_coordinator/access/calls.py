@@ -11,6 +11,8 @@ from contextvars import ContextVar
 
 from google.protobuf.message import Message
 from muster_core.audit.actions import ACTIONS
+from muster_core.errors import LinkError
+from muster_core.terminal import has_controls
 from muster_core.times import format_time
 from muster_host.auditlog import AuditLog
 
@@ -21,6 +23,7 @@ from muster_coordinator.access.roles import Role, least_role
 CALLER: ContextVar[Principal] = ContextVar("caller")
 """Who makes the call that runs now: set by the interceptor, read by the API (``started_by``, actions)."""
 
+MAX_TEXT = 4096
 LAST = 253402300800  # the year 10000: what cannot be written as a time is refused by whoever is asked
 _NAMES = ("rollout", "bundle", "cluster", "name", "id")
 
@@ -41,6 +44,20 @@ class Calls:
             raise
         CALLER.set(principal)
         return principal
+
+    @staticmethod
+    def check_texts(request: Message) -> None:
+        """``MUSTER-L084`` for a text that no log and no terminal should get: all of them are kept, and shown to others."""
+        for field, value in request.ListFields():
+            if isinstance(value, str) and (len(value) > MAX_TEXT or has_controls(value)):
+                what = (
+                    f"longer than {MAX_TEXT} signs"
+                    if len(value) > MAX_TEXT
+                    else "with control characters in it"
+                )
+                raise LinkError(
+                    "L084", f"a text is {what}", object=field.name, hint="Write a line of plain text."
+                )
 
     async def still(self, method: str, credentials: Credentials) -> None:
         """Raises when the credential of a stream that goes on no longer holds; written down only as its end."""

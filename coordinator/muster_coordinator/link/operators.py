@@ -86,6 +86,13 @@ class OperatorInterceptor(grpc.aio.ServerInterceptor):
         except (DeniedError, AuditError) as error:
             await fail(context, error)
 
+    async def _sound(self, request: Any, context: Any) -> None:
+        if isinstance(request, Message):  # of no method there are only bytes
+            try:
+                self._calls.check_texts(request)
+            except MusterError as error:
+                await fail(context, error)
+
     async def _leave(
         self, method: str, principal: Principal, request: Message, context: Any, result: str, code: str
     ) -> None:
@@ -99,6 +106,7 @@ class OperatorInterceptor(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: Any) -> Any:
             principal = await self._enter(method, context)
             try:
+                await self._sound(request, context)
                 answer = await behaviour(request, context)
             except BaseException:
                 result, code = _outcome(context)
@@ -114,6 +122,7 @@ class OperatorInterceptor(grpc.aio.ServerInterceptor):
 
         async def call(request: Any, context: Any) -> Any:
             principal = await self._enter(method, context)
+            await self._sound(request, context)
             await self._leave(method, principal, request, context, "ok", "")
             credentials, items = _credentials(context), behaviour(request, context)
             following = asyncio.ensure_future(anext(items, None))

@@ -85,3 +85,35 @@ def test_a_long_reason_is_broken_between_words(
 
 def test_owed_of_no_bundle_is_not_nobody(muster: Muster, hub: Hub) -> None:
     assert muster("rollout", "owed", "spoh").code == 3
+
+
+ODD = "\x1b]0;mine\x07\x9b31mred\u202e"
+
+
+@pytest.mark.parametrize("command", ["get clusters", "get rollouts", "describe rollout shop-0001", "rollout watch shop-0001",
+    "rollout events shop-0001", "describe cluster berlin-04 -o yaml", "get rollouts -o json"])  # fmt: skip
+def test_what_clusters_and_people_wrote_moves_no_terminal(muster: Muster, hub: Hub, command: str) -> None:
+    target = op.TargetView(cluster="berlin-04", state="failed", message=ODD)
+    view = op.RolloutView(
+        name="shop-0001", bundle="shop", state="Failed", why=ODD, reason=ODD, targets=[target], authors=[ODD]
+    )
+    hub.rollouts = [view]
+    hub.clusters = [
+        op.ClusterView(name="berlin-04", state="Online", message=ODD, labels={ODD: ODD, "tier": "store"})
+    ]
+    hub.log = [
+        op.RolloutEvent(number=1, at_unix_ms=1, text=f"berlin-04 failed: {ODD}", data=b"{}"),
+        op.RolloutEvent(view=view),
+    ]
+    hub.info.catalog_error = f"MUSTER-G002 {ODD}."
+    answer = muster(*command.split())
+    said = answer.out + answer.err
+    assert "red" in said
+    assert not {*said} & {"\x1b", "\x07", "\x9b", "\u202e"}
+
+
+def test_what_a_refusal_quotes_moves_no_terminal(muster: Muster, hub: Hub) -> None:
+    answer = muster("describe", "rollout", ODD)
+    assert answer.code == 3
+    assert "red" in answer.err
+    assert "\x1b" not in answer.err

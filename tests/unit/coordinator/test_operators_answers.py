@@ -111,8 +111,23 @@ async def test_a_target_that_was_owed_is_told_as_it_is_now(hub: Hub) -> None:
 @pytest.mark.parametrize("letter", ["x", "é", "💥", "%", "\n"])
 async def test_what_is_refused_keeps_its_code_and_hint_whatever_its_length(hub: Hub, letter: str) -> None:
     async with asking(hub) as operator:
-        status, said = await refused(operator.GetBundle(op.GetRequest(name=letter * 100_000), metadata=WHO))
+        status, said = await refused(operator.GetBundle(op.GetRequest(name=letter * 4096), metadata=WHO))
     assert status is grpc.StatusCode.NOT_FOUND
     assert said.startswith("MUSTER-L041 ")
     assert said.endswith("See them: muster get bundles.")
-    assert len(said) < 1000
+    assert len(said) < 5000
+
+
+@pytest.mark.parametrize("text", ["x" * 4097, "\x1b[31mred", "a\u202eb", "a\x00"])
+async def test_a_text_that_no_terminal_should_get_is_kept_nowhere(hub: Hub, text: str) -> None:
+    hub.register("berlin-04", IdentityKey.generate().public)
+    await hub.catalog.refresh()
+    pause = op.ActOnRolloutRequest(rollout="shop-0001", action=op.ActOnRolloutRequest.PAUSE, reason=text)
+    async with asking(hub) as operator:
+        status, said = await refused(operator.ActOnRollout(pause, metadata=WHO))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            async for _ in operator.ListEvents(op.ListEventsRequest(rollout=text), metadata=WHO):
+                pass
+    assert (status, said.split(" ")[0]) == (grpc.StatusCode.INVALID_ARGUMENT, "MUSTER-L084")
+    assert "MUSTER-L084" in (caught.value.details() or "")
+    assert hub.engine.state.rollouts["shop-0001"].state == "Running"
