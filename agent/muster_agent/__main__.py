@@ -18,11 +18,27 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 HOW_TO_GET_ONE = "Make one: muster token create --cluster NAME > FILE."
 DESCRIPTION = """\
-The Muster agent of one Kubernetes cluster. It dials out to the coordinator and to Git, and nothing dials in.
+The Muster agent of one Kubernetes cluster. It dials out to the coordinator
+and to Git, and nothing dials in.
 
-First start:   muster-agent run --cluster berlin-04 --token-file token --kubeconfig ~/.kube/config --state-dir ./state
-Then approve:  muster cluster approve berlin-04      (compare the fingerprints that the agent logs)
-Later starts need no token: the state folder knows everything. Keep that folder; losing it means joining again.
+First start:
+  muster-agent run --cluster berlin-04 --token-file token \\
+    --kubeconfig ~/.kube/config --state-dir ./state
+Then approve, in your clone of the fleet repository (compare the fingerprints
+that the agent logs):
+  muster cluster approve berlin-04
+Later starts need no token: the state folder knows everything. Keep that
+folder; losing it means joining again.
+"""
+RUN = """\
+Run the agent until it is told to stop (SIGTERM, Ctrl-C).
+
+Example:
+  muster-agent run --cluster berlin-04 --token-file token \\
+    --kubeconfig ~/.kube/config --state-dir ./state
+
+The first start joins: it logs fingerprints and waits for
+`muster cluster approve`. Later starts need --state-dir and --kubeconfig only.
 """
 
 
@@ -42,6 +58,8 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser(
         "run",
         help="run the agent until it is told to stop",
+        description=RUN,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     run.add_argument("--cluster", help="this cluster's name, as the token has it")
     run.add_argument("--token-file", type=Path, help="a file with the join token (first start only)")

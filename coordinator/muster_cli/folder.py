@@ -31,7 +31,12 @@ class FolderTree:
                 mode = SYMLINK if path.is_symlink() else EXECUTABLE if os.access(path, os.X_OK) else REGULAR
                 self._files.append(TreeFile(mode, path.relative_to(root).as_posix()))
                 if len(self._files) > MAX_FILES:
-                    raise ValidationError("V026", f"more than {MAX_FILES:,} files", object=str(root))
+                    raise ValidationError(
+                        "V026",
+                        f"more than {MAX_FILES:,} files",
+                        object=str(root),
+                        hint="Is it a fleet repository? Name the folder that holds fleet.yaml.",
+                    )
         self._files.sort(key=lambda file: file.path)
 
     def files(self) -> list[TreeFile]:

@@ -54,7 +54,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "cluster": (
         "muster_cli.commands.install",
         "cluster",
-        "Approve clusters that asked to join, or install the agent into them.",
+        "Let clusters join, label them, take them out.",
     ),
     "operator": ("muster_cli.commands.operators", "operator", "Give people a certificate of their own."),
     "audit": ("muster_cli.commands.audit", "audit", "Show who did what, verify it, sign where it stands."),
@@ -64,7 +64,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "installer",
         "Install the agent into new clusters, unattended.",
     ),
-    "get": ("muster_cli.commands.listings", "get", "List clusters, bundles, rollouts or tokens."),
+    "get": ("muster_cli.commands.listings", "get", "List clusters, bundles, rollouts, freezes or tokens."),
     "describe": (
         "muster_cli.commands.descriptions",
         "describe",
@@ -90,7 +90,7 @@ PLUGIN_HELP = {
 }
 
 HELP = """\
-Roll changes out to many Kubernetes clusters from a hub that need not be trusted.
+Roll changes out to many Kubernetes clusters, through a coordinator that need not be trusted.
 
 \b
 Start here:

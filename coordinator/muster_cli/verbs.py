@@ -167,7 +167,7 @@ ENTRY_OPTIONS = [
         "protected",
         multiple=True,
         metavar="K=V",
-        help="A label that secrets may be sealed by.",
+        help="A label that selectors see too, and that secrets may be sealed by.",
     ),
     click.option(
         "--site-class", default="connected", show_default=True, help="One of fleet.yaml's siteClasses."

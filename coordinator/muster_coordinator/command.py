@@ -208,6 +208,12 @@ def serve(
 
     With --database several coordinators share one PostgreSQL database: one leads, the others wait and take over when it ends.
     A standby needs ca.crt, ca.key and admin-token of the first in its own data folder, and a --name of its own.
+
+    \b
+    Example:
+      muster serve --data-dir hub --repository https://git.example.com/fleet
+
+    Next: muster token create --cluster NAME, in your clone of that repository.
     """
     oidc = None
     if oidc_issuer:

@@ -55,6 +55,12 @@ def backup(
     as of one moment; ca.crt, ca.key and those beside them; admin-token; the coordinator's audit log. It holds no cluster's
     credential and no secret of a bundle, and not the copy of the fleet repository, which is fetched anew. Who has FILE can
     speak as this coordinator: it is made readable for its owner only.
+
+    \b
+    Example:
+      muster backup hub.backup --data-dir hub
+
+    Next: muster restore into an empty folder shows whether it is good.
     """
     from muster_coordinator.store.backup import FORMAT, Header, written
     from muster_coordinator.store.sql import dump, schema
@@ -123,6 +129,12 @@ def restore(
     folder, are replaced only with --overwrite. FILE may come from the other kind of database. An audit log that is there
     stays: it is never taken back. Agents that were told more than the backup knows are noticed when they come (MUSTER-L046),
     and none of them goes back because of it.
+
+    \b
+    Example:
+      muster restore hub.backup --data-dir rehearsal
+
+    Next: muster serve with that folder.
     """
     from muster_coordinator.store.backup import Backup
     from muster_coordinator.store.sql import dump

@@ -22,6 +22,10 @@ def demo(ctx: click.Context, keep: bool, folder: Path | None) -> None:
     Six clusters join, a release goes out in waves, a policy refuses one, a broken one stops at the canary and goes back, an
     offline cluster is owed a release and caught up, and an edit by hand is healed. Real programs, an in-memory Kubernetes
     API per cluster, a real Git host. Every fact is checked; exit code 0 only if all hold. Needs git and nothing else.
+
+    \b
+    Example:
+      muster demo --keep
     """
     from muster_lab.demo.show import tell
 

@@ -37,7 +37,14 @@ def audit() -> None:
 @click.option("-o", "--output", "style", type=click.Choice(["table", "json"]), default="table")
 @click.pass_context
 def log(ctx: click.Context, after: int, tail: int | None, style: str) -> None:
-    """The coordinator's log: operators' calls, approvals, refusals, alarms. With -o json one entry a line."""
+    """The coordinator's log: operators' calls, approvals, refusals, alarms. With -o json one entry a line.
+
+    \b
+    Example:
+      muster audit log --tail 20
+
+    Next: muster audit verify says whether it is whole.
+    """
     from muster_core.audit.chain import decode
 
     with client(ctx) as api:
@@ -62,7 +69,12 @@ def log(ctx: click.Context, after: int, tail: int | None, style: str) -> None:
 )
 @click.pass_context
 def export(ctx: click.Context, after: int, path: Path | None) -> None:
-    """The coordinator's log as it is on disk there: lines of JSON that `muster audit verify --file` takes."""
+    """The coordinator's log as it is on disk there: lines of JSON that `muster audit verify --file` takes.
+
+    \b
+    Example:
+      muster audit export --file audit.jsonl
+    """
     with client(ctx) as api:
         data = b"".join(api.audit_lines(after))
     if path:
@@ -76,7 +88,12 @@ def export(ctx: click.Context, after: int, path: Path | None) -> None:
 @OUTPUT
 @click.pass_context
 def heads(ctx: click.Context, style: str) -> None:
-    """The newest entry of every writer, as the coordinator knows it, and whose log went back."""
+    """The newest entry of every writer, as the coordinator knows it, and whose log went back.
+
+    \b
+    Example:
+      muster audit heads
+    """
     from muster_cli.output import Answer, Column
 
     columns: list[Column[op.AuditHead]] = [
@@ -94,7 +111,13 @@ def heads(ctx: click.Context, style: str) -> None:
 @click.option("--reason", required=True, help="Why its log went back; it is written down.")
 @click.pass_context
 def acknowledge(ctx: click.Context, writer: str, reason: str) -> None:
-    """Say that you know why WRITER's log went back (a restored volume, an agent that joined anew)."""
+    """Say that you know why WRITER's log went back (a restored volume, an agent that joined anew).
+
+    \b
+    Example:
+      muster audit acknowledge coordinator/default \\
+        --reason 'restored from the backup of Monday'
+    """
     with client(ctx) as api:
         head = api.acknowledge_head(writer, reason)
     click.echo(f"{writer} acknowledged at entry {head.seq}")
@@ -108,6 +131,12 @@ def checkpoint(ctx: click.Context, key: Path | None, checkout: Path) -> None:
     """Verify, then sign the newest heads of all writers into the registry branch, from your checkout.
 
     What was signed cannot be taken back by whoever has the coordinator's disk. A log that does not hold is not signed.
+
+    \b
+    Example:
+      muster audit checkpoint
+
+    Next: muster audit verify judges against it from now on.
     """
     from muster_core.audit import checkpoint as points
     from muster_core.fleet import read_settings
@@ -150,6 +179,11 @@ def verify(ctx: click.Context, path: Path | None, offline: bool, checkout: Path)
     """Is the log whole and unchanged? Exit code 1 when not.
 
     Judged against every checkpoint of your checkout's registry branch, and against the heads that the coordinator knows.
+
+    \b
+    Example:
+      muster audit verify
+      muster audit verify --file audit.jsonl --offline
     """
     from muster_cli.checkout import open_checkout
 

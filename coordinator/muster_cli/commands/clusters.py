@@ -31,7 +31,7 @@ ISSUE_POLL = 0.3
 
 @click.group(cls=Nouns)
 def cluster() -> None:
-    """Clusters: approve those that asked to join."""
+    """Clusters: let them join, label them, take them out of the fleet."""
 
 
 @cluster.command("approve")
@@ -60,6 +60,12 @@ def approve(
     Writes its registry entry from your checkout and pushes it.
 
     Compare the fingerprints with those in the agent's log before you say yes.
+
+    \b
+    Example:
+      muster cluster approve berlin-04 --protected-label ring=stores
+
+    Next: muster get clusters; what the cluster's labels select rolls out to it by itself.
     """
     from muster_core.sealing.keys import fingerprint
     from muster_core.substitute import typed
@@ -102,6 +108,10 @@ def reject(ctx: click.Context, name: str, yes: bool) -> None:
     """Turn down the pending join of NAME.
 
     Its agent is told so and ends. The name is free for another join, with a new token.
+
+    \b
+    Example:
+      muster cluster reject berlin-04
     """
     from muster_core.sealing.keys import fingerprint
 
@@ -124,6 +134,10 @@ def acknowledge(ctx: click.Context, name: str, yes: bool) -> None:
     Its floor, or the coordinator's database: such as a restored backup, or a lost state folder.
 
     Until then a cluster whose floor went back keeps and heals what it has, and takes nothing new.
+
+    \b
+    Example:
+      muster cluster acknowledge berlin-04
     """
     with client(ctx) as operator:
         view = operator.get_cluster(name)

@@ -65,7 +65,7 @@ def retry(
 
     \b
     Example:
-      muster rollout retry shop-0007 --failed --reason 'the registry mirror is back'
+      muster rollout retry shop-0007 --failed --reason 'the mirror is back'
     """
     if everybody == bool(targets):
         raise click.UsageError("Name the clusters, or say --failed for all that failed or are lost.")
@@ -91,7 +91,7 @@ def skip(ctx: click.Context, name: str, target: str, reason: str, yes: bool, sty
 
     \b
     Example:
-      muster rollout skip shop-0007 berlin-04 --reason 'the shop moves house' --yes
+      muster rollout skip shop-0007 berlin-04 --reason 'the shop moves' --yes
     """
     act(
         ctx,

@@ -36,7 +36,14 @@ def describe() -> None:
 @VALUES_OUTPUT
 @click.pass_context
 def describe_cluster(ctx: click.Context, name: str, style: str) -> None:
-    """Identity and bundles of cluster NAME."""
+    """Identity and bundles of cluster NAME.
+
+    \b
+    Example:
+      muster describe cluster berlin-04
+
+    Next: muster rollout explain ROLLOUT NAME says why it waits.
+    """
     with client(ctx) as operator:
         warn_of_git(operator)
         view = operator.get_cluster(name)
@@ -82,7 +89,14 @@ def describe_cluster(ctx: click.Context, name: str, style: str) -> None:
 @VALUES_OUTPUT
 @click.pass_context
 def describe_bundle(ctx: click.Context, name: str, style: str) -> None:
-    """Which release of bundle NAME is where."""
+    """Which release of bundle NAME is where.
+
+    \b
+    Example:
+      muster describe bundle shop
+
+    Next: muster describe rollout NAME, or muster rollout history NAME of the bundle.
+    """
     with client(ctx) as operator:
         warn_of_git(operator)
         view = operator.get_bundle(name)
@@ -114,6 +128,8 @@ def describe_rollout(ctx: click.Context, name: str, style: str) -> None:
     \b
     Example:
       muster describe rollout shop-0007
+
+    Next: muster rollout explain NAME CLUSTER says what holds one of them.
     """
     with client(ctx) as operator:
         warn_of_git(operator)

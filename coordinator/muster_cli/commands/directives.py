@@ -40,6 +40,12 @@ def renew(ctx: click.Context, bundle: str, valid: str, yes: bool, key: Path | No
 
     Who waits comes from the coordinator; who they are, and the plan, from your checkout and the registry. Where the
     mode asks for directives, only a release is renewed that an operator directed before: that directive is verified.
+
+    \b
+    Example:
+      muster directive renew shop --for 30d
+
+    Next: muster rollout owed shows until when it holds now.
     """
     from muster_core.kinds.model import NEEDS_DIRECTIVE
 
@@ -52,7 +58,12 @@ def renew(ctx: click.Context, bundle: str, valid: str, yes: bool, key: Path | No
         mine = require_key(key, clone.setting)
         waiting = [row for row in operator.list_owed(bundle).owed if row.state in {"owed", "offered"}]
         if not waiting:
-            raise RolloutError("R018", "nobody waits for a release of it", object=bundle)
+            raise RolloutError(
+                "R018",
+                "nobody waits for a release of it",
+                object=bundle,
+                hint="There is nothing to renew. Who waits: muster rollout owed.",
+            )
         ground = survey(clone)
         seconds = parse_duration(valid) if valid else 0.0
         for commit in sorted({row.release.commit for row in waiting}):

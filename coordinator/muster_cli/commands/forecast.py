@@ -47,6 +47,12 @@ def plan(ctx: click.Context, bundle: str, named: str, checkout: Path, style: str
 
     Resolves the plan of BUNDLE over the registry as the coordinator would, from the files of your checkout: edit a plan
     and look again. Who is away now is asked of the coordinator, if there is one. Exit code 1 when the plan cannot start.
+
+    \b
+    Example:
+      muster rollout plan shop
+
+    Next: muster rollout simulate BUNDLE says how long it is likely to take.
     """
     from muster_core.rollout.membership import turns
 
@@ -155,6 +161,10 @@ def simulate(
     The coordinator's own machine, in a fleet made of chances: says how long it is likely to take, and how many clusters
     are harmed when the release is bad. It starts now: windows and start times are waited for. What gates measure is always
     well here. Clusters that the coordinator knows to be away are away here too, unless --clusters makes the fleet up.
+
+    \b
+    Example:
+      muster rollout simulate shop --bad-release 10%
     """
     import msgspec
     from muster_core.rollout import forecast
@@ -226,7 +236,7 @@ def _show_forecast(bundle: str, answer: Forecast, runs: Sequence[Run], bad: floa
     click.echo("ended " + ", ".join(f"{state} {count}" for state, count in answer.outcomes.items()))
     heads = [
         "WAVE",
-        "CLUSTERS",
+        "SIZE",
         "REACHED",
         "PASSED",
         "TAKES p50",
@@ -234,7 +244,7 @@ def _show_forecast(bundle: str, answer: Forecast, runs: Sequence[Run], bad: floa
         "p99",
         "HARMED p50",
         "p99",
-        "AT MOST",
+        "MOST",
         "OWED p50",
     ]
     rows = [

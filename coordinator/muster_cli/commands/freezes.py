@@ -53,7 +53,7 @@ def create(
 
     \b
     Example:
-      muster freeze create black-friday --until 2027-11-29T06:00:00Z -l tier=store --reason "sale"
+      muster freeze create black-friday --until 4d -l tier=store --reason "sale"
     """
     if bool(selector.strip()) == every:  # blanks select everybody, which is said with --all
         raise click.UsageError("say which clusters: -l SELECTOR, or --all")
@@ -78,7 +78,12 @@ def create(
 @click.argument("name")
 @click.pass_context
 def delete(ctx: click.Context, name: str) -> None:
-    """End a freeze before its time. Clusters that wait for it are offered what is their turn."""
+    """End a freeze before its time. Clusters that wait for it are offered what is their turn.
+
+    \b
+    Example:
+      muster freeze delete black-friday
+    """
     with client(ctx) as operator:
         ended = operator.delete_freeze(name)
     click.echo(f"{ended.name} has ended; it held {_clusters(ended)}.")

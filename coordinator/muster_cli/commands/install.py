@@ -119,6 +119,11 @@ def manifest(
 
     Apply it within the token's life: muster agent manifest --cluster NAME | kubectl apply --server-side -f -
     Then approve: muster cluster approve NAME. The output holds a secret; keep it out of files that stay.
+
+    \b
+    Example:
+      muster agent manifest --cluster berlin-04 \\
+        | kubectl apply --server-side -f -
     """
     from muster_core.manifest.dump import dump_yaml
 
@@ -186,6 +191,13 @@ def install(
 
     Applies the agent with a fresh token, reads UID and public keys from the cluster's own API, and approves the
     join only if it has exactly these. Run it again after a break: it goes on; run it twice: nothing changes.
+
+    \b
+    Example:
+      muster cluster install --kube-context berlin-04 \\
+        --protected-label ring=stores
+
+    Next: muster get clusters.
     """
     from muster_cli.checkout import open_checkout
     from muster_cli.install.desk import Desk
@@ -287,6 +299,11 @@ def run(
 
     It holds the right to push the registry, so run it apart from the coordinator. One JSON line an event goes to
     standard output. Credentials stay in memory and are dropped when the agent has joined.
+
+    \b
+    Example:
+      muster installer run --kubeconfig-dir new-clusters \\
+        --label ring=stores
     """
     from muster_cli.checkout import open_checkout
     from muster_cli.install.desk import Desk

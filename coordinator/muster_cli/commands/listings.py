@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SELECTOR = click.option(
     "-l", "--selector", default="", help="Only what these labels match, like tier=store,region in (eu)."
 )
-WATCH = click.option("-w", "--watch", is_flag=True, help="Stay and print what changes.")
+WATCH = click.option("-w", "--watch", is_flag=True, help="Stay and print what changes, until Ctrl-C.")
 
 
 class Listing(Verb):
@@ -56,6 +56,10 @@ def clusters(ctx: click.Context, selector: str, style: str, watch: bool) -> None
 
     Presence, how many bundles are ready, what is owed to each, and the worst message.
     One cluster in full: muster describe cluster NAME.
+
+    \b
+    Example:
+      muster get clusters -l ring=stores
     """
     wanted = parse_selector(selector)
     with client(ctx) as operator:
@@ -64,7 +68,10 @@ def clusters(ctx: click.Context, selector: str, style: str, watch: bool) -> None
             request = op.WatchRequest(clusters=True)
             follow(operator, request, "cluster", CLUSTERS, style, lambda item: matches(wanted, item.labels))
         else:
-            Answer(CLUSTERS, "cluster", style).show(operator.list_clusters(selector).clusters)
+            Answer(CLUSTERS, "cluster", style).show(
+                operator.list_clusters(selector).clusters,
+                "" if selector else "no clusters; one joins with a token: muster token create --cluster NAME",
+            )
 
 
 @get.command("bundles")
@@ -102,6 +109,10 @@ def rollouts(ctx: click.Context, bundle: str, style: str, watch: bool) -> None:
     """List rollouts: how far they are, and why.
 
     One rollout in full: muster describe rollout NAME. Why one cluster waits: muster rollout explain NAME CLUSTER.
+
+    \b
+    Example:
+      muster get rollouts --bundle shop
     """
     with client(ctx) as operator:
         warn_of_git(operator)
@@ -109,7 +120,10 @@ def rollouts(ctx: click.Context, bundle: str, style: str, watch: bool) -> None:
             request = op.WatchRequest(rollouts=True, brief=True)
             follow(operator, request, "rollout", ROLLOUTS, style, lambda item: bundle in ("", item.bundle))
         else:
-            Answer(ROLLOUTS, "rollout", style).show(operator.list_rollouts(bundle).rollouts)
+            Answer(ROLLOUTS, "rollout", style).show(
+                operator.list_rollouts(bundle).rollouts,
+                "" if bundle else "no rollouts; one starts when a bundle has clusters: muster get bundles",
+            )
 
 
 @get.command("freezes")
@@ -119,18 +133,33 @@ def freezes(ctx: click.Context, style: str) -> None:
     """List freezes: who is offered nothing, and until when.
 
     Make one: muster freeze create NAME --until 8h -l tier=store. End one: muster freeze delete NAME.
+
+    \b
+    Example:
+      muster get freezes
     """
     with client(ctx) as operator:
-        Answer(FREEZES, "freeze", style).show(operator.list_freezes().freezes)
+        Answer(FREEZES, "freeze", style).show(
+            operator.list_freezes().freezes, "no freezes; make one: muster freeze create --help"
+        )
 
 
 @get.command("tokens")
 @OUTPUT
 @click.pass_context
 def tokens(ctx: click.Context, style: str) -> None:
-    """List join tokens. Their secrets are kept nowhere."""
+    """List join tokens. Their secrets are kept nowhere.
+
+    \b
+    Example:
+      muster get tokens
+
+    Next: a new one is made by muster token create --cluster NAME.
+    """
     with client(ctx) as operator:
-        Answer(TOKENS, "token", style, identity="id").show(operator.list_tokens().tokens)
+        Answer(TOKENS, "token", style, identity="id").show(
+            operator.list_tokens().tokens, "no tokens; make one: muster token create --cluster NAME"
+        )
 
 
 def follow(

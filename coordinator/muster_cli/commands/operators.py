@@ -46,6 +46,10 @@ def certificate(
     The key is made here; the coordinator signs its certificate.
 
     Hand the three files to NAME, or run it on NAME's machine: muster --context FILE get clusters.
+
+    \b
+    Example:
+      muster operator certificate ada --role operator --out ada.json
     """
     from muster_proto.v1 import operator_pb2 as op
 
@@ -81,7 +85,12 @@ def certificate(
 @OUTPUT
 @click.pass_context
 def listed(ctx: click.Context, style: str) -> None:
-    """Every certificate that was issued, and whether it counts."""
+    """Every certificate that was issued, and whether it counts.
+
+    \b
+    Example:
+      muster operator list
+    """
     from muster_cli.output import Answer, Column
 
     columns: list[Column[op.OperatorEntry]] = [
@@ -92,7 +101,10 @@ def listed(ctx: click.Context, style: str) -> None:
         Column("SERIAL", lambda one: one.serial, wide=True),
     ]
     with client(ctx) as api:
-        Answer(columns, "operator", style).show(list(api.list_operators().operators))
+        Answer(columns, "operator", style).show(
+            list(api.list_operators().operators),
+            "no operators; make a certificate: muster operator certificate NAME --role operator",
+        )
 
 
 @operator.command("revoke")
@@ -103,6 +115,10 @@ def revoke(ctx: click.Context, name: str, reason: str) -> None:
     """End every certificate of NAME.
 
     None of them counts any more, on open connections too.
+
+    \b
+    Example:
+      muster operator revoke ada --reason 'left the team'
     """
     with client(ctx) as api:
         revoked = api.revoke_operator(name, reason).operators

@@ -99,7 +99,14 @@ def label(
     It is one signed commit to its entry in the registry, so it takes a key that may manage the registry.
 
     What the change moves on the cluster is offered to it as a catch-up, under the plan's limits. A bundle that
-    ceases to match is held, never pruned. When the site takes releases is judged by the cluster itself; it moves nothing."""
+    ceases to match is held, never pruned. When the site takes releases is judged by the cluster itself; it moves nothing.
+
+    \b
+    Example:
+      muster cluster label berlin-04 --label tier=store --veto shop
+
+    Next: muster describe cluster NAME.
+    """
     from muster_core.substitute import typed
 
     from muster_cli.checkout import open_checkout
@@ -175,7 +182,12 @@ def revoke(ctx: click.Context, name: str, yes: bool, key: Path | None, checkout:
 
     Its entry stays, so that neither the name nor its keys can come back. What runs there goes on: nobody can reach
     it from here. The secrets that it can open are listed: seal them anew, and change the credentials in them at
-    their source."""
+    their source.
+
+    \b
+    Example:
+      muster cluster revoke berlin-04
+    """
     from muster_cli.checkout import open_checkout
 
     if not yes:

@@ -37,6 +37,13 @@ def sign(yes: bool, key: Path | None, checkout: Path) -> None:
     Shows what changed since the last approved tree, then signs the commit that is checked out and pushes the tag.
 
     A signed head needs no tag: git commit -S does the same. This is for heads that a forge made by merging.
+
+    \b
+    Example:
+      git pull
+      muster release sign
+
+    Next: the rollout starts by itself; muster get rollouts.
     """
     from muster_core.trust.authority import Change, judge_content
 

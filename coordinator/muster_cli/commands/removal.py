@@ -51,7 +51,14 @@ def remove_bundle(name: str, claims: bool, definitions: bool, namespaces: bool, 
     now or by running this again. muster rollout watch shows it go. Once it has succeeded and nobody is owed it, the
     folder can be deleted. Deleting the folder alone deletes nothing anywhere.
 
-    To change your mind: git revert; whoever was emptied gets it back, but for data that is gone."""
+    To change your mind: git revert; whoever was emptied gets it back, but for data that is gone.
+
+    \b
+    Example:
+      muster bundle remove shop
+      git commit -m 'Remove shop' bundles/shop/bundle.yaml
+      git push
+    """
     from muster_core.fleet import read_fleet
     from muster_core.kinds.model import NEEDS_DIRECTIVE, Bundle, Remove
     from muster_core.kinds.parse import parse
@@ -144,7 +151,13 @@ def remove_cluster(
 
     The entry is signed: with a key that may manage the registry (muster trust show).
 
-    It may join again with a new token. To shut it out for good: muster cluster revoke."""
+    It may join again with a new token. To shut it out for good: muster cluster revoke.
+
+    \b
+    Example:
+      muster cluster remove berlin-04
+      muster cluster remove berlin-04 --uninstall
+    """
     from muster_cli.checkout import open_checkout
 
     if uninstall and orphan:

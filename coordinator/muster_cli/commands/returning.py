@@ -60,7 +60,8 @@ def rollback(
     \b
     Example:
       muster rollout rollback shop --reason 'tills reject cards' --yes
-      muster rollout rollback shop --to a81b02e --reason 'tills reject cards' --key ~/.ssh/id_ed25519
+      muster rollout rollback shop --to a81b02e \\
+        --reason 'tills reject cards' --key ~/.ssh/id_ed25519
     """
     if key is not None and not (commit and reason):
         raise click.UsageError("What is signed says where to and why: --key needs --to and --reason.")

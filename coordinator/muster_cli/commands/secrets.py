@@ -71,6 +71,11 @@ def seal(
     clusters never go back to the old one.
 
     Nobody else can open the file, not even you: keep the values at their source.
+
+    \b
+    Example:
+      muster secret seal --name db --namespace shop \\
+        --from-file password=password.txt -l ring=stores
     """
     import msgspec
     from muster_core.fleet import in_service, read_registry
@@ -79,6 +84,7 @@ def seal(
     from muster_core.select import matches, parse_selector
 
     from muster_cli.checkout import open_checkout
+    from muster_cli.output import counted
     from muster_cli.trust.registry import accepted_registry
 
     data = _entries(literals, paths)
@@ -120,7 +126,7 @@ def seal(
         target.write_text(text)
         click.echo(str(target))
         click.echo("Next: name it in spec.secrets of a bundle, commit, push.", err=True)
-    click.echo(f"{namespace}/{name} is sealed for {len(recipients)} clusters: {names}", err=True)
+    click.echo(f"{namespace}/{name} is sealed for {counted(len(recipients), 'cluster')}: {names}", err=True)
 
 
 def _present(path: Path, name: str, namespace: str) -> FleetSecret | None:

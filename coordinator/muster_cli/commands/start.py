@@ -43,6 +43,12 @@ def init(path: Path, name: str | None, mode: str, key: Path | None) -> None:
     """Make a fleet repository skeleton at PATH. It validates as it is; nothing that exists is overwritten.
 
     It has a trust document with one root: your key, or a new one. Git is set up in it to sign commits with that key.
+
+    \b
+    Example:
+      muster init my-fleet
+
+    Next: commit, push, and start a coordinator for it: muster serve --help.
     """
     from muster_cli.checkout import create_repository, open_checkout
     from muster_cli.folder import FolderTree
@@ -51,7 +57,12 @@ def init(path: Path, name: str | None, mode: str, key: Path | None) -> None:
     from muster_cli.trust.roles import allowed_signers
 
     if (path / "fleet.yaml").exists():
-        raise ValidationError("V005", "there is a fleet already", object=str(path / "fleet.yaml"))
+        raise ValidationError(
+            "V005",
+            "there is a fleet already",
+            object=str(path / "fleet.yaml"),
+            hint="Name another folder, or check this one: muster validate.",
+        )
     fleet = name or re.sub(r"[^a-z0-9]+", "-", path.resolve().name.lower()).strip("-")[:63] or "fleet"
     if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", fleet):
         raise click.BadParameter("write lower-case letters, digits and '-'", param_hint="--name")
@@ -91,6 +102,12 @@ def validate(ctx: click.Context, path: Path, style: str) -> None:
     That is every file, every reference, every manifest, and what the fleet's policies say of each object. Exit code 1
     when something is wrong; a policy that only warns is told. Bundles that match no cluster are named, and objects
     judged with the clusters' values, where the clone knows the registry branch (git fetch first).
+
+    \b
+    Example:
+      muster validate .
+
+    Next: muster rollout plan BUNDLE shows who would go when.
     """
     from muster_core.fleet import read_fleet, unmatched
     from muster_core.manifest.check import manifest_problems
@@ -170,6 +187,10 @@ def schema(kind: str) -> None:
     """Print the JSON Schema of KIND.
 
     KIND is Fleet, Bundle, RolloutPlan, Cluster or FleetSecret, in any case.
+
+    \b
+    Example:
+      muster schema bundle > bundle.schema.json
     """
     from muster_core.kinds.model import KINDS
     from muster_core.kinds.schema import schema as schema_of
@@ -183,7 +204,13 @@ def schema(kind: str) -> None:
 @click.option("--client", "only_client", is_flag=True, help="Do not ask a coordinator.")
 @click.pass_context
 def version(ctx: click.Context, style: str, only_client: bool) -> None:
-    """Print the versions of this program and its coordinator."""
+    """Print the versions of this program and its coordinator.
+
+    \b
+    Example:
+      muster version
+      muster version --client
+    """
     from muster_cli.output import write_value
 
     value = {"client": installed_version("muster-fleet")}

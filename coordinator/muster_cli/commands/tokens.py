@@ -42,6 +42,12 @@ def create(
     Give it to the agent: muster-agent run --cluster NAME --token-file FILE. The coordinator makes the secret
     part; the CA certificate comes from your context, repositories and anchors from your checkout. What you
     have checked out must be pushed: the agent will accept only what descends from it.
+
+    \b
+    Example:
+      muster token create --cluster berlin-04 > token
+
+    Next: muster-agent run with this file on that cluster's side, then muster cluster approve NAME.
     """
     from muster_cli.checkout import open_checkout
     from muster_cli.install.minting import Reached, mint, source_of

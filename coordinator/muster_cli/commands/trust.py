@@ -45,6 +45,12 @@ def init(key: Path | None, expires: str, checkout: Path) -> None:
     A start without ceremony, and no more than that: whoever has this one key decides everything. Share the roles
     out with add-key and remove-key, and the root with rotate-root, before the fleet matters. Without a key of
     yours one is made. Git is set up in this clone to sign commits with it.
+
+    \b
+    Example:
+      muster trust init --key ~/.ssh/id_ed25519
+
+    Next: commit trust/1.json and push; muster trust show.
     """
     from muster_core.fleet import read_settings
 
@@ -76,6 +82,10 @@ def show(checkout: Path, style: str) -> None:
     """Show who may do what, and what waits for signatures.
 
     By the newest document that holds.
+
+    \b
+    Example:
+      muster trust show
     """
     from muster_cli.output import write_value
 
@@ -216,6 +226,12 @@ def add_key(
 
     PUBLIC is an OpenSSH public key, or an OpenPGP certificate in armour. A key with bounds of its own (--path,
     --bundle, --clusters, --scope) gets a role entry of its own; one without joins the role's keys.
+
+    \b
+    Example:
+      muster trust add-key ada.pub --role release --path 'bundles/**'
+
+    Next: commit and push the new version; when more roots must sign: muster trust sign.
     """
     from muster_core.select import parse_selector
     from muster_core.times import parse_time
@@ -274,7 +290,14 @@ def _public(path: Path, after: str, before: str, forge: bool) -> TrustKey:
 def remove_key(
     fingerprint: str, role: str | None, expires: str | None, key: Path | None, checkout: Path
 ) -> None:
-    """Take a key's roles away, in the next version. What it signed before and was accepted stays."""
+    """Take a key's roles away, in the next version. What it signed before and was accepted stays.
+
+    \b
+    Example:
+      muster trust remove-key SHA256:qX3... --role release
+
+    Next: commit and push the new version.
+    """
 
     def change(document: TrustDocument) -> TrustDocument:
         roles, found = [], False
@@ -307,7 +330,14 @@ def rotate_root(
     key: Path | None,
     checkout: Path,
 ) -> None:
-    """Change the root keys or their threshold. The old roots and the new ones must both sign."""
+    """Change the root keys or their threshold. The old roots and the new ones must both sign.
+
+    \b
+    Example:
+      muster trust rotate-root --add ada.pub --threshold 2
+
+    Next: the others sign with muster trust sign; then commit and push.
+    """
     from muster_core.trust.documents import Roots
     from muster_core.trust.sshsig import SshKey
 
@@ -331,7 +361,14 @@ def rotate_root(
 @KEY
 @CHECKOUT
 def sign(key: Path | None, checkout: Path) -> None:
-    """Add your signature to the version that waits for some."""
+    """Add your signature to the version that waits for some.
+
+    \b
+    Example:
+      muster trust sign --key ~/.ssh/id_ed25519
+
+    Next: commit and push; muster trust verify says whether it holds.
+    """
     from muster_cli.checkout import open_checkout
     from muster_cli.trust.chain import write
     from muster_cli.trust.founding import sign_document
@@ -359,7 +396,12 @@ def sign(key: Path | None, checkout: Path) -> None:
 @VALUES_OUTPUT
 @click.pass_context
 def verify(ctx: click.Context, checkout: Path, style: str) -> None:
-    """Check the chain of trust documents. Exit code 1 while a version waits for signatures."""
+    """Check the chain of trust documents. Exit code 1 while a version waits for signatures.
+
+    \b
+    Example:
+      muster trust verify
+    """
     from muster_cli.output import write_value
     from muster_cli.trust.chain import missing
 

@@ -88,6 +88,11 @@ class DirectiveApi:
         if name not in state.clusters:
             raise no_cluster(name)
         if not (state.clusters[name].regressed or state.clusters[name].forgot):
-            raise RolloutError("R016", "nothing of this cluster went back", object=name)
+            raise RolloutError(
+                "R016",
+                "nothing of this cluster went back",
+                object=name,
+                hint=f"There is nothing to acknowledge: muster describe cluster {name}.",
+            )
         await self.engine.ask(self.engine.agents.acknowledge_floor(name))
         return views.cluster_view(state, state.clusters[name])

@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import textwrap
 import time
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,10 @@ from muster_lab.demo.fleet import Fleet, open_fleet
 from muster_lab.demo.processes import DemoError, program
 from muster_lab.demo.story import Story, summary
 
+NEXT = (
+    "Next: make demo ARGS=--keep leaves the fleet running, with commands to try. The tour in README.md makes a fleet "
+    "of your own."
+)
 COLOURS = {"Ready": "green", "Applying": "yellow", "Pending": "dim", "Degraded": "red", "Blocked": "red"}
 
 
@@ -65,15 +70,17 @@ async def _story(console: Console, folder: Path, keep: bool, result: list[int]) 
     console.print("[bold]A fleet on this machine.[/] Starting a Git host and a coordinator.")
     try:
         async with open_fleet(folder, console.print) as fleet, anyio.create_task_group() as group:
-            story = Story(fleet, lambda text: console.print(text, markup=False))
+            story = Story(fleet, lambda text: _say(console, text))
             group.start_soon(_follow, console, fleet)
             await story.run()
             console.print(_table(await fleet.operator.list_clusters()))
-            console.print(summary(story.facts, time.monotonic() - started), markup=False)
+            _say(console, summary(story.facts, time.monotonic() - started))
             if keep:
                 result[0] = 0
                 _try_this(console, fleet)
                 await _until_something_dies(fleet)
+            else:
+                _say(console, NEXT)
             group.cancel_scope.cancel()
     except (DemoError, MusterError) as error:
         console.print("The demo failed:", str(error), style="red", markup=False)
@@ -91,6 +98,25 @@ def _first(error: BaseException) -> BaseException:
     return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
+def _say(console: Console, text: str, style: str | None = None) -> None:
+    """Lines as they are; on a terminal what does not fit goes on below its own first word."""
+    lines = text.splitlines()
+    if console.is_terminal:
+        lines = [part for line in lines for part in _folded(line, console.width)]
+    console.print("\n".join(lines), style=style, markup=False, soft_wrap=True)
+
+
+def _folded(line: str, width: int) -> list[str]:
+    start = len(line) - len(line.lstrip(" ·✓✗"))
+    return textwrap.wrap(
+        line,
+        width,
+        subsequent_indent=" " * start,
+        break_long_words=False,
+        break_on_hyphens=False,
+    ) or [line]
+
+
 async def _follow(console: Console, fleet: Fleet) -> None:
     """A line per event, as the coordinator tells it."""
 
@@ -98,9 +124,7 @@ async def _follow(console: Console, fleet: Fleet) -> None:
         try:
             for event in fleet.operator.events():
                 if event.kind == op.Event.LOG:
-                    anyio.from_thread.run_sync(
-                        partial(console.print, f"   · {event.text}", style="dim", markup=False)
-                    )
+                    anyio.from_thread.run_sync(partial(_say, console, f"   · {event.text}", style="dim"))
         except (MusterError, RuntimeError):
             return
 

@@ -270,7 +270,7 @@ def test_a_secret_is_sealed_to_the_clusters_that_protected_labels_choose(
     assert answer.code == 0, answer.err
     path = repositories.clone / "secrets" / "shop-db.yaml"
     assert answer.out.strip() == str(path)
-    assert "sealed for 1 clusters: berlin-04" in answer.err
+    assert "sealed for 1 cluster: berlin-04" in answer.err
     text = path.read_bytes()
     assert b"a=b" not in text
     secret = parse(load_documents(text, "x")[0], FleetSecret)

@@ -83,7 +83,11 @@ def test_scripts_get_json_yaml_and_names(muster: Muster, filled: Hub) -> None:
 
 def test_nothing_is_said_on_standard_error_and_data_stays_empty(muster: Muster, hub: Hub) -> None:
     answer = muster("get", "clusters")
-    assert (answer.code, answer.out, answer.err) == (0, "", "no clusters\n")
+    assert (answer.code, answer.out, answer.err) == (
+        0,
+        "",
+        "no clusters; one joins with a token: muster token create --cluster NAME\n",
+    )
     assert muster("get", "clusters", "-o", "json").out == "[]\n"
 
 
