@@ -187,7 +187,7 @@ def test_a_join_that_is_turned_down_ends_its_agent_and_frees_the_name(fleet: Fle
     until(lambda: fleet.run("cluster", "reject", "berlin", "--yes").returncode == 0, why=fleet.at.logs)
     assert agent.ended() == 1
     assert "MUSTER-J017" in agent.said()
-    assert fleet.at.cluster("berlin").state == "Revoked"
+    assert fleet.at.cluster("berlin").state == "Rejected"
     assert fleet.run("cluster", "approve", "berlin", "--yes").returncode == 3
     fresh = json.loads(fleet.muster("token", "create", "--cluster", "berlin", "-o", "json"))["token"]
     again = fleet.at.agent("berlin", kube, fresh, state="anew")

@@ -169,12 +169,12 @@ def test_a_cluster_is_uninstalled_across_a_kill_and_another_one_is_left_as_it_is
     assert only_what_is_protected(canary)
     assert canary.ask("GET", PARENT_AT) is None
     assert uids(canary) == protected
-    assert standing(fleet) == {"canary": "Revoked", "store": "Online"}
+    assert standing(fleet) == {"canary": "Removed", "store": "Online"}
 
     written = store.writes()
     assert "cluster/store removed" in muster(fleet, "cluster", "remove", "store", "--orphan", "--yes")
     until(lambda: "is not in the registry" in other.log.read_text(), why=fleet.logs)
-    assert standing(fleet) == {"canary": "Revoked", "store": "Revoked"}
+    assert standing(fleet) == {"canary": "Removed", "store": "Removed"}
     assert store.version() == "1"
     assert all(store.ask("GET", path) for path in (DEPLOYMENT_AT, CLAIM_AT, PARENT_AT))
     assert store.writes() == written

@@ -25,13 +25,15 @@ NO_HEADS = Heads("", "")
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One consistent reading. ``authors``: names and addresses of who wrote and who made the newest commit."""
+    """One consistent reading. ``authors``: names and addresses of who wrote and who made the newest commit. ``clusters`` are
+    those in service, ``revoked`` the names of the other entries."""
 
     heads: Heads = NO_HEADS
     contents: FleetContents = field(default_factory=FleetContents)
     clusters: dict[str, Cluster] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
     authors: tuple[str, ...] = ()
+    revoked: frozenset[str] = frozenset()
 
 
 def read(heads: Heads, tree: BlobTree, registry: BlobTree, authors: tuple[str, ...] = ()) -> Reading:
@@ -39,7 +41,7 @@ def read(heads: Heads, tree: BlobTree, registry: BlobTree, authors: tuple[str, .
     registered, problems = read_registry(registry)
     clusters = in_service(registered)
     found = (*contents.problems, *problems, *unmatched(contents, clusters))
-    return Reading(heads, contents, clusters, found, authors)
+    return Reading(heads, contents, clusters, found, authors, frozenset(registered.keys() - clusters.keys()))
 
 
 class Catalog:

@@ -47,6 +47,7 @@ class ClusterState:
     alarm: str = ""
     forgot: str = ""
     entry_digest: str = ""
+    revoked: bool = False
     removed: bool = False
     kept: tuple[str, ...] = ()
 
@@ -78,13 +79,21 @@ class ClusterState:
 
     @property
     def state(self) -> str:
+        if self.revoked:
+            return "Revoked"
         if self.entry is None:
-            return "Revoked" if self.join and (self.join.issued or self.join.refused) else "Pending"
+            return self._unregistered
         if self.is_leaving:
             return "Removed" if self.has_left else "Removing"
         if self.online:
             return "Online"
         return "Offline" if self.last_seen or (self.join and self.join.issued) else "Pending"
+
+    @property
+    def _unregistered(self) -> str:
+        if self.join and self.join.refused:
+            return "Rejected"
+        return "Removed" if self.join and self.join.issued else "Pending"
 
 
 @dataclass(slots=True)

@@ -70,6 +70,7 @@ class Launch:
                 cluster.removed, cluster.kept = False, ()
                 self._leave(name, "it is being removed from the fleet", effects, now)
         for name, cluster in state.clusters.items():
+            cluster.revoked = name in reading.revoked
             if cluster.entry is not None and name not in reading.clusters:
                 cluster.entry = None
                 self._removed(name, effects, now)

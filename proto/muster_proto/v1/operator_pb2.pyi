@@ -408,7 +408,7 @@ class ClusterView(_message.Message):
     name: _builtins.str
     uid: _builtins.str
     state: _builtins.str
-    """Pending Online Offline Revoked Removing Removed"""
+    """Pending Online Offline Revoked Rejected Removing Removed"""
     site_class: _builtins.str
     identity_fingerprint: _builtins.str
     last_seen_unix_ms: _builtins.int
