@@ -19,7 +19,7 @@ from muster_core.release import BundleAt, tree_digest
 from muster_core.rollout.membership import members_of
 from muster_core.rollout.plan import resolve
 from muster_core.sealing.keys import decode_public
-from muster_core.tree import SUBMODULE, SYMLINK, Tree, join, within
+from muster_core.tree import SUBMODULE, SYMLINK, ListedTree, Tree, join, within
 
 if TYPE_CHECKING:
     from muster_core.policy import PolicySet
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 K = TypeVar("K")
 
 DEFAULT_POLICIES = "policies"  # may be absent; any other folder was named on purpose
+LONGEST_WAY = 8  # bundles named of a circle of dependencies
 
 
 class Problem(NamedTuple):
@@ -168,26 +169,40 @@ def compile_fleet_policies(contents: FleetContents) -> PolicySet:
     return compile_policies(contents.policy_documents, settings)
 
 
-def _loop(first: str, second: str, needs: Mapping[str, Sequence[str]]) -> list[str]:
-    """The shortest way from a bundle over one that it needs back to itself, or nothing."""
-    ways, seen = [[first, second]], set[str]()
-    while ways:
-        way = ways.pop(0)
-        if way[-1] == first:
-            return way
-        if way[-1] not in seen:
-            seen.add(way[-1])
-            ways += [[*way, other] for other in needs.get(way[-1], ())]
-    return []
+def _never_start(needs: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Which bundles wait for themselves, or for such a one; with the first such one that each needs. O(dependencies)."""
+    left = {name: {other for other in others if other in needs} for name, others in needs.items()}
+    needed_by: dict[str, list[str]] = {name: [] for name in needs}
+    for name, others in left.items():
+        for other in others:
+            needed_by[other].append(name)
+    startable = [name for name, others in left.items() if not others]
+    while startable:
+        done = startable.pop()
+        for name in needed_by[done]:
+            left[name].discard(done)
+            if not left[name]:
+                startable.append(name)
+    return {name: next(o for o in needs[name] if o in others) for name, others in left.items() if others}
+
+
+def _way(name: str, needs: Mapping[str, str]) -> str:
+    """From a bundle that never starts to where it comes round again, or as far as anybody reads."""
+    way = [name, needs[name]]
+    while way[-1] not in way[:-1]:
+        if len(way) == LONGEST_WAY:
+            return " needs ".join([*way, "others"])
+        way.append(needs[way[-1]])
+    return " needs ".join(way)
 
 
 class _Reader:
     """One pass over a tree; every complaint becomes a problem and the pass goes on."""
 
     def __init__(self, tree: Tree) -> None:
-        self.tree = tree
+        self.tree = ListedTree(tree)
         self.contents = FleetContents()
-        self._paths = {file.path: file.mode for file in tree.files()}
+        self._paths = {file.path: file.mode for file in self.tree.files()}
         self._bundle_documents: dict[str, Document] = {}
 
     def read(self) -> None:
@@ -342,16 +357,16 @@ class _Reader:
         """What bundles depend on is there, and none waits for itself."""
         bundles = self.contents.bundles
         needs = {name: [d.name for d in at.bundle.spec.depends_on] for name, at in bundles.items()}
+        stuck = _never_start(needs)
         for name, at in bundles.items():
             document = self._bundle_documents[at.file]
             for index, other in enumerate(needs[name]):
                 path = ("spec", "dependsOn", index)
-                loop = _loop(name, other, needs)
                 what = ""
                 if other not in bundles:
                     what = f"there is no bundle {other}; known: {', '.join(sorted(bundles))}"
-                elif loop:
-                    what = f"{' needs '.join(loop)}: none of them could ever start"
+                elif stuck.get(name) == other:
+                    what = f"{_way(name, stuck)}: none of them could ever start"
                 if what:
                     line = document.line_of(path)
                     self.problem(at.file, f"{render_path(path)}: {what}", line=line, bundle=name)
@@ -374,7 +389,7 @@ class _Reader:
         except ValidationError as error:
             missing(f"{error.message}: {path}", *where)
             return
-        if not any(within(file, (root,)) and file != at.file for file in self._paths):
+        if all(file.path == at.file for file in self.tree.below((root,))):
             missing(f"nothing is at {path}", *where)
 
     def _secrets_clash(self) -> None:

@@ -7,6 +7,7 @@ whatever could lead out of it. It never touches a disk.
 from __future__ import annotations
 
 import posixpath
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -47,6 +48,38 @@ class MemoryTree:
             raise ValidationError("V021", "no such file", object=path) from None
 
 
+class ListedTree:
+    """A tree whose files were listed once, for whoever asks for many folders of it."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._files = sorted(tree.files(), key=_path)
+
+    def files(self) -> Sequence[TreeFile]:
+        return self._files
+
+    def read(self, path: str) -> bytes:
+        return self._tree.read(path)
+
+    def below(self, prefixes: Iterable[str]) -> Sequence[TreeFile]:
+        """Those that are :func:`within`, in path order. O(what is found · log files)."""
+        found: set[TreeFile] = set()
+        for prefix in prefixes:
+            if not prefix:
+                return self._files
+            first = bisect_left(self._files, prefix, key=_path)
+            found.update(self._files[first : bisect_right(self._files, prefix, key=_path)])
+            first = bisect_left(self._files, prefix + "/", key=_path)
+            found.update(
+                self._files[first : bisect_left(self._files, prefix + "0", key=_path)]
+            )  # "0" follows "/"
+        return sorted(found, key=_path)
+
+
+def _path(file: TreeFile) -> str:
+    return file.path
+
+
 @dataclass(frozen=True, slots=True)
 class Subtree:
     """Only the files of ``tree`` at or below one of ``prefixes``; paths stay those of the whole tree."""
@@ -55,6 +88,8 @@ class Subtree:
     prefixes: tuple[str, ...]
 
     def files(self) -> Sequence[TreeFile]:
+        if isinstance(self.tree, ListedTree):
+            return self.tree.below(self.prefixes)
         return [file for file in self.tree.files() if within(file.path, self.prefixes)]
 
     def read(self, path: str) -> bytes:

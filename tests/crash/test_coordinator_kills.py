@@ -65,8 +65,8 @@ spec:
   deadline: 4s
   waves:
   - {{name: canary, names: [{", ".join(f"stub-{n:05}" for n in range(5))}], maxInFlight: 2, maxFailed: 1, soak: 300ms}}
-  - {{name: tenth, percent: 30%, maxInFlight: 4, maxFailed: 50%, offline: {{after: 4s}}}}
-  - {{name: rest, rest: true, maxInFlight: 8, maxFailed: 50%, maxLost: 2, offline: {{after: 4s}}}}
+  - {{name: tenth, percent: 30%, maxInFlight: 4, maxFailed: 50%, offline: {{after: 8s}}}}
+  - {{name: rest, rest: true, maxInFlight: 8, maxFailed: 50%, maxLost: 2, offline: {{after: 8s}}}}
 """
 BUNDLE = """\
 apiVersion: muster.dev/v1alpha1

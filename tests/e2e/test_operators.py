@@ -168,7 +168,7 @@ def frozen_and_free(fleet: Stage, status: dict[str, int], took: list[str]) -> No
     assert "Who may: operator" in denied.err
     made = muster(ada, *wanted, "-o", "json")
     assert made.code == 0, made.err
-    end = format_time(json.loads(made.out)["untilUnix"])
+    end = format_time(int(json.loads(made.out)["untilUnix"]))
     rollout = offered(fleet)
     until(lambda: "a notification was not taken" in fleet.hub.log.read_text(), why=fleet.logs)
     fleet.hub.kill()

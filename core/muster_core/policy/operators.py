@@ -7,6 +7,7 @@ Source: kyverno pkg/engine/pattern, pkg/engine/operator.
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping
@@ -137,6 +138,8 @@ def _shown(value: Any) -> str | None:
         return str(value)
     if not isinstance(value, float):
         return None
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else f"{value:+}".title()  # as Go prints them: +Inf, -Inf
     digits = Decimal(repr(value)).normalize().as_tuple()
     mantissa, exponent = (
         f"{Decimal(repr(value)).normalize():E}".split("E") if digits.digits != (0,) else ("0", "+0")

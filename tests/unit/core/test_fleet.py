@@ -203,6 +203,32 @@ def test_a_bundle_that_waits_for_itself_over_others_is_refused_with_the_way() ->
     assert problems(files) == []
 
 
+def test_whoever_needs_bundles_that_wait_for_themselves_is_refused_too_and_the_others_are_not() -> None:
+    files = {**GOOD}
+    for name, needs in (("shop", "ingress"), ("ingress", "certs"), ("certs", "ingress"), ("web", "shop")):
+        files[f"bundles/{name}/bundle.yaml"] = bundle(
+            name, f"targets: [{{selector: {{}}}}], dependsOn: [{{name: {needs}}}]"
+        )
+        files[f"bundles/{name}/map.yaml"] = MAP
+    files["bundles/free/bundle.yaml"] = bundle("free")
+    files["bundles/free/map.yaml"] = MAP
+    found = problems(files)
+    assert len(found) == 4
+    assert any("web needs shop needs ingress needs certs needs ingress: none" in text for text in found)
+
+
+def test_a_circle_of_thousands_is_told_shortly() -> None:
+    files = {**GOOD}
+    for number in range(2000):
+        files[f"bundles/b{number}/bundle.yaml"] = bundle(
+            f"b{number}", f"targets: [{{selector: {{}}}}], dependsOn: [{{name: b{(number + 1) % 2000}}}]"
+        )
+        files[f"bundles/b{number}/map.yaml"] = MAP
+    found = [text for text in problems(files) if "none of them" in text]
+    assert len(found) == 2000
+    assert all(len(text) < 200 for text in found)
+
+
 def test_a_bundle_that_needs_one_that_is_not_there_says_which_are() -> None:
     files = {
         **GOOD,

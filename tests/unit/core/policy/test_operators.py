@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -95,6 +96,13 @@ def test_does_not_hold(pattern: Any, value: Any) -> None:
 
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
 PATTERNS = VALUES | st.text("0123456789-!|&<>=*? .kMiGsmh", max_size=20)
+
+
+@pytest.mark.parametrize(("value", "text"), [(math.nan, "NaN"), (math.inf, "+Inf"), (-math.inf, "-Inf")])
+def test_what_is_no_number_reads_as_a_word(value: float, text: str) -> None:
+    assert compile_scalar(text)(value)
+    assert not compile_scalar("")(value)
+    assert not compile_scalar("> 1")(value)
 
 
 @given(PATTERNS, VALUES)
