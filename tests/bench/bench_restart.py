@@ -1,10 +1,12 @@
 """How long a coordinator with 100,000 targets in flight takes from its start to its first decision.
 
 A real database is written through the store's own port: a rollout whose every target was offered, took the offer and applies,
-and the sessions and reports of all its clusters. Then, in a process of its own each time, that database is opened, the engine
-rebuilds its state, tells the machine that nobody is in contact yet, and decides on one report. Prints the parts, median
-and spread of five, what it holds in memory, and writes everything raw to ``results/``; a missed goal is shown with its
-profile. Then appends to logs of growing length are timed and counted: an append does not get dearer.
+the snapshots that the engine takes of it, and the sessions and reports of all its clusters. Then, in a process of its own
+each time, that database is opened, the engine rebuilds its state, tells the machine that nobody is in contact yet, and
+decides on one report: with a snapshot as old as it can get (the goal is for this one), with a new one, and with none.
+Prints the parts, median and spread of five, what it holds in memory, and writes everything raw to ``results/``; a missed goal
+is shown with its profile. Then what a snapshot costs an event, and appends to a log of growing length are timed and counted:
+an append does not get dearer.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,7 +26,8 @@ import anyio
 from figures import keep, machine, tell
 from muster_coordinator.app import COLLECT_AFTER
 from muster_coordinator.rollout.engine import Engine
-from muster_coordinator.store.port import Batch, EventRow, ReportRow, SessionRow
+from muster_coordinator.rollout.snapshots import Snapshots, is_due
+from muster_coordinator.store.port import Batch, EventRow, ReportRow, SessionRow, SnapshotRow
 from muster_coordinator.store.sql.store import SqlStore
 from muster_core.rollout import events as ev
 from muster_core.rollout.machine import RolloutMachine
@@ -35,6 +39,11 @@ GOAL = 2.0
 NAME, DIGEST, COMMIT = "shop-0001", "d" * 64, "c" * 40
 BATCH = 500  # as the engine takes them
 GRACE = 45.0
+KINDS = {
+    "oldest": "with a snapshot as old as it gets",
+    "newest": "with a new snapshot",
+    "none": "with no snapshot",
+}
 
 
 def rollout(clusters: int) -> list[ev.AnyEvent]:
@@ -63,19 +72,34 @@ def rollout(clusters: int) -> list[ev.AnyEvent]:
 
 
 async def write(database: Path, clusters: int) -> dict[str, Any]:
-    """Writes it as the engine would, a batch a transaction; how long each append took."""
+    """Writes it as the engine would, a batch a transaction; how long each append took, and each snapshot with its commit."""
     log = rollout(clusters)
     store = await SqlStore.open(database)
+    snapshots, found = Snapshots(), RolloutMachine(log[0])  # type: ignore[arg-type]
     appends: list[tuple[int, float]] = []
+    taken: list[dict[str, float]] = []
+    rows: list[SnapshotRow] = []
     for first in range(0, len(log), BATCH):
-        batch = Batch()
+        batch, part = Batch(), log[first : first + BATCH]
         batch.events += [
-            EventRow(NAME, number + 1, ev.encode(log[number]))
-            for number in range(first, min(first + BATCH, len(log)))
+            EventRow(NAME, first + place + 1, ev.encode(event)) for place, event in enumerate(part)
         ]
-        begun = time.perf_counter()
+        for event in part[0 if first else 1 :]:
+            found.apply(event)
+        begun, cpu = time.perf_counter(), time.process_time()
+        snapshots.follow(found, first + len(part), batch)
+        took, cpu = time.perf_counter() - begun, time.process_time() - cpu
+        begun, commit_cpu = time.perf_counter(), time.process_time()
         await store.commit(batch)
-        appends.append((first, time.perf_counter() - begun))
+        committed, commit_cpu = time.perf_counter() - begun, time.process_time() - commit_cpu
+        for row in batch.snapshots.values():
+            rows.append(row)
+            taken.append({
+                "events": row.number, "bytes": len(row.data), "pause s": took, "pause CPU s": cpu,
+                "commit s": committed, "commit CPU s": commit_cpu,
+            })  # fmt: skip
+        if not batch.snapshots:
+            appends.append((first, committed))
     for first in range(0, clusters, BATCH):
         batch = Batch()
         for number in range(first, min(first + BATCH, clusters)):
@@ -89,7 +113,20 @@ async def write(database: Path, clusters: int) -> dict[str, Any]:
             batch.sessions[name] = SessionRow(name, f"epoch-{number}", 4, 1_000_000, "0.1.0", "v1.31.0")
         await store.commit(batch)
     await store.close()
-    return {"events": len(log), "appends": appends}
+    oldest = [row for row in rows if is_due(len(log) - row.number, clusters)]
+    return {
+        "events": len(log),
+        "appends": appends,
+        "snapshots": taken,
+        "rows": {"oldest": oldest[-1:], "newest": rows[-1:]},
+    }
+
+
+async def leave(database: Path, rows: list[SnapshotRow]) -> None:
+    """Just this snapshot, or none."""
+    store = await SqlStore.open(database)
+    await store.commit(Batch(outdated={NAME}, snapshots={row.stream: row for row in rows}))
+    await store.close()
 
 
 async def restart(database: Path) -> dict[str, float]:
@@ -150,6 +187,25 @@ def spawn(database: Path, *flags: str) -> dict[str, Any]:
     return found
 
 
+def tell_snapshots(written: dict[str, Any], clusters: int) -> None:
+    """What taking and writing one costs; there is one for as many events as there are targets."""
+    taken, usual = written["snapshots"], statistics.median(seconds for _, seconds in written["appends"])
+    print(f"  a snapshot of {clusters:,} targets, {len(taken)} were taken:")
+    tell("size", [one["bytes"] / 1e6 for one in taken], "MB")
+    tell("the loop stands still", [1e3 * one["pause s"] for one in taken], "ms", "100")
+    tell(
+        "taking it, CPU for each event",
+        [1e6 * one["pause CPU s"] / clusters for one in taken],
+        "microseconds",
+        "1",
+    )
+    tell(
+        "writing it, for each event",
+        [1e6 * (one["commit s"] - usual) / clusters for one in taken],
+        "microseconds",
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clusters", type=int, default=100_000)
@@ -163,27 +219,38 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         database = Path(folder) / "muster.db"
         written = anyio.run(write, database, arguments.clusters) | {"bytes": database.stat().st_size}
-        runs = [spawn(database) for _ in range(arguments.repeats)]
-        missed = sorted(run["to the first decision s"] for run in runs)[len(runs) // 2] > GOAL
+        rows = written.pop("rows")
+        kinds: dict[str, list[dict[str, Any]]] = {}
+        for kind in KINDS:
+            anyio.run(leave, database, rows.get(kind, []))
+            kinds[kind] = [spawn(database) for _ in range(arguments.repeats)]
+        missed = (
+            sorted(run["to the first decision s"] for run in kinds["oldest"])[arguments.repeats // 2] > GOAL
+        )
+        anyio.run(leave, database, rows["oldest"])
         profile = spawn(database, "--profile")["profile"] if missed else []
     print(
         f"restart with {arguments.clusters:,} targets in flight, {written['events']:,} events,"
-        f" {written['bytes'] / 1e6:.0f} MB of database; {machine()}; {arguments.repeats} starts"
+        f" {written['bytes'] / 1e6:.0f} MB of database; {machine()}; {arguments.repeats} starts each"
     )
-    for key in runs[0]:
-        if key.endswith(" s"):
-            tell(
-                key, [run[key] for run in runs], "s", f"{GOAL:.0f}" if key.startswith("to the first") else ""
-            )
-    tell("resident when it has decided", [run["memory MB"]["VmRSS"] for run in runs], "MB")
+    for kind, runs in kinds.items():
+        after = written["events"] - (rows[kind][0].number if rows.get(kind) else 0)
+        print(f"  {KINDS[kind]}: {after:,} events are replayed")
+        for key in runs[0]:
+            if key.endswith(" s"):
+                is_goal = kind == "oldest" and key.startswith("to the first")
+                tell(key, [run[key] for run in runs], "s", f"{GOAL:.0f}" if is_goal else "")
+        tell("resident when it has decided", [run["memory MB"]["VmRSS"] for run in runs], "MB")
     for line in profile:
         print(f"    {line}")
+    if written["snapshots"]:
+        tell_snapshots(written, arguments.clusters)
     appends = written["appends"][:-1]
     parts = [appends[len(appends) * part // 4 : len(appends) * (part + 1) // 4] for part in range(4)]
     print(f"  appending, microseconds an event with the commit of {BATCH} events:")
     for part in parts:
         tell(f"after {part[0][0]:,} events", [seconds / BATCH * 1e6 for _, seconds in part], "microseconds")
-    keep("restart", {"clusters": arguments.clusters, **written, "runs": runs, "profile": profile})
+    keep("restart", {"clusters": arguments.clusters, **written, "runs": kinds, "profile": profile})
     return 0
 
 

@@ -330,7 +330,11 @@ class Stub:
             self._settle(offer)
 
     def _settle(self, offer: wire.Offer) -> None:
-        if self.outcome == "cut":
+        if (
+            self.outcome == "cut" and self._waiting
+        ):  # what it said of the offer is not taken yet: it was offline, not cut off
+            asyncio.get_running_loop().call_later(0.1, self._settle, offer)
+        elif self.outcome == "cut":
             self.gone.set()
         else:
             self._report(self.outcome, offer)

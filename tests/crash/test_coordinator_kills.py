@@ -40,7 +40,12 @@ STEPS = (
 )
 ALL_STEPS = 4 * AGENTS  # after these there is nothing but waiting for who is away
 # Silence counts 4 s after a start instead of 45; agents dial again within a moment instead of 30.
-PRELUDE = "from muster_coordinator import app; app.GRACE_SECONDS = 4.0\n"
+# A snapshot is taken after every 50 events instead of 10,000: nearly each life begins with one.
+PRELUDE = """\
+from muster_coordinator import app
+from muster_coordinator.rollout import snapshots
+app.GRACE_SECONDS, snapshots.FEWEST_EVENTS = 4.0, 1
+"""
 PACE = ("--work", "0.2", "--dial", "0.3")
 
 ROLES = {

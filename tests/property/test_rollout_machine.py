@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec import structs
 from muster_core.errors import RolloutError
-from muster_core.rollout import catchup
+from muster_core.rollout import catchup, snapshot
 from muster_core.rollout import events as ev
 from muster_core.rollout.board import WaveBoard
 from muster_core.rollout.explain import explain
@@ -472,6 +472,22 @@ def picture(wave: WaveBoard) -> object:
     ))  # fmt: skip
 
 
+def whole(machine: RolloutMachine) -> object:
+    """As :func:`fingerprint`, with the order of every line and all clocks."""
+    lines = [
+        (wave.line._first, wave.line._last, wave.line._moved, sorted(wave.line._waiting.items()))
+        for wave in machine.waves
+    ]
+    clocks = sorted((target.deadline, name) for name, target in machine.targets.items() if target.deadline)
+    return fingerprint(machine), lines, clocks, machine.board._stopped, machine.board.harms
+
+
+def through_a_snapshot(machine: RolloutMachine, log: list[ev.AnyEvent], position: int) -> RolloutMachine:
+    """This machine, which is as the first ``position`` events say, and then the other events."""
+    place = snapshot.Place("1", b"start", position, b"last")
+    return snapshot.restore(machine.started, snapshot.take(machine, place), log[position:])
+
+
 class Driven:
     """A machine, its log, its shadow made by apply alone, and the recount; all compared after every input."""
 
@@ -525,9 +541,16 @@ class Driven:
         self.take(events, given)
         return events
 
-    def replayed(self) -> RolloutMachine:
-        """What a coordinator has after kill -9: the log, and the moment's knowledge told anew."""
-        machine = RolloutMachine.replay([ev.decode(ev.encode(event)) for event in self.log])
+    def replayed(self, snapshot_at: float = 0.0) -> RolloutMachine:
+        """What a coordinator has after kill -9: the log, and the moment's knowledge told anew.
+
+        ``snapshot_at``: how much of the log a snapshot has, 0 to 1; none of it: there is no snapshot.
+        """
+        log = [ev.decode(ev.encode(event)) for event in self.log]
+        position = math.ceil(len(log) * snapshot_at)
+        machine = RolloutMachine.replay(log[: position or len(log)])
+        if position:
+            machine = through_a_snapshot(machine, log, position)
         for cluster in sorted(self.recount.held):
             machine.hold(cluster, "told again")
         machine.allow(self.recount.allowance)
@@ -560,14 +583,27 @@ class Driven:
         )
 
     def check_prefixes(self) -> None:
-        """Replaying any stored prefix gives the state at that time."""
-        replayed = RolloutMachine(self.start)
+        """Replaying any stored prefix gives the state at that time, and so does each through a snapshot of the one before."""
+        replayed, restored = RolloutMachine(self.start), RolloutMachine(self.start)
         applied = 1
         for length, expected in self.marks:
             for event in self.log[applied:length]:
                 replayed.apply(event)
+            restored = through_a_snapshot(restored, self.log[:length], applied)
             applied = length
             assert fingerprint(replayed) == expected
+            assert whole(restored) == whole(replayed)
+        self.check_rests(replayed)
+
+    def check_rests(self, replayed: RolloutMachine) -> None:
+        """A snapshot of any prefix, and then the rest of the log, is all of it: eight of them, from none to all."""
+        prefix, applied = RolloutMachine(self.start), 1
+        for part in range(8):
+            position = max(1, len(self.log) * part // 7)
+            for event in self.log[applied:position]:
+                prefix.apply(event)
+            applied = position
+            assert whole(through_a_snapshot(prefix, self.log, position)) == whole(replayed)
 
     def deliver_fairly(self) -> None:
         """Every cluster is back and gets healthy, gates pass, and people do what they can. It ends by itself."""
@@ -766,12 +802,14 @@ class AnyOrder(RuleBasedStateMachine):
         self.driven.give(ev.Reported(f"stranger-{number}", 1, THIS, "healthy"))
         self.driven.give(ev.Contact(f"stranger-{number}", True))
 
-    @rule(says_so=st.booleans(), gap=st.sampled_from([0, 30, 120]))
-    def coordinator_restarts(self, says_so: bool, gap: int) -> None:
-        """kill -9: nothing but the log comes back; contact is told again, perhaps after a while."""
+    @rule(
+        says_so=st.booleans(), gap=st.sampled_from([0, 30, 120]), kept=st.sampled_from([0.0, 0.5, 0.9, 1.0])
+    )
+    def coordinator_restarts(self, says_so: bool, gap: int, kept: float) -> None:
+        """kill -9: nothing but the log comes back, or a snapshot and the rest of it; contact is told again, perhaps later."""
         driven = self.driven
         online = [name for name in self.names if driven.machine.is_online(name)]
-        driven.machine = driven.replayed()
+        driven.machine = driven.replayed(kept)
         if says_so:
             driven.take(driven.machine.reconnecting(driven.now, driven.now + 60), ev.Tick())
         driven.now += gap

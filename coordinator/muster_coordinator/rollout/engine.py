@@ -35,6 +35,7 @@ from muster_coordinator.rollout.holds import Holds
 from muster_coordinator.rollout.launch import Launch, Start
 from muster_coordinator.rollout.record import CATCHUP_STREAM, Recorder
 from muster_coordinator.rollout.returning import TakeBack, take_back
+from muster_coordinator.rollout.snapshots import Snapshots
 from muster_coordinator.store.port import EventRow, ReportRow, Store, StoreError
 
 log = structlog.get_logger()
@@ -69,6 +70,7 @@ class Engine:
         self._store, self._clock, self._publish, self._grace = store, clock, publish, grace
         self.holds = Holds(self.state)
         self._recorder = Recorder(self.state, self.desk, self.holds)
+        self._snapshots = Snapshots()
         self._launch = Launch(self.state, self._recorder, self.holds, rebuild_for)
         self.agents = Conversation(self.state, self._recorder, self._launch)
         self._acks: dict[str, int] = {}
@@ -95,7 +97,8 @@ class Engine:
         for found in await self._store.reports():
             state.cluster(found.cluster).reports[found.bundle] = _report(found)
         machines = []
-        for stream, rows in (await self._store.streams()).items():
+        logs, restored = await self._snapshots.read(self._store)
+        for stream, rows in logs.items():
             self._recorder.begin(stream, rows[-1].number)
             with _whole(f"the log {stream}"):
                 if stream.startswith(CATCHUP_STREAM):
@@ -117,7 +120,11 @@ class Engine:
                     for event in rows:
                         state.directives.put(directives.decode_event(event.data))
                 else:
-                    machines.append(RolloutMachine.replay(ev.decode_log(row.data for row in rows)))
+                    machine = restored.get(stream) or RolloutMachine.replay(
+                        ev.decode_log(row.data for row in rows)
+                    )
+                    machines.append(machine)
+                    self._snapshots.begin(machine, rows[0].data)
         for machine in sorted(machines, key=lambda m: (m.started.at, m.name)):
             state.put(machine)
             self.desk.meet(machine)
@@ -172,6 +179,8 @@ class Engine:
             self._wake(effects, now)
             self._launch.settle(effects, now)
             self._recorder.wake_desk()
+            for name in effects.rollouts:
+                self._snapshots.follow(self.state.rollouts[name], self._recorder.newest(name), effects.batch)
             if effects.batch:
                 committing = anyio.current_time()
                 await self._store.commit(effects.batch)
@@ -190,6 +199,7 @@ class Engine:
 
     def _reconnecting(self, effects: Effects, now: float) -> None:
         """After a start nobody is in contact until told: soaks that ran stand still, deadlines wait a while."""
+        self._snapshots.forget((machine.name for machine in self.state.active()), effects.batch)
         for machine in self.state.active():
             self._recorder.record(machine, machine.reconnecting(now, now + self._grace), effects, now)
         for bundle, ledger in list(self.state.debts.items()):

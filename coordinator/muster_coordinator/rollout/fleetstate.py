@@ -110,9 +110,10 @@ class FleetState:
     _running: dict[str, RolloutMachine] = field(default_factory=dict)
 
     def cluster(self, name: str) -> ClusterState:
-        if name not in self.clusters:
-            self.clusters[name] = ClusterState(name)
-        return self.clusters[name]
+        found = self.clusters.get(name)
+        if found is None:
+            found = self.clusters[name] = ClusterState(name)
+        return found
 
     def contact_interval(self, site_class: str, default: float) -> float:
         """How often clusters of this class say that they live, in seconds; ``default`` where the fleet does not name it."""

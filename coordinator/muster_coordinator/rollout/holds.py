@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from muster_core.rollout import catchup as cu
 from muster_core.rollout import events as ev
-from muster_core.rollout.board import IN_FLIGHT
+from muster_core.rollout.board import IN_FLIGHT, Target, WaveBoard
 from muster_core.rollout.machine import RolloutMachine
 from muster_core.select import targeted
 
@@ -81,12 +81,21 @@ class Holds:
             self._moved.update(dict.fromkeys(ledger.debts))
 
     def meet(self, machine: RolloutMachine) -> None:
-        """One that was replayed: who changes there."""
-        for target in machine.outstanding():
-            self._place(machine, target.cluster)
-        for wave in machine.waves:
-            for cluster in wave.carried:
-                self._place(machine, cluster)
+        """One that was replayed: who changes there. A start tells it of the whole fleet, so it is done at once."""
+        if machine.has_ended:
+            return
+        known, name, bundle = self._state.clusters, machine.name, machine.started.bundle
+        changing = [
+            target.cluster
+            for wave in machine.waves
+            for target in map(machine.targets.__getitem__, wave.flying)
+            if _flies(wave, target, online=target.cluster in known and known[target.cluster].online)
+        ]
+        changing += [cluster for wave in machine.waves for cluster in wave.carried]
+        if changing:
+            self._flying.setdefault(name, set()).update(changing)
+        for cluster in changing:
+            self._enter(cluster, bundle, name)
 
     def _place(self, machine: RolloutMachine, cluster: str) -> None:
         name, bundle = machine.name, machine.started.bundle
@@ -195,8 +204,11 @@ def changes(machine: RolloutMachine, cluster: str, *, online: bool) -> bool:
     if target is None or machine.has_ended:
         return False
     wave = machine.waves[target.wave]
-    if target.state == "soaking" and not wave.spec.soak_holds_slot:
-        return False
-    if target.state == "offered" and not online:
-        return False
-    return target.state in IN_FLIGHT or cluster in wave.carried
+    return _flies(wave, target, online=online) or cluster in wave.carried
+
+
+def _flies(wave: WaveBoard, target: Target, *, online: bool) -> bool:
+    state = target.state
+    if state == "offered":
+        return online
+    return state in IN_FLIGHT and (state != "soaking" or wave.spec.soak_holds_slot)

@@ -6,7 +6,7 @@ implementation (tests/contract/store). It never holds a secret: of a token only 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,6 +14,8 @@ import msgspec
 from muster_core.errors import MusterError
 
 from muster_coordinator.audit.heads import HeadRow
+
+EVERYTHING: Mapping[str, int] = {}
 
 
 class StoreError(MusterError):
@@ -74,6 +76,14 @@ class EventRow(msgspec.Struct, frozen=True):
     data: bytes
 
 
+class SnapshotRow(msgspec.Struct, frozen=True):
+    """What a stream's events up to ``number`` lead to: a cache of them, which may be missing or wrong at any time."""
+
+    stream: str
+    number: int
+    data: bytes
+
+
 class OperatorRow(msgspec.Struct, frozen=True):
     """An operator's client certificate; ``serial`` in hex, times in unix seconds, ``revoked`` 0 while it counts."""
 
@@ -87,7 +97,7 @@ class OperatorRow(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class Batch:
-    """Writes that become durable together."""
+    """Writes that become durable together. ``outdated`` are streams whose snapshot is dropped."""
 
     events: list[EventRow] = field(default_factory=list)
     reports: dict[tuple[str, str], ReportRow] = field(default_factory=dict)
@@ -95,10 +105,19 @@ class Batch:
     joins: dict[str, JoinRow] = field(default_factory=dict)
     heads: dict[str, HeadRow] = field(default_factory=dict)
     operators: dict[str, OperatorRow] = field(default_factory=dict)
+    snapshots: dict[str, SnapshotRow] = field(default_factory=dict)
+    outdated: set[str] = field(default_factory=set)
 
     def __bool__(self) -> bool:
         return bool(
-            self.events or self.reports or self.sessions or self.joins or self.heads or self.operators
+            self.events
+            or self.reports
+            or self.sessions
+            or self.joins
+            or self.heads
+            or self.operators
+            or self.snapshots
+            or self.outdated
         )
 
 
@@ -127,8 +146,10 @@ class Store(Protocol):
         """By the time of issue."""
         ...
 
-    async def streams(self) -> dict[str, list[EventRow]]:
-        """All events, by stream, in order."""
+    async def snapshots(self) -> Sequence[SnapshotRow]: ...
+
+    async def streams(self, since: Mapping[str, int] = EVERYTHING) -> dict[str, list[EventRow]]:
+        """All events, by stream, in order; of a stream in ``since`` its first one and those from that number on."""
         ...
 
     async def events(self, stream: str, after: int, limit: int) -> Sequence[EventRow]:

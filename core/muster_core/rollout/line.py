@@ -8,10 +8,21 @@ held member costs nothing. It never decides whether anything may be offered.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Container, Iterator, Mapping
+from array import array
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 NOTHING: Mapping[str, str] = {}
 SLACK = 64
+
+
+class Order(NamedTuple):
+    """Beside who waits, all of a line: the ranks that were given last, and who was moved where, packed."""
+
+    first: int
+    last: int
+    moved: bytes
+    ranks: bytes
 
 
 class Line:
@@ -24,8 +35,11 @@ class Line:
         spread: Mapping[str, str] = NOTHING,
     ) -> None:
         self._zones, self._spread = zones, spread
-        self._rank = {cluster: number for number, cluster in enumerate(members)}
-        self._waiting: dict[str, int] = dict(self._rank)  # who waits, with the rank that its entry has
+        self.numbers = {cluster: number for number, cluster in enumerate(members)}  # never changes
+        self._moved: dict[
+            str, int
+        ] = {}  # who was put before or behind all others, with the rank of the last time
+        self._waiting: dict[str, int] = dict(self.numbers)  # who waits, with the rank that its entry has
         self._first, self._last = 0, len(members)
         self.held: dict[str, str] = {}  # who waits or may come back to wait, with the reason
         self._held_waiting = 0
@@ -35,7 +49,7 @@ class Line:
         if not zones and not spread:
             self._lanes[""] = list(enumerate(members))
             return
-        for cluster, rank in self._rank.items():  # in order, so each is a heap already
+        for cluster, rank in self.numbers.items():  # in order, so each is a heap already
             for lane in self._lanes_of(cluster):
                 lane.append((rank, cluster))
 
@@ -64,14 +78,14 @@ class Line:
 
     def put(self, cluster: str, *, place: str) -> None:
         """``place``: ``own`` for the one it has in the order, ``first`` or ``last``."""
-        rank = self._rank[cluster]
         if place == "first":
             self._first -= 1
-            rank = self._first
+            rank = self._moved[cluster] = self._first
         elif place == "last":
             self._last += 1
-            rank = self._last
-        self._rank[cluster] = rank
+            rank = self._moved[cluster] = self._last
+        else:
+            rank = self._moved.get(cluster, self.numbers[cluster])
         self._waiting[cluster] = rank
         if cluster in self.held:
             self._held_waiting += 1
@@ -111,6 +125,22 @@ class Line:
             for zone, lane in self._lanes.items()
             if zone not in zones and self._first_of(lane) is not None
         )
+
+    def order(self) -> Order:
+        moved = array("I", map(self.numbers.__getitem__, self._moved))
+        return Order(self._first, self._last, moved.tobytes(), array("q", self._moved.values()).tobytes())
+
+    def put_all(self, order: Order, members: Sequence[str], waiting: Iterable[str]) -> None:
+        """Who waits, and nobody is held. O(n log n)."""
+        self._first, self._last = order.first, order.last
+        numbers, ranks = array("I", order.moved), array("q", order.ranks)
+        self._moved = {members[number]: rank for number, rank in zip(numbers, ranks, strict=True)}
+        self._waiting = {cluster: self._moved.get(cluster, self.numbers[cluster]) for cluster in waiting}
+        self._lanes.clear()
+        self._values.clear()
+        for rank, cluster in sorted((rank, cluster) for cluster, rank in self._waiting.items()):
+            for lane in self._lanes_of(cluster):
+                lane.append((rank, cluster))
 
     def before(self, cluster: str) -> int:
         """How many that are ready go before it. O(waiting): for people's questions, not for deciding."""

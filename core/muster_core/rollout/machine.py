@@ -126,6 +126,11 @@ class RolloutMachine:
         target = self.targets.get(cluster)
         return target if target and not self.has_ended and target.state in IN_FLIGHT else None
 
+    @property
+    def has_unsaid(self) -> bool:
+        """Whether it has applied events that no call has returned yet: it is ahead of its log until the next one."""
+        return bool(self._unsaid)
+
     def next_wake(self) -> float | None:
         """When a :class:`Tick` will have something to do, if nothing else happens."""
         return self._unsaid[0].at if self._unsaid else progress.next_wake(self.run)

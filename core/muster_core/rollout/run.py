@@ -119,8 +119,7 @@ class Run:
         match event:
             case ev.WaveOpened():
                 self.wave, self.state, self.why = event.wave, "Running", ""
-                self.opened = self.waves[: event.wave + 1]
-                self.with_hours = [wave for wave in self.opened if not wave.hours.always]
+                self.see_opened()
                 self.current.gates.before.begin(event.at)
             case ev.WavePassed():
                 self.waves[event.wave].passed = True
@@ -158,6 +157,11 @@ class Run:
                 self.state, self.why, self.ended_at = event.state, event.why, event.at
             case _:
                 pass
+
+    def see_opened(self) -> None:
+        """What follows from the number of the wave that is open."""
+        self.opened = self.waves[: self.wave + 1]
+        self.with_hours = [wave for wave in self.opened if not wave.hours.always]
 
     def _asked(self) -> list[tuple[ev.Phase, PhaseGates]]:
         return list(self.current.gates.asked()) if self.opened else []

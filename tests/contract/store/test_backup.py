@@ -22,6 +22,7 @@ from muster_coordinator.store.port import (
     OperatorRow,
     ReportRow,
     SessionRow,
+    SnapshotRow,
     StoreError,
     TokenRow,
 )
@@ -48,6 +49,7 @@ def batch() -> Batch:
     found.joins = {"a": JoinRow("a", "uid", b"i", b"s", 1, b"g", b"csr", 1, "0.1.0", 2, 3, 4)}
     found.heads = {"cluster/a": HeadRow("cluster/a", 9, "a" * 64, 4, "b" * 64)}
     found.operators = {"1f": OperatorRow("1f", "ada", "operator", 10, 100)}
+    found.snapshots = {"shop-0001": SnapshotRow("shop-0001", EVENTS, b"a cache")}  # no part of a backup
     return found
 
 
@@ -104,6 +106,7 @@ async def test_what_is_put_back_is_what_was_there_whatever_the_engine(
     restored = await opened(other)
     try:
         assert await everything(restored) == held
+        assert await restored.snapshots() == []
     finally:
         await restored.close()
     assert {name: (there / name).read_bytes() for name in KEYS} == KEYS
@@ -130,6 +133,7 @@ async def test_nothing_is_replaced_without_being_told_to(
     again = await opened(database)
     try:
         assert await everything(again) == held
+        assert await again.snapshots() == [], "one of the log that was replaced"
     finally:
         await again.close()
     assert (folder / "audit" / "00000001.jsonl").read_bytes() == b'{"seq":3}\n'  # never taken back

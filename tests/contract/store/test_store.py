@@ -19,6 +19,7 @@ from muster_coordinator.store.port import (
     OperatorRow,
     ReportRow,
     SessionRow,
+    SnapshotRow,
     StoreError,
     TokenRow,
 )
@@ -215,5 +216,53 @@ async def test_a_database_from_before_a_table_was_there_gets_it(store: SqlStore,
     other = await opened(database)
     try:
         assert await other.audit_heads() == []
+    finally:
+        await other.close()
+
+
+async def test_of_a_snapshot_the_newest_stays_until_it_is_outdated(
+    store: SqlStore, database: Database
+) -> None:
+    large = bytes(range(256)) * 10_000
+    rows = {name: SnapshotRow(name, 1, b"old") for name in ("shop-0001", "till-0001")}
+    await store.commit(Batch([event(1)], snapshots=rows))
+    await store.commit(Batch([event(2)], snapshots={"shop-0001": SnapshotRow("shop-0001", 2, large)}))
+    async with again(store, database) as other:
+        assert await other.snapshots() == [SnapshotRow("shop-0001", 2, large), rows["till-0001"]]
+        await other.commit(Batch([event(3)], outdated={"shop-0001", "never-there"}))
+        assert await other.snapshots() == [rows["till-0001"]]
+
+
+async def test_a_snapshot_is_never_ahead_of_the_events_that_it_came_with(store: SqlStore) -> None:
+    await store.commit(Batch([event(1)]))
+    with pytest.raises(sa.exc.IntegrityError):
+        await store.commit(
+            Batch([event(2), event(1)], snapshots={"shop-0001": SnapshotRow("shop-0001", 2, b"x")})
+        )
+    assert await store.snapshots() == []
+
+
+async def test_of_a_log_with_a_snapshot_only_the_start_and_the_newest_events_are_read(
+    store: SqlStore,
+) -> None:
+    await store.commit(Batch([event(n, stream) for n in range(1, 6) for stream in ("a", "b", "c", "d")]))
+    found = await store.streams({"b": 4, "c": 6, "d": 1, "gone": 2})
+    assert {stream: [row.number for row in rows] for stream, rows in found.items()} == {
+        "a": [1, 2, 3, 4, 5],
+        "b": [1, 4, 5],
+        "c": [1],
+        "d": [1, 2, 3, 4, 5],
+    }
+
+
+async def test_a_database_from_before_snapshots_gets_their_table(store: SqlStore, database: Database) -> None:
+    await store.commit(Batch([event(1)]))
+    await store.close()
+    database.script("DROP TABLE snapshots")
+    other = await opened(database)
+    try:
+        assert await other.snapshots() == []
+        await other.commit(Batch([event(2)], snapshots={"shop-0001": SnapshotRow("shop-0001", 2, b"x")}))
+        assert len(await other.snapshots()) == 1
     finally:
         await other.close()

@@ -17,7 +17,8 @@ from muster_coordinator.store.port import StoreError
 from muster_coordinator.store.sql import migrations, schema
 from muster_coordinator.store.sql.place import Place, told
 
-TABLES = tuple(table for table in schema.metadata.sorted_tables if table is not schema.meta)
+APART = (schema.meta, schema.snapshots)  # a snapshot of another log must not outlive a restore
+TABLES = tuple(table for table in schema.metadata.sorted_tables if table not in APART)
 # Plain texts: SQLAlchemy's own kind is no JSON.
 COLUMNS = {str(table.name): [str(column.name) for column in table.columns] for table in TABLES}
 
@@ -69,7 +70,7 @@ def put_back(place: Place, backup: Backup) -> None:
             )
     with told(place), place.writing() as connection:
         migrations.upgrade(connection, place.name)
-        for table in TABLES:
+        for table in (*TABLES, schema.snapshots):
             connection.execute(sa.delete(table))
         # Whose it was is not whose it is: the next leader writes its CA and its name.
         migrations.keep_only(connection, ("version", "epoch"))

@@ -91,3 +91,12 @@ events = sa.Table(
     sa.Column("number", sa.BigInteger, primary_key=True),
     sa.Column("data", sa.LargeBinary, nullable=False),
 )
+
+# A cache of the events: no part of a backup, and a program that does not know it need not.
+snapshots = sa.Table(
+    "snapshots",
+    metadata,
+    sa.Column("stream", sa.String, primary_key=True),
+    sa.Column("number", sa.BigInteger, nullable=False),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+)

@@ -7,7 +7,7 @@ one writes at a time. It never reads a clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,12 +20,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from muster_coordinator.audit.heads import HeadRow
 from muster_coordinator.store.port import (
+    EVERYTHING,
     Batch,
     EventRow,
     JoinRow,
     OperatorRow,
     ReportRow,
     SessionRow,
+    SnapshotRow,
     TokenRow,
 )
 from muster_coordinator.store.sql import migrations, schema
@@ -50,6 +52,7 @@ class SqlStore:
         self._joins = _Rows(_upsert(schema.joins, dialect), dialect)
         self._heads = _Rows(_upsert(schema.audit_heads, dialect), dialect)
         self._operators = _Rows(_upsert(schema.operators, dialect), dialect)
+        self._snapshots = _Rows(_upsert(schema.snapshots, dialect), dialect)
 
     @classmethod
     async def open(cls, path: Path) -> SqlStore:
@@ -119,11 +122,16 @@ class SqlStore:
                 (self._joins, batch.joins.values()),
                 (self._heads, batch.heads.values()),
                 (self._operators, batch.operators.values()),
+                (self._snapshots, batch.snapshots.values()),
             )
             if rows
         ]
+        outdated = sorted(batch.outdated)
 
         def work(connection: sa.Connection) -> None:
+            if outdated:
+                table = schema.snapshots
+                connection.execute(sa.delete(table).where(table.c.stream.in_(outdated)))
             for sql, values in writes:
                 connection.exec_driver_sql(sql, values)
 
@@ -170,12 +178,19 @@ class SqlStore:
         table = schema.operators
         return await self._rows(sa.select(table).order_by(table.c.issued, table.c.serial), OperatorRow)
 
-    async def streams(self) -> dict[str, list[EventRow]]:
-        found: dict[str, list[EventRow]] = {}
-        for row in await self._rows(
-            sa.select(schema.events).order_by(schema.events.c.stream, schema.events.c.number), EventRow
-        ):
-            found.setdefault(row.stream, []).append(row)
+    async def snapshots(self) -> Sequence[SnapshotRow]:
+        return await self._rows(sa.select(schema.snapshots).order_by(schema.snapshots.c.stream), SnapshotRow)
+
+    async def streams(self, since: Mapping[str, int] = EVERYTHING) -> dict[str, list[EventRow]]:
+        table, found = schema.events, dict[str, list[EventRow]]()
+        whole = sa.select(table).order_by(table.c.stream, table.c.number)
+        queries = [whole.where(table.c.stream.not_in(list(since))) if since else whole]
+        for stream, number in since.items():
+            wanted = sa.or_(table.c.number == 1, table.c.number >= number)
+            queries.append(sa.select(table).where(table.c.stream == stream, wanted).order_by(table.c.number))
+        for query in queries:
+            for row in await self._rows(query, EventRow):
+                found.setdefault(row.stream, []).append(row)
         return found
 
     async def events(self, stream: str, after: int, limit: int) -> Sequence[EventRow]:
