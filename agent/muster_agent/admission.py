@@ -28,7 +28,7 @@ from muster_agent.render.renderer import Renderer
 from muster_agent.sealed import choose
 from muster_agent.site import closed_until, require_allowed
 from muster_agent.source.repository import BlobTree, Heads, SourceRepository
-from muster_agent.state.records import Admission, Enrolment, SecretPlace
+from muster_agent.state.records import Admission, Enrolment, OfferRecord, SecretPlace
 from muster_agent.trust.floors import FloorKeeper
 from muster_agent.trust.heads import HeadJudge
 from muster_agent.trust.keeper import TrustKeeper
@@ -44,7 +44,8 @@ class Offered(NamedTuple):
     """A release as it is offered; ``registry_digest`` (may be empty) is the entry that the coordinator means.
 
     ``own`` is what this cluster remembers: the admission that it has, and the last that was healthy before it, if any.
-    ``returns``: the offer says that it goes back, which is for ``own`` or a directive to allow.
+    ``returns``: the offer says that it goes back, which is for ``own`` or a directive to allow. ``not_before`` (unix
+    seconds): what the coordinator asks for; a directive may say a later time.
     """
 
     release: Release
@@ -52,6 +53,13 @@ class Offered(NamedTuple):
     registry_digest: str = ""
     returns: bool = False
     own: tuple[Admission, ...] = ()
+    not_before: int = 0
+
+
+class Early(NamedTuple):
+    """A release that could be admitted, and was in every stage: its time (unix seconds) has not come."""
+
+    not_before: int
 
 
 @dataclass(slots=True)
@@ -264,10 +272,11 @@ class Desired:
             and await self._source.descends(head, release.commit)
         )
 
-    async def admit(self, offered: Offered, look: Look) -> Admissible:
+    async def admit(self, offered: Offered, look: Look) -> Admissible | Early:
         """A new release. Its floor is on disk and mirrored when this returns; nothing was applied.
 
-        ``look`` tells what policies need to know of the cluster.
+        Before its time no floor moves, and all of it is asked again then. ``look`` tells what policies need to know of the
+        cluster.
         """
         self._floors.require_whole()
         if "fleet" not in self.branches:
@@ -315,14 +324,23 @@ class Desired:
             raise ValidationError("V051", "no policies were accepted yet", object=release.bundle)
         shown = _located(admissible.objects, admissible.namespace)
         admissible.warnings = gate(self.policies, shown, await look(shown), self._judged)
+        not_before = max(offered.not_before, approved.not_before)
+        if self._keeper.now() < not_before:
+            return Early(not_before)
         await self._source.pin(f"admitted/{release.bundle}", release.commit)
         await self._source.pin(f"admitted-entry/{release.bundle}", self.registry_commit)
         await self._floors.raise_bundle(release.bundle, release.commit, approved.place, admissible.secrets)
         return admissible
 
-    def closed_until(self, *, returns: bool) -> float | None:
-        """When the site's window opens; None while it takes releases, and for one that goes back."""
-        return None if returns else closed_until(self.entry, self._keeper.now())
+    def closed_until(self, offer: OfferRecord) -> float | None:
+        """When the site's window opens; None while it takes releases, for one that goes back, and before an offer's time."""
+        if offer.returns or not self.is_due(offer.not_before):
+            return None
+        return closed_until(self.entry, self._keeper.now())
+
+    def is_due(self, not_before: float) -> bool:
+        """Whether this time has come, by the later of the system's clock and the newest that was signed."""
+        return self._keeper.now() >= not_before
 
     def _own_entry(self, offered: str) -> Cluster:
         if self.entry is None:

@@ -22,6 +22,7 @@ ORDER = (
     "applying",
     "soaking",
     "acknowledged",
+    "staged",
     "offered",
     "waiting",
     "skipped",

@@ -131,7 +131,7 @@ T071 | The directive is not signed by an operator of the trust document. | Have 
 T072 | The signer may not direct this bundle on this cluster. | Have an operator sign whose scope covers both.
 T073 | The directive is another fleet's. | Sign one for this fleet.
 T074 | The directive does not name this cluster. | Sign a new one that has it, or let late joiners in.
-T075 | The directive has expired, or does not hold yet. | Renew it, or wait until it holds.
+T075 | The directive has expired. | Renew it: `muster directive renew`.
 T076 | The directive is older than one that was taken, or does not follow it. | Sign a new one on top of the newest; an old one was replayed.
 T077 | The directive names another plan than the commit has. | Sign one for this commit.
 T078 | The fleet's mode asks for a directive, and the offer carries none. | Have an operator sign one.
@@ -225,6 +225,7 @@ R046 | This person may not approve or reject this wave: not named in the plan, i
 R050 | A gate of the plan says nothing. | Run `muster validate .` and mend what it lists.
 R051 | A wave is empty, because waves before it take all of its clusters. | Order the waves from the narrow ones to the wide ones, or take the wave out.
 R052 | The plan expires before a wave could ever be offered anything. | Give `spec.expire` more time, or correct the wave's window or start time.
+R053 | The time from which a release may be applied has passed, is past the end of its offers, or is not that of the rollout that runs. | Name another one with `--not-before`, or give offers more time (`--offers-for`, the plan's `spec.expire`).
 R070 | A flag's text is no time that varies. | Write `90s`, or `90s..10m`: the median and the 99th percentile.
 R080 | A server that a gate or a notification needs did not answer. | Check that it runs, and the way from the coordinator to it; it is asked again.
 R081 | What a gate or a notification names is no http or https URL. | Write `https://…`.

@@ -177,8 +177,8 @@ DIRECTIVES = [
     ),
     (
         "directives-hold-before-their-time",
-        DIRECTIVE,
-        "if now < directive.not_before:",
+        ADMISSION,
+        "if self._keeper.now() < not_before:",
         "if False:",
         f"{HUB}a_directive_that_does_not_hold_yet_waits_for_this_clusters_own_clock",
     ),

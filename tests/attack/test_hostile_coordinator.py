@@ -295,7 +295,9 @@ def test_a_directive_that_does_not_hold_yet_waits_for_this_clusters_own_clock(di
     said = fleet.directive(commit, 5, now, not_before=int(now) + 300)
     offer = fleet.directed(fleet.offer(commit, early := rollout()), said, directed.uid)
     directed.hub.offer(offer)
-    until(lambda: [r for r in directed.hub.reports(early) if r.code == "T075"], why=directed.why)
+    until(
+        lambda: [r for r in directed.hub.reports(early) if r.outcome == wire.OUTCOME_STAGED], why=directed.why
+    )
     assert directed.site.kube.version() == "one"
     directed.hub.send(wire.HubFrame(withdraw=wire.Withdraw(rollout=early, bundle="shop", attempt=1)))
 

@@ -25,7 +25,8 @@ from muster_core.rollout.plan import ResolvedGate, ResolvedPlan, ResolvedWave, R
 from muster_core.windows import Window
 
 COMMANDS = get_args(ev.Command)
-FLYING = {"offered", "acknowledged", "applying", "soaking"}
+FLYING = {"offered", "acknowledged", "staged", "applying", "soaking"}
+WAITS = {"acknowledged", "staged"}  # before its time: nothing is applied
 HARMED = {"failed", "returned", "lost"}
 EPSILON = 1e-6
 THIS, OTHER = "digest-this", "digest-other"
@@ -107,7 +108,9 @@ def full_plans(draw: st.DrawFn) -> ResolvedPlan:
     )
 
 
-def started(plan: ResolvedPlan, carried: tuple[str, ...] = (), *, may_return: bool = False) -> ev.Started:
+def started(
+    plan: ResolvedPlan, carried: tuple[str, ...] = (), *, may_return: bool = False, not_before: float = 0.0
+) -> ev.Started:
     return ev.Started(
         at=1000.0,
         rollout="shop-0001",
@@ -119,6 +122,7 @@ def started(plan: ResolvedPlan, carried: tuple[str, ...] = (), *, may_return: bo
         authors=("author",),
         carried=carried,
         may_return=may_return,
+        not_before=not_before,
     )
 
 
@@ -165,10 +169,12 @@ class Recount:
     )  # approvals; passed ones have "passed"
     held: set[str] = field(default_factory=set)  # of the moment: as the executor told
     allowance: int | None = None
+    not_before: float = 0.0
 
     def unpaused(self, at: float) -> float:
-        """Time without pauses: what deadlines count."""
-        return at - self.paused_for - (at - self.paused_at if self.paused else 0.0)
+        """Time without pauses, and none before the rollout's own time: what deadlines count."""
+        at, paused_at = max(at, self.not_before), max(self.paused_at, self.not_before)
+        return at - self.paused_for - (at - paused_at if self.paused else 0.0)
 
     @classmethod
     def of(cls, start: ev.Started) -> Recount:
@@ -183,7 +189,8 @@ class Recount:
             for phase, specs in (("before", wave.gates_before), ("after", wave.gates_after))
             for number in range(len(specs))
         }
-        return cls(plan, places, gates=gates, allowance=0 if plan.limited else None)
+        allowance = 0 if plan.limited else None
+        return cls(plan, places, gates=gates, allowance=allowance, not_before=start.not_before)
 
     def passed_gates(self, wave: int, phase: str) -> bool:
         return all("passed" in seen for (w, p, _), seen in self.gates.items() if (w, p) == (wave, phase))
@@ -344,7 +351,7 @@ class Recount:
                 assert spread[name] == spread[cluster]
 
     def go_on(self, at: float) -> None:
-        self.paused_for, self.paused = at - self.unpaused(at), False
+        self.paused_for, self.paused = max(at, self.not_before) - self.unpaused(at), False
 
     def _target(self, event: ev.TargetEvent, place: Place) -> None:
         spec, at = self.plan.waves[place.wave], event.at
@@ -357,6 +364,7 @@ class Recount:
             place.clock = self.unpaused(at)
         if isinstance(event, ev.TargetLost) or (isinstance(event, ev.TargetFailed) and event.code == "R020"):
             assert self.unpaused(at) - place.clock >= self.plan.deadline - EPSILON
+            assert at >= self.not_before + self.plan.deadline - EPSILON, "no deadline runs before its time"
         match event:
             case ev.OfferMade():
                 assert place.state == "waiting"
@@ -384,15 +392,18 @@ class Recount:
                     assert limits.max_lost is None or self.number(index, {"lost"}) <= limits.max_lost
                 place.state, place.offered_at, place.acknowledged, place.crossed = "offered", at, False, False
             case ev.OfferWithdrawn():
-                assert place.state == "offered"
-                place.state = "waiting"
+                assert place.state == "offered" or (place.state in WAITS and at < self.not_before)
+                place.state, place.acknowledged = "waiting", False
             case ev.TargetAcknowledged():
                 assert place.offered_at is not None
                 assert place.state in {"offered", "waiting", "owed", "deferred"}
                 place.crossed = place.state != "offered"
                 place.state, place.acknowledged = "acknowledged", True
-            case ev.TargetApplying():
+            case ev.TargetStaged():
                 assert place.state == "acknowledged"
+                place.state = "staged"
+            case ev.TargetApplying():
+                assert place.state in WAITS
                 place.state = "applying"
             case ev.SoakStarted():
                 assert place.acknowledged
@@ -438,7 +449,7 @@ class Recount:
                 place.offered_at, place.acknowledged, place.was_owed, place.late = None, False, False, False
             case ev.TargetDeferred():
                 assert place.offered_at is not None
-                assert place.state in {"offered", "waiting", "owed", "deferred", "acknowledged"}
+                assert place.state in {"offered", "waiting", "owed", "deferred", *WAITS}
                 place.state, place.clock, place.loose, place.acknowledged = (
                     "deferred",
                     event.until,
@@ -498,9 +509,10 @@ class Driven:
         carried: tuple[str, ...] = (),
         *,
         may_return: bool = False,
+        not_before: float = 0.0,
     ) -> None:
         self.now = now
-        self.start = started(plan, carried, may_return=may_return)
+        self.start = started(plan, carried, may_return=may_return, not_before=not_before)
         self.machine = RolloutMachine(self.start)
         self.shadow = RolloutMachine(self.start)
         self.recount = Recount.of(self.start)
@@ -647,15 +659,20 @@ class AnyOrder(RuleBasedStateMachine):
 
     driven: Driven
 
-    @initialize(plan=full_plans(), carried=st.integers(0, 255), may_return=st.booleans())
-    def start(self, plan: ResolvedPlan, carried: int, may_return: bool) -> None:
+    @initialize(
+        plan=full_plans(),
+        carried=st.integers(0, 255),
+        may_return=st.booleans(),
+        not_before=st.sampled_from([0.0, 0.0, 1030.0, 1300.0, 2000.0]),
+    )
+    def start(self, plan: ResolvedPlan, carried: int, may_return: bool, not_before: float) -> None:
         names = sorted(name for wave in plan.waves for name in wave.members)
         busy = (
             tuple(name for number, name in enumerate(names) if carried >> number & 1)
             if carried % 3 == 0
             else ()
         )
-        self.driven = Driven(plan, carried=busy, may_return=may_return)
+        self.driven = Driven(plan, carried=busy, may_return=may_return, not_before=not_before)
         self.names = sorted(self.driven.machine.targets)
 
     def attempt(self, name: str) -> int:
@@ -696,7 +713,7 @@ class AnyOrder(RuleBasedStateMachine):
         number=st.integers(0, 63),
         off=st.sampled_from([0, 0, 0, 0, 1, -1]),
         digest=st.sampled_from([THIS, THIS, THIS, OTHER]),
-        outcome=st.sampled_from(["applying", "healthy", "healthy", "failed", "returned"]),
+        outcome=st.sampled_from(["staged", "staged", "applying", "healthy", "healthy", "failed", "returned"]),
     )
     def report(self, number: int, off: int, digest: str, outcome: str) -> None:
         name = self.pick(number)
@@ -832,6 +849,12 @@ class AnyOrder(RuleBasedStateMachine):
                 assert text.startswith(f"{target.cluster} is {target.state}")
             for flying in machine.outstanding():
                 assert not flying.soak_runs or machine.is_online(flying.cluster)
+                if flying.state in WAITS and self.driven.now < machine.started.not_before:
+                    assert not machine.is_online(flying.cluster) or not (
+                        machine.state == "Paused"
+                        or machine.stopping
+                        or flying.cluster in self.driven.recount.held
+                    ), "who can be told has no offer that waits for its time"
                 if flying.state == "offered":
                     assert flying.cluster not in self.driven.recount.held, "an offer to a held cluster stands"
                     assert self.driven.recount.is_open(flying.cluster, self.driven.now), (

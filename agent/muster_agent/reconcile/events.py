@@ -45,6 +45,18 @@ class Readmitted:
 
 
 @dataclass(frozen=True, slots=True)
+class Staged:
+    """The offer could be admitted, and nothing is applied before its time (unix seconds)."""
+
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """That time has come before the system's clock says so: something newer was signed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Deferred:
     """The site's window closed before the offer could be admitted; it opens ``until`` (unix seconds)."""
 
@@ -119,6 +131,8 @@ Event = (
     | Withdrawn
     | Admitted
     | Readmitted
+    | Staged
+    | Due
     | Deferred
     | Refused
     | AppliedAll

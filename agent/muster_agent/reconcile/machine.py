@@ -46,9 +46,10 @@ class BundleMachine:
         self._applied = False
         self._give_up: float | None = None
         self._failure = ("", "")  # code and message of what went wrong, while the old release comes back
+        self.staged_until: float | None = None
 
     def next_wake(self) -> float | None:
-        times = [at for at in (self.deadline, self.retry_at) if at is not None]
+        times = [at for at in (self.deadline, self.retry_at, self.staged_until) if at is not None]
         return min(times) if times else None
 
     def start(self, now: float) -> list[ev.Command]:
@@ -57,7 +58,8 @@ class BundleMachine:
         if record.leaving:
             self.phase = "Removing"
             return [ev.TakeAway()]
-        if record.offer and record.outcome in {"", "applying"} and not self._has_what(record.offer):
+        waits = record.outcome in {"", "applying"} and record.offer and not self._has_what(record.offer)
+        if record.offer and (waits or record.outcome == "staged"):
             self._admitting = True
             first: list[ev.Command] = [ev.Readmit(record.admission)] if record.admission else []
             return [*first, ev.Admit(record.offer)]
@@ -77,6 +79,10 @@ class BundleMachine:
                 return self._admitted(event, now)
             case ev.Readmitted():
                 return self._readmitted(event, now)
+            case ev.Staged():
+                return self._staged(event)
+            case ev.Due():
+                return self._due()
             case ev.Deferred():
                 return self._deferred(event)
             case ev.Refused():
@@ -110,6 +116,7 @@ class BundleMachine:
             return []
         self.record = msgspec.structs.replace(self.record, leaving=is_so, kept=())
         self._admitting, self.retry_at, self.deadline, self._retry = False, None, None, RETRY_FIRST
+        self.staged_until = None
         self.code = self.message = ""
         self.problems, self.total, self.ready = (), 0, 0
         if is_so:
@@ -160,6 +167,7 @@ class BundleMachine:
             return [ev.Acknowledge(offer), ev.Report()]
         if event.closed_until is not None:
             return [ev.Defer(offer, event.closed_until)]
+        self.staged_until = None
         if why := self._left_before(offer, now):
             self.code, self.message = why
             if not record.leaving:
@@ -188,11 +196,32 @@ class BundleMachine:
     def _withdrawn(self, event: ev.Withdrawn) -> list[ev.Command]:
         offer = self.record.offer
         # What was admitted already runs; only an offer that still waits can be taken back.
-        if offer and self._admitting and (offer.rollout, offer.attempt) == (event.rollout, event.attempt):
-            self._admitting, self.retry_at = False, None
+        waits = self._admitting or self.record.outcome == "staged"
+        if offer and waits and (offer.rollout, offer.attempt) == (event.rollout, event.attempt):
+            self._admitting, self.retry_at, self.staged_until = False, None, None
             self.record = msgspec.structs.replace(self.record, offer=None, outcome="")
-            return [ev.Save()]
+            return [ev.Save(), ev.Report()]
         return []
+
+    def _staged(self, event: ev.Staged) -> list[ev.Command]:
+        """What runs is healed and judged meanwhile; whatever was to come of it before is no longer waited for."""
+        if self.record.offer is None or not self._admitting:
+            return []
+        self._admitting, self.retry_at, self.deadline, self._retry = False, None, None, RETRY_FIRST
+        self._give_up, self.staged_until = None, event.until
+        self.code = self.message = ""
+        self.record = msgspec.structs.replace(self.record, outcome="staged")
+        heal: list[ev.Command] = [ev.Apply()] if self.record.admission else []
+        return [ev.Save(), ev.Report(), *heal]
+
+    def _due(self) -> list[ev.Command]:
+        """Everything is asked once more: what holds now is what counts."""
+        offer = self.record.offer
+        if offer is None or self.staged_until is None:
+            return []
+        self._admitting, self.staged_until = True, None
+        self.record = msgspec.structs.replace(self.record, outcome="applying")
+        return [ev.Save(), ev.Admit(offer)]
 
     def _deferred(self, event: ev.Deferred) -> list[ev.Command]:
         """An offer that was acknowledged, and that nothing was done for yet."""
@@ -212,6 +241,8 @@ class BundleMachine:
         return self._admitted(event, now)
 
     def _admitted(self, event: ev.Admitted | ev.Readmitted, now: float) -> list[ev.Command]:
+        if self._admitting and self.record.outcome == "staged":  # its time came while the agent was down
+            self.record = msgspec.structs.replace(self.record, outcome="applying")
         record, offer = self.record, self.record.offer
         self._admitting, self.retry_at, self._retry = False, None, RETRY_FIRST
         # Who was taken back goes nowhere by itself: what it left is what the fleet leaves.
@@ -241,7 +272,8 @@ class BundleMachine:
         self.code, self.message = event.code, event.message
         if self._admitting:
             if self._give_up is None:
-                self._give_up = now + self._patience
+                starts = self.record.offer.not_before if self.record.offer else 0
+                self._give_up = max(now, starts) + self._patience
             if event.retryable and now < self._give_up:
                 if self.record.admission is None:
                     self.phase = "Pending"
@@ -351,6 +383,8 @@ class BundleMachine:
         return []
 
     def _tick(self, now: float) -> list[ev.Command]:
+        if self.staged_until is not None and self.staged_until <= now:
+            return self._due()
         if self.retry_at is not None and self.retry_at <= now:
             self.retry_at = None
             if self.record.leaving:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from muster_core.policy import Verdict
 from muster_core.release import Release
+from muster_core.trust.directive import MAX_TIME
 from muster_core.trust.merkle import Proof
 from muster_proto.v1 import link_pb2 as wire
 
@@ -27,6 +28,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?\Z")
 _DIGEST = re.compile(r"([0-9a-f]{64})?\Z")
 OUTCOMES = {
     "": wire.OUTCOME_UNSPECIFIED,
+    "staged": wire.OUTCOME_STAGED,
     "applying": wire.OUTCOME_APPLYING,
     "healthy": wire.OUTCOME_HEALTHY,
     "failed": wire.OUTCOME_FAILED,
@@ -62,6 +64,7 @@ def record_of(offer: wire.Offer) -> OfferRecord | None:
         and len(offer.directive) <= MAX_DIRECTIVE
         and len(offer.directive_signature) <= MAX_DIRECTIVE
         and len(offer.proof.path) <= MAX_PROOF
+        and 0 <= offer.not_before_unix <= MAX_TIME
     )
     if not whole:
         return None
@@ -75,6 +78,7 @@ def record_of(offer: wire.Offer) -> OfferRecord | None:
         (offer.proof.index, tuple(offer.proof.path)) if offer.HasField("proof") else None,
         offer.catch_up,
         offer.returns,
+        offer.not_before_unix,
     )
 
 
@@ -83,7 +87,7 @@ def offered_of(offer: OfferRecord, machine: BundleMachine) -> Offered:
     proof = Proof(*offer.proof) if offer.proof else None
     credentials = Credentials(offer.directive, offer.signature, proof, offer.catch_up)
     own = machine.may_go_back_to()
-    return Offered(offer.release, credentials, offer.registry_digest, offer.returns, own)
+    return Offered(offer.release, credentials, offer.registry_digest, offer.returns, own, offer.not_before)
 
 
 def report_of(

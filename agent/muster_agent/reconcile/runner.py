@@ -22,7 +22,7 @@ from muster_core.session.backoff import Backoff
 from muster_core.times import format_time
 from muster_proto.v1 import link_pb2 as wire
 
-from muster_agent.admission import Desired
+from muster_agent.admission import Desired, Early
 from muster_agent.cluster.observe import Observer
 from muster_agent.cluster.port import ClusterApi
 from muster_agent.cluster.surroundings import Surroundings, look_around
@@ -41,6 +41,7 @@ log = structlog.get_logger()
 
 MAX_BUNDLES = 500
 MAX_EVENTS = 256
+LONGEST_SLEEP = 60.0  # seconds: a system clock that is set forward is seen by then
 SETTLE = 0.05
 
 
@@ -130,7 +131,7 @@ class Reconciler:
         await self._safely(name, bundle, bundle.machine.start(self._clock()))
         while True:
             wake = bundle.machine.next_wake()
-            delay = max(0.0, wake - self._clock()) if wake is not None else 3600.0
+            delay = min(max(0.0, wake - self._clock()), LONGEST_SLEEP) if wake is not None else 3600.0
             with anyio.move_on_after(delay):
                 await bundle.due.wait()
             bundle.due = anyio.Event()
@@ -178,7 +179,7 @@ class Reconciler:
                     log.warning("an offer of one bundle too many was ignored", bundle=name, limit=MAX_BUNDLES)
                     return
                 self._start(BundleRecord(bundle=name))
-            closed = self._desired.closed_until(returns=record.returns)
+            closed = self._desired.closed_until(record)
             self._tell(name, ev.Offered(record, closed))
         elif frame.HasField("withdraw") and frame.withdraw.bundle in self._bundles:
             self._tell(frame.withdraw.bundle, ev.Withdrawn(frame.withdraw.rollout, frame.withdraw.attempt))
@@ -201,6 +202,7 @@ class Reconciler:
             except MusterError as error:
                 log.warning("the last good state stays", error=str(error))
             await self._look_for_leaving()
+            self._look_for_due()
             try:
                 await self._look_for_deselected()
             except MusterError as error:
@@ -217,6 +219,13 @@ class Reconciler:
             finally:
                 self.head = heads
                 await self._rest()
+
+    def _look_for_due(self) -> None:
+        """Who waits for a time that has come by what was signed since, while the system's clock is behind it."""
+        for name, bundle in self._bundles.items():
+            until = bundle.machine.staged_until
+            if until is not None and self._desired.is_due(until):
+                self._tell(name, ev.Due())
 
     async def _look_for_deselected(self) -> None:
         for name, bundle in self._bundles.items():
@@ -271,6 +280,10 @@ class Reconciler:
                         answer=wire.OfferReply.ACKNOWLEDGED,
                     )
                     self._say(f"reply/{name}", wire.AgentFrame(offer_reply=reply))
+                    if (
+                        bundle.machine.record.outcome == "staged"
+                    ):  # offered again: what was said of it is said again
+                        bundle.last_report = b""
                 case ev.Defer():
                     self._defer(name, command)
                 case ev.Admit():
@@ -305,17 +318,21 @@ class Reconciler:
         try:
             if not await self._desired.ready_for(offer.release):
                 await self._fetch()
-            closed = self._desired.closed_until(returns=offer.returns)
+            closed = self._desired.closed_until(offer)
             if closed is not None:
                 return ev.Deferred(closed)
             admissible = await self._desired.admit(offered_of(offer, bundle.machine), bundle_around)
+            if isinstance(admissible, Early):
+                until = float(admissible.not_before)
+                log.info("staged", release=str(offer.release), until=format_time(until))
+                return ev.Staged(until)
         except DeniedError as denied:
             bundle.verdicts = denied.verdicts
             self._witness.denied(offer, denied.code, denied.verdicts[0])
             self._metrics.refusals.labels(denied.code).inc()
             return ev.Refused(denied.code, denied.message, False)
         except MusterError as error:
-            closed = self._desired.closed_until(returns=offer.returns)
+            closed = self._desired.closed_until(offer)
             if error.retryable and closed is not None:  # it would wait for Git beyond the window
                 return ev.Deferred(closed)
             bundle.verdicts = ()

@@ -96,7 +96,7 @@ class Admission(msgspec.Struct, frozen=True):
 
 class OfferRecord(msgspec.Struct, frozen=True):
     """An offer as it came, so that it can be judged again after a restart. ``proof`` is (leaf index, sibling
-    hashes)."""
+    hashes); ``not_before`` in unix seconds, 0 where it may be applied at once."""
 
     rollout: str
     attempt: int
@@ -107,6 +107,7 @@ class OfferRecord(msgspec.Struct, frozen=True):
     proof: tuple[int, tuple[bytes, ...]] | None = None
     catch_up: bool = False
     returns: bool = False
+    not_before: int = 0
 
 
 class ReturnRecord(msgspec.Struct, frozen=True):
@@ -123,7 +124,7 @@ class AppliedObject(msgspec.Struct, frozen=True, array_like=True):
 
 
 class BundleRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One bundle on this cluster. ``outcome`` is the verdict on ``offer``.
+    """One bundle on this cluster. ``outcome`` is the verdict on ``offer``; ``staged``: it waits for its time.
 
     ``previous`` was healthy before ``last_healthy`` was; there is none after a return, so that nobody is led back
     step by step. ``leaving``: the registry asks that nothing of it is left here; ``kept`` is what was protected from that.

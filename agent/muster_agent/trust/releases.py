@@ -49,9 +49,10 @@ class Content(NamedTuple):
 
 
 class Approved(NamedTuple):
-    """``place`` is to be kept with the floor; there is none without a directive."""
+    """``place`` is to be kept with the floor; there is none without a directive. Nothing is applied before ``not_before``."""
 
     place: SequencePlace | None = None
+    not_before: int = 0
 
 
 class Return(Protocol):
@@ -186,7 +187,7 @@ class ReleaseJudge:
             is_late=await self._is_late(directive, entry),
         )
         self._keeper.saw_time(directive.issued)
-        return Approved(allowed.place)
+        return Approved(allowed.place, allowed.not_before)
 
     async def _plans(self, directive: Directive, release: Release, content: Content) -> dict[str, str]:
         """Of the commit that the directive names, also when it is its return that is offered."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 from muster_core.durations import format_duration
 from muster_core.errors import coded
+from muster_core.times import format_time
 
 from muster_cli.columns import BUNDLES, CLUSTERS, ROLLOUTS, short
 from muster_cli.errors import NotFoundError
@@ -150,6 +151,7 @@ def describe_rollout(ctx: click.Context, name: str, style: str) -> None:
         ("Why", view.why),
         ("Next", next_step(view)),
         ("Started", f"{ago(view.started_unix_ms)} by {view.started_by}"),
+        ("Not before", format_time(view.not_before_unix) if view.not_before_unix else ""),
         ("Authors", ", ".join(view.authors)),
         ("Takes back", view.returns),
         (

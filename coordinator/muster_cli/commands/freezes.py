@@ -1,6 +1,6 @@
 """Freezes: clusters that are offered nothing until a time.
 
-Owns what ``--until`` may say. Which clusters that holds, and when it ends, is the coordinator's.
+Which clusters that holds, and when it ends, is the coordinator's.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 import time
 
 import click
-from muster_core.durations import format_duration, parse_duration
-from muster_core.errors import ValidationError
+from muster_core.durations import format_duration
 from muster_core.select import parse_selector
-from muster_core.times import format_time, parse_time
+from muster_core.times import format_time
 from muster_proto.v1 import operator_pb2 as op
 
+from muster_cli.moments import point_in_time
 from muster_cli.output import Answer
 from muster_cli.verbs import OUTPUT, Nouns, client
 
@@ -59,7 +59,11 @@ def create(
         raise click.UsageError("say which clusters: -l SELECTOR, or --all")
     parse_selector(selector)
     request = op.CreateFreezeRequest(
-        name=name, until_unix=int(_end(until)), selector=selector, bundle=bundle, reason=reason
+        name=name,
+        until_unix=int(point_in_time(until, "--until")),
+        selector=selector,
+        bundle=bundle,
+        reason=reason,
     )
     with client(ctx) as operator:
         made = operator.create_freeze(request)
@@ -91,16 +95,3 @@ def delete(ctx: click.Context, name: str) -> None:
 
 def _clusters(freeze: op.Freeze) -> str:
     return f"{freeze.clusters} cluster{'' if freeze.clusters == 1 else 's'}"
-
-
-def _end(text: str) -> float:
-    """Unix seconds of ``--until``."""
-    try:
-        if text[:1].isdecimal() and "T" not in text:
-            return time.time() + parse_duration(text)
-        return parse_time(text)
-    except ValidationError as error:
-        raise click.BadParameter(
-            f"{text!r} is neither a time nor a duration. Write 2027-01-02T06:00:00Z or 8h.",
-            param_hint="--until",
-        ) from error

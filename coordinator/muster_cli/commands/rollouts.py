@@ -5,6 +5,7 @@ Owns ``muster rollout start`` with the directive that it signs where one is aske
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import click
@@ -13,6 +14,7 @@ from muster_proto.v1 import operator_pb2 as op
 
 from muster_cli.columns import ROLLOUTS
 from muster_cli.commands import deciding, forecast, history, returning, watching
+from muster_cli.moments import point_in_time
 from muster_cli.output import Answer
 from muster_cli.trust.signing import KEY
 from muster_cli.trust.starting import Wish, direct_start
@@ -68,6 +70,12 @@ for _command in (
 @click.option(
     "--go-back", is_flag=True, help="The commit may be older than what clusters have; needs --reason."
 )
+@click.option(
+    "--not-before",
+    default="",
+    metavar="TIME",
+    help="When clusters apply what they prepare now: 2027-01-02T06:00:00Z, or 8h from now.",
+)
 @click.option("-w", "--watch", "stay", is_flag=True, help="Stay until it ends.")
 @KEY
 @CHECKOUT
@@ -85,6 +93,7 @@ def start(
     late_joiners: str,
     late_for: str,
     go_back: bool,
+    not_before: str,
     stay: bool,
     key: Path | None,
     checkout: Path,
@@ -95,6 +104,9 @@ def start(
     Where the fleet's mode asks for directives this signs one, over what your checkout and the registry say: the
     release, the plan, the clusters. With --key it does so in every mode.
 
+    With --not-before clusters verify, render and judge the release now, and apply it at that time by their own clocks,
+    also where they are out of contact then.
+
     \b
     Example:
       muster rollout start shop --again --reason 'after the power cut' -w
@@ -104,6 +116,8 @@ def start(
     if go_back and not reason:
         raise click.UsageError("--go-back needs --reason")
     request = op.StartRolloutRequest(bundle=bundle, commit=commit, plan=plan, again=again, reason=reason)
+    if not_before:
+        request.not_before_unix = math.ceil(point_in_time(not_before, "--not-before"))
     with client(ctx) as operator:
         if key is not None or operator.info().mode in NEEDS_DIRECTIVE:
             wish = Wish(

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
+from muster_core.durations import parse_duration
 from muster_core.errors import RolloutError, TrustError, ValidationError
 from muster_core.fleet import FleetContents, in_service, read_fleet
 from muster_core.kinds.model import Cluster
 from muster_core.manifest.objects import digest
 from muster_core.release import Release
+from muster_core.rollout.plan import require_not_before
 from muster_core.select import targeted
 from muster_core.trust.authority import counts, covers
 from muster_core.trust.directive import SIGNATURE_NAMESPACE, Directive, LateJoiners, decode, statement
@@ -57,7 +59,7 @@ class Signed:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How long, and what besides. Seconds; 0 takes the default of the clusters' site classes."""
+    """How long, and what besides. Seconds; 0 takes the default of the clusters' site classes; ``not_before`` is a time."""
 
     offers_for: float = 7 * DAY
     catch_up_for: float = 0.0
@@ -129,6 +131,11 @@ def direct(
     uids = tuple(sorted({entry.spec.uid for entry in clusters}))
     tree = ClusterTree(uids)
     issued = int(now)
+    not_after = issued + int(terms.offers_for)
+    if terms.not_before:
+        expire = contents.plans[plan].spec.expire
+        ends = parse_duration(expire) if isinstance(expire, str) else None
+        require_not_before(terms.not_before, now, expire=ends, not_after=not_after)
     catch_up = terms.catch_up_for or max(_catch_up_days(entry.spec.site_class) for entry in clusters) * DAY
     directive = Directive(
         fleet=contents.fleet.spec.id,
@@ -139,7 +146,7 @@ def direct(
         sequence=place[0] + 1,
         previous=place[1],
         issued=issued,
-        not_after=issued + int(terms.offers_for),
+        not_after=not_after,
         catch_up_until=issued + int(max(catch_up, terms.offers_for)),
         not_before=terms.not_before,
         late_joiners=terms.late_joiners,

@@ -71,6 +71,7 @@ def direct_start(
                 late_joiners=_late(wish, ground.registry),
                 return_to=back,
                 goes_back=wish.goes_back,
+                not_before=request.not_before_unix,
                 reason=request.reason,
             ),
             plan=request.plan or ground.contents.plan_of(bundle),

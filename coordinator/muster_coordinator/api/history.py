@@ -27,6 +27,7 @@ from muster_coordinator.store.port import EventRow, Store
 # What has no line in the log of the coordinator, since too much of it happens.
 SAID = {
     "withdrawn": "is offered nothing for now",
+    "staged": "has prepared all of it and waits for its time",
     "applying": "is applying",
     "soak-suspended": "is out of contact, and its soak stands still",
     "soak-resumed": "is back in contact, and its soak goes on",

@@ -172,7 +172,7 @@ class OperatorApi:
                     back, request.directive, request.directive_signature, request.cluster_uids, effects, now
                 )
                 machine = self.engine.start(
-                    Start(back, request.plan, by, request.reason, goes_back=True), effects, now
+                    Start(back, request.plan, by, request.reason, True, request.not_before_unix), effects, now
                 )
                 return views.rollout_view(machine, targets=True)
             if request.commit and not head.startswith(request.commit):
@@ -185,6 +185,7 @@ class OperatorApi:
             runs = state.rollouts_of(bundle)
             if runs and runs[-1].started.tree_digest == digest and not request.again:
                 if not runs[-1].has_ended:  # the push has started it already
+                    _require_same_time(runs[-1], request.not_before_unix)
                     return views.rollout_view(runs[-1], targets=True)
                 raise RolloutError(
                     "R009",
@@ -210,7 +211,11 @@ class OperatorApi:
                     object=str(release),
                     hint="Sign one: muster rollout start BUNDLE --key FILE.",
                 )
-            machine = self.engine.start(Start(release, request.plan, by, request.reason), effects, now)
+            machine = self.engine.start(
+                Start(release, request.plan, by, request.reason, not_before=request.not_before_unix),
+                effects,
+                now,
+            )
             return views.rollout_view(machine, targets=True)
 
         result: op.RolloutView = await self.engine.ask(work)
@@ -357,6 +362,17 @@ class OperatorApi:
                     yield await watcher.next()
         finally:
             self.watchers.remove(watcher)
+
+
+def _require_same_time(running: RolloutMachine, not_before: int) -> None:
+    """``MUSTER-R053`` where a start that changes nothing asks for another time than the rollout has."""
+    if not_before and not_before != int(running.started.not_before):
+        raise RolloutError(
+            "R053",
+            "it runs already, and is not to wait for that time",
+            object=running.name,
+            hint=f"End it, then start it anew: muster rollout abort {running.name}, muster rollout start --again.",
+        )
 
 
 def _goes_back(request: op.StartRolloutRequest) -> Release | None:

@@ -185,6 +185,7 @@ def rollout_view(machine: RolloutMachine, *, targets: bool) -> op.RolloutView:
         returns=machine.started.returns,
         removes=machine.started.removes,
         authors=machine.started.authors,
+        not_before_unix=int(machine.started.not_before),
     )
     if targets:
         view.targets.extend(target_view(machine, name) for name in machine.targets)

@@ -26,8 +26,9 @@ from muster_coordinator.rollout.strays import Strays, stray
 from muster_coordinator.store.port import ReportRow, SessionRow
 
 KEPT = 100
-Outcome = Literal["applying", "healthy", "failed", "returned"]
+Outcome = Literal["staged", "applying", "healthy", "failed", "returned"]
 OUTCOMES: dict[int, Outcome] = {
+    wire.OUTCOME_STAGED: "staged",
     wire.OUTCOME_APPLYING: "applying",
     wire.OUTCOME_HEALTHY: "healthy",
     wire.OUTCOME_FAILED: "failed",
@@ -83,6 +84,8 @@ class Conversation:
             effects.clusters.add(name)
             before = len(effects.sends)
             self._contact(name, True, effects, now)
+            for report in cluster.reports.values():
+                self._recall(name, report, effects)
             # What contact offers anew stands too; it goes out once.
             told = {
                 (frame.offer.rollout, frame.offer.attempt)
@@ -182,15 +185,27 @@ class Conversation:
                 return
             ledger = self._state.ledger(bundle)
             self._recorder.debts(bundle, ledger.acknowledged(name, origin, now), effects, now)
-            self._recorder.debts(bundle, ledger.reported(name, digest, outcome, message, now), effects, now)
+            if outcome != "staged":
+                events = ledger.reported(name, digest, outcome, message, now)
+                self._recorder.debts(bundle, events, effects, now)
             return
         machine = self._answered(name, bundle, report.rollout, report.attempt, outcome, effects, now)
         if machine:
-            # A verdict names the attempt; the release that runs may be the last healthy one again.
-            if outcome in {"failed", "returned"}:
+            # A verdict names the attempt; the release that runs may be the last healthy one again, or still.
+            if outcome in {"failed", "returned", "staged"}:
                 digest = machine.started.tree_digest
             given = ev.Reported(name, report.attempt, digest, outcome, report.code, message)
             self._recorder.feed(machine, given, effects, now)
+        self._recall(name, report, effects)
+
+    def _recall(self, name: str, report: wire.Report, effects: Effects) -> None:
+        """What it has staged of an offer that stands no more is taken back, once more where it did not hear of that."""
+        machine = self._state.rollouts.get(report.rollout)
+        if report.outcome != wire.OUTCOME_STAGED or machine is None:
+            return
+        if machine.started.bundle == report.bundle and not machine.stands(name, report.attempt):
+            withdraw = wire.Withdraw(rollout=machine.name, bundle=report.bundle, attempt=report.attempt)
+            effects.sends.append((name, wire.HubFrame(withdraw=withdraw)))
 
     def _answered(
         self,

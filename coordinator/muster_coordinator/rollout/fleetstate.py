@@ -13,7 +13,7 @@ from msgspec import UNSET, UnsetType
 from muster_core.durations import parse_duration, resolve_count
 from muster_core.kinds.model import Cluster
 from muster_core.release import Release
-from muster_core.rollout.board import Target
+from muster_core.rollout.board import IN_FLIGHT, Target
 from muster_core.rollout.catchup import CatchUp, Debt
 from muster_core.rollout.machine import RolloutMachine
 from muster_core.rollout.plan import ResolvedPlan
@@ -236,7 +236,7 @@ class FleetState:
         """Every offer that stands for a cluster, to be sent when it connects."""
         for machine in self.active():
             target = machine.targets.get(cluster)
-            if target and target.state in {"offered", "acknowledged", "applying", "soaking", "lost"}:
+            if target and target.state in IN_FLIGHT | {"lost"}:
                 yield self.offer(machine, target)
         for ledger in self.debts.values():
             debt = ledger.offer_to(cluster)

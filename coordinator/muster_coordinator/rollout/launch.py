@@ -6,6 +6,7 @@ joiners, registry entries that changed or went, and the pace of catching up. How
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from muster_core.rollout import events as ev
 from muster_core.rollout.catchup import Debt
 from muster_core.rollout.machine import RolloutMachine
 from muster_core.rollout.membership import members_of, takes
-from muster_core.rollout.plan import Member, require_time, resolve, resolve_return
+from muster_core.rollout.plan import Member, require_not_before, require_time, resolve, resolve_return
 from muster_proto.v1 import link_pb2 as wire
 
 from muster_coordinator.catalog.catalog import Reading
@@ -37,7 +38,7 @@ class Start(NamedTuple):
     """What is to be rolled out, by which plan (empty: the bundle's), and who says so.
 
     ``goes_back``: an operator's directive takes the fleet to an older release; the branch's newest one is then not started
-    by itself until it changes.
+    by itself until it changes. ``not_before`` (unix seconds, 0: at once): agents prepare it and apply it from then on.
     """
 
     release: Release
@@ -45,6 +46,7 @@ class Start(NamedTuple):
     by: str
     reason: str
     goes_back: bool = False
+    not_before: int = 0
 
 
 class Launch:
@@ -172,6 +174,7 @@ class Launch:
         last = state.last_succeeded(bundle)
         resolved = resolve(plan, members, bundle, limited=state.max_disrupted() is not None)
         require_time(resolved, now)
+        not_before = self._not_before(start, resolved.expire, now)
         # From here on nothing is refused: what is replaced ends only when something takes its place.
         name = self._next_name(bundle)
         started = ev.Started(
@@ -189,8 +192,19 @@ class Launch:
             may_return=last is not None and self.may_return(release, release_of(last)),
             carried=self._replaced(active, name, [m.name for m in members], effects, now) if active else (),
             removes=self._removes(release),
+            not_before=not_before,
         )
         return self._begin(started, [member.name for member in members], effects, now)
+
+    def _not_before(self, start: Start, expire: float | None, now: float) -> int:
+        """From when it may be applied: the later of what order and directive say; ``MUSTER-R053`` if that cannot be."""
+        carried = self._state.directives.of(start.release)
+        signed = carried.directive if carried and carried.directive.not_before > now else None
+        not_before = max(start.not_before, signed.not_before if signed else 0)
+        if not_before:
+            not_after = carried.directive.not_after if carried else math.inf
+            require_not_before(not_before, now, expire=expire, not_after=not_after)
+        return not_before
 
     def _begin(
         self, started: ev.Started, members: Sequence[str], effects: Effects, now: float

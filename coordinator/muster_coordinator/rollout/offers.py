@@ -32,6 +32,7 @@ def offer_of(machine: RolloutMachine, target: Target) -> wire.Offer:
         release=wire_release(release_of(machine)),
         attempt=target.attempt,
         returns=bool(started.returns),
+        not_before_unix=int(started.not_before),
     )
 
 

@@ -20,7 +20,7 @@ from muster_coordinator.rollout.offers import release_of
 from muster_coordinator.rollout.record import Recorder, succeeded
 
 # A target in one of these states has the release, or will have it in a moment.
-HOLDS = frozenset({"acknowledged", "applying", "soaking", "done", "lost"})
+HOLDS = frozenset({"acknowledged", "staged", "applying", "soaking", "done", "lost"})
 
 
 class TakeBack(NamedTuple):

@@ -7,19 +7,32 @@ acknowledged becomes owed; unknown is not healthy. Whatever does not count chang
 from __future__ import annotations
 
 from muster_core.rollout import events as ev
-from muster_core.rollout.board import HARMED
+from muster_core.rollout.board import HARMED, Target
 from muster_core.rollout.run import Run
 
 MAX_FLAPS = 3
-ACKNOWLEDGED = frozenset({"acknowledged", "applying", "soaking", "lost"})
+ACKNOWLEDGED = frozenset({"acknowledged", "staged", "applying", "soaking", "lost"})
 MAY_ANSWER = frozenset({"offered", "waiting", "owed", "deferred"})
 SHORTEST_DEFERRAL = 60.0  # seconds: a site that says "until now" again and again costs nothing
 
 
 def acknowledged(run: Run, cluster: str, attempt: int, now: float, out: list[ev.AnyEvent]) -> None:
     target = run.answers(cluster, attempt)
-    if target and target.state in MAY_ANSWER:
+    if target and target.state in MAY_ANSWER and not _was_taken_back(run, target, now):
         run.emit(ev.TargetAcknowledged(at=now, cluster=cluster), out)
+        _recall(run, target, now, out)
+
+
+def _recall(run: Run, target: Target, now: float, out: list[ev.AnyEvent]) -> None:
+    """Of a rollout that makes no offers now, or to a cluster that is held, none stands that can be taken back."""
+    held = run.waves[target.wave].line.held.get(target.cluster, "")
+    if (held or run.is_paused or run.makes_no_offers) and run.may_recall(target, now):
+        run.withdraw(target, held or run.why, now, out)
+
+
+def _was_taken_back(run: Run, target: Target, now: float) -> bool:
+    """Whether its offer was withdrawn before its time: an agent that took it drops it when it hears of that."""
+    return target.state == "waiting" and now < run.started.not_before
 
 
 def refused(run: Run, given: ev.Refused, now: float, out: list[ev.AnyEvent]) -> None:
@@ -32,7 +45,7 @@ def refused(run: Run, given: ev.Refused, now: float, out: list[ev.AnyEvent]) -> 
 def deferred(run: Run, given: ev.Deferred, now: float, out: list[ev.AnyEvent]) -> None:
     """Not before its time: no failure, its slot is free. Past the end of offers there is no time to wait for."""
     target = run.answers(given.cluster, given.attempt)
-    if target and target.state in {*MAY_ANSWER, "acknowledged"} and not run.makes_no_offers:
+    if target and target.state in {*MAY_ANSWER, "acknowledged", "staged"} and not run.makes_no_offers:
         until = max(given.until, now + SHORTEST_DEFERRAL)
         run.emit(ev.TargetDeferred(at=now, cluster=given.cluster, until=until, why=given.why), out)
 
@@ -42,13 +55,16 @@ def reported(run: Run, given: ev.Reported, now: float, out: list[ev.AnyEvent]) -
     if given.tree_digest != run.started.tree_digest:
         return
     target = run.answers(given.cluster, given.attempt)
-    if not target:
+    if not target or (given.outcome == "staged" and _was_taken_back(run, target, now)):
         return
     if target.state in MAY_ANSWER:
         run.emit(ev.TargetAcknowledged(at=now, cluster=given.cluster), out)
     cluster, state, code, message = given.cluster, target.state, given.code, given.message
     match given.outcome:
-        case "applying" if state == "acknowledged":
+        case "staged" if state == "acknowledged":
+            run.emit(ev.TargetStaged(at=now, cluster=cluster), out)
+            _recall(run, target, now, out)
+        case "applying" if state in {"acknowledged", "staged"}:
             run.emit(ev.TargetApplying(at=now, cluster=cluster), out)
         case "applying" if state == "soaking" and not target.soak_broken:
             if target.flaps < MAX_FLAPS:
@@ -78,6 +94,8 @@ def contact(run: Run, given: ev.Contact, now: float, out: list[ev.AnyEvent]) -> 
         run.emit(ev.SoakSuspended(at=now, cluster=given.cluster), out)
     elif target.state == "soaking" and target.soak_left is not None and given.online:
         run.emit(ev.SoakResumed(at=now, cluster=given.cluster), out)
+    elif given.online:
+        _recall(run, target, now, out)
 
 
 def hold(run: Run, given: ev.Hold, now: float, out: list[ev.AnyEvent]) -> None:
@@ -85,8 +103,7 @@ def hold(run: Run, given: ev.Hold, now: float, out: list[ev.AnyEvent]) -> None:
     target = run.targets.get(given.cluster)
     if target:
         run.waves[target.wave].line.hold(given.cluster, given.why)
-        if target.state == "offered":
-            run.withdraw(target, given.why, now, out)
+        _recall(run, target, now, out)
 
 
 def unhold(run: Run, given: ev.Unhold) -> None:

@@ -18,7 +18,7 @@ from muster_core.rollout.hours import Hours
 from muster_core.rollout.line import Line
 from muster_core.rollout.plan import ResolvedPlan, ResolvedWave, quorum_count
 
-IN_FLIGHT = frozenset({"offered", "acknowledged", "applying", "soaking"})
+IN_FLIGHT = frozenset({"offered", "acknowledged", "staged", "applying", "soaking"})
 HARMED = frozenset({"failed", "returned", "lost"})
 
 
@@ -139,9 +139,16 @@ class WaveBoard:
 
 
 class Board:
-    """All waves of a rollout."""
+    """All waves of a rollout. No deadline runs before ``not_before``: until then nothing may be healthy."""
 
-    def __init__(self, plan: ResolvedPlan, at: float, attempt: int = 1, carried: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        plan: ResolvedPlan,
+        at: float,
+        attempt: int = 1,
+        carried: Sequence[str] = (),
+        not_before: float = 0.0,
+    ) -> None:
         self.waves = [WaveBoard.of(spec) for spec in plan.waves]
         self.targets: dict[str, Target] = {}
         self._timers: list[tuple[float, str]] = []
@@ -149,6 +156,7 @@ class Board:
         self._winding = True
         self._stopped = False
         self._deadline = plan.deadline
+        self._not_before = not_before
         for index, wave in enumerate(self.waves):
             for cluster in wave.spec.members:
                 self.targets[cluster] = Target(cluster, index, attempt=attempt, since=at)
@@ -161,9 +169,6 @@ class Board:
 
     def in_flight(self) -> Iterator[Target]:
         return (self.targets[cluster] for wave in self.waves for cluster in wave.flying)
-
-    def offered(self) -> list[Target]:
-        return [target for target in self.in_flight() if target.state == "offered"]
 
     def wave_of(self, cluster: str) -> WaveBoard:
         return self.waves[self.targets[cluster].wave]
@@ -206,10 +211,10 @@ class Board:
                 self.move(target, "offered", at).was_offered = True
                 self.arm(target, at, wave.spec.offline_after[target.cluster])
             case ev.TargetAcknowledged():
-                self.arm(self.move(target, "acknowledged", at), at, self._deadline)
-            case ev.TargetApplying():  # the clock of the acknowledgement runs on
+                self._time(self.move(target, "acknowledged", at), at)
+            case ev.TargetStaged() | ev.TargetApplying():  # the clock of the acknowledgement runs on
                 left, stopped = target.deadline, target.stopped
-                self.move(target, "applying", at)
+                self.move(target, "staged" if isinstance(event, ev.TargetStaged) else "applying", at)
                 target.deadline, target.stopped = left, stopped
             case ev.SoakStarted():
                 target.soak_broken, target.soak_left, target.message, target.code = False, None, "", ""
@@ -220,14 +225,14 @@ class Board:
                 self.move(target, "waiting", at, place="first")
             case ev.SoakSuspended():
                 target.soak_left = max(0.0, (target.deadline or at) - at)
-                self.arm(target, at, self._deadline)
+                self._time(target, at)
             case ev.SoakResumed():
                 left, target.soak_left = target.soak_left or 0.0, None
                 self.arm(target, at, left)
             case ev.SoakBroken():
                 target.flaps += 1
                 target.soak_broken, target.soak_left = True, None
-                self.arm(target, at, self._deadline)
+                self._time(target, at)
             case ev.TargetFailed() | ev.TargetReturned():
                 self.move(target, "failed" if isinstance(event, ev.TargetFailed) else "returned", at)
                 target.code, target.message = event.code or target.code, event.message or target.message
@@ -294,6 +299,14 @@ class Board:
             target.alarm = deadline
             heapq.heappush(self._timers, (deadline, target.cluster))
 
+    def _time(self, target: Target, at: float) -> None:
+        """From here on it has the plan's deadline."""
+        self.arm(target, self._runs_from(target, at), self._deadline)
+
+    def _runs_from(self, target: Target, at: float) -> float:
+        """From when its clock runs, if it is started at ``at``: only that of an offer runs before ``not_before``."""
+        return at if target.state == "offered" else max(at, self._not_before)
+
     @contextmanager
     def replaying(self) -> Iterator[None]:
         """Nobody asks for the next clock meanwhile: the heap is made at the end, of those that run then. O(members)."""
@@ -313,13 +326,14 @@ class Board:
         for target in self.in_flight():
             deadline = target.deadline
             if deadline is not None and not target.soak_runs:
-                target.deadline, target.stopped = None, max(0.0, deadline - at)
+                left = max(0.0, deadline - self._runs_from(target, at))
+                target.deadline, target.stopped = None, left
 
     def start_clocks(self, at: float) -> None:
         self._stopped = False
         for target in self.in_flight():
             if target.stopped is not None:
-                self.arm(target, at, target.stopped)
+                self.arm(target, self._runs_from(target, at), target.stopped)
 
     def due_before(self, until: float) -> bool:
         """Whether a deadline (not a soak that runs) fires before ``until``. O(in flight)."""

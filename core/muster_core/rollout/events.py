@@ -43,6 +43,7 @@ class Started(Event, frozen=True, kw_only=True, tag="started"):
     )
     carried: tuple[str, ...] = ()  # still busy with the rollout that this one superseded
     removes: bool = False  # the release is empty: what the bundle had is taken away
+    not_before: float = 0.0  # agents prepare it at once and apply it from here on, by their own clocks
 
 
 class WaveOpened(Event, frozen=True, kw_only=True, tag="wave-opened"):
@@ -110,6 +111,10 @@ class OfferWithdrawn(TargetEvent, frozen=True, kw_only=True, tag="withdrawn"):
 
 
 class TargetAcknowledged(TargetEvent, frozen=True, kw_only=True, tag="acknowledged"): ...
+
+
+class TargetStaged(TargetEvent, frozen=True, kw_only=True, tag="staged"):
+    """All of it is prepared and nothing is applied: the cluster waits for ``notBefore``."""
 
 
 class TargetApplying(TargetEvent, frozen=True, kw_only=True, tag="applying"): ...
@@ -234,6 +239,7 @@ AnyEvent = (
     | OfferMade
     | OfferWithdrawn
     | TargetAcknowledged
+    | TargetStaged
     | TargetApplying
     | SoakStarted
     | SoakSuspended
@@ -309,7 +315,7 @@ class Reported(NamedTuple):
     cluster: str
     attempt: int
     tree_digest: str
-    outcome: Literal["applying", "healthy", "failed", "returned"]
+    outcome: Literal["staged", "applying", "healthy", "failed", "returned"]
     code: str = ""
     message: str = ""
 

@@ -46,6 +46,8 @@ def why(machine: RolloutMachine, clock: Clock = utc) -> str:
     if machine.why or machine.has_ended or machine.wave < 0:
         return machine.why
     flying = machine.outstanding()
+    if flying and all(target.state == "staged" for target in flying):
+        return f"staged until {clock(machine.started.not_before)}"
     soaks = [target.deadline for target in flying if target.soak_runs and target.deadline is not None]
     if soaks and len(soaks) == len(flying):
         return f"soaking until {clock(max(soaks))}"
@@ -111,11 +113,17 @@ def _reason(machine: RolloutMachine, target: Target, now: float, clock: Clock) -
             return (
                 f"It is {contact} and has {until} to acknowledge; after that it is owed and its slot is free."
             )
-        case "acknowledged" | "applying":
+        case "acknowledged" | "staged" | "applying":
             silent = (
                 "" if machine.is_online(target.cluster) else " It is out of contact: past that it is lost."
             )
-            return f"It has {until} to become healthy.{silent}"
+            starts = machine.started.not_before
+            staged = ""
+            if target.state == "staged":
+                staged = f"Staged until {clock(starts)}: all of it is prepared and nothing is applied. "
+            elif now < starts:
+                staged = f"It prepares what it applies at {clock(starts)}. "
+            return f"{staged}It has {until} to become healthy.{silent}"
         case "soaking" if target.soak_broken:
             return f"It became unhealthy while soaking ({target.flaps}×). It has {until} to be healthy again."
         case "soaking" if target.soak_left is not None:

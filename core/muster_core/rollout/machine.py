@@ -131,6 +131,12 @@ class RolloutMachine:
         """Whether it has applied events that no call has returned yet: it is ahead of its log until the next one."""
         return bool(self._unsaid)
 
+    def stands(self, cluster: str, attempt: int) -> bool:
+        """Whether who took this offer may go on with it: also who was lost, and who is only now heard of. O(1)."""
+        target = self.targets.get(cluster)
+        taken = target is not None and target.state in IN_FLIGHT | {"lost"} and target.attempt == attempt
+        return taken and not self.has_ended
+
     def next_wake(self) -> float | None:
         """When a :class:`Tick` will have something to do, if nothing else happens."""
         return self._unsaid[0].at if self._unsaid else progress.next_wake(self.run)

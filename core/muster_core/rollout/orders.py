@@ -114,14 +114,14 @@ def _retry(run: Run, given: ev.Retry, now: float, out: list[ev.AnyEvent]) -> Non
 def _skip(run: Run, given: ev.Skip, now: float, out: list[ev.AnyEvent]) -> None:
     """The quorum's base stays as it is: only leaving the registry, which is signed, makes that smaller."""
     target = _target(run, given.cluster)
-    if target.state not in MAY_SKIP:
+    if target.state not in MAY_SKIP and not run.may_recall(target, now):
         raise RolloutError(
             "R042",
             f"{given.cluster} is {target.state}: only a target that has not taken the release can be skipped",
             object=given.cluster,
             hint="What failed stays counted; it can be tried again: muster rollout retry.",
         )
-    if target.state == "offered":
+    if run.may_recall(target, now):
         run.withdraw(target, f"skipped {by(given.by, given.reason)}", now, out)
     why = f"skipped {by(given.by, given.reason)}"
     run.emit(ev.TargetSkipped(at=now, cluster=given.cluster, why=why, by=given.by), out)

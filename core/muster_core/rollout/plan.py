@@ -17,7 +17,7 @@ from muster_core.durations import parse_duration, resolve_count
 from muster_core.errors import RolloutError
 from muster_core.kinds.plans import Gate, RolloutPlan, Wave
 from muster_core.select import matches
-from muster_core.times import parse_time
+from muster_core.times import format_time, parse_time
 from muster_core.windows import Window
 
 CONTACT_INTERVALS_UNTIL_AWAY = 3
@@ -373,6 +373,24 @@ def require_time(plan: ResolvedPlan, at: float) -> None:
                 object=plan.name,
                 hint="Give spec.expire more time.",
             )
+
+
+def require_not_before(
+    not_before: float, at: float, *, expire: float | None, not_after: float = math.inf
+) -> None:
+    """``MUSTER-R053`` for a rollout, started at ``at``, that could apply nothing from ``not_before`` on.
+
+    Unix seconds but for ``expire``, which is the plan's; ``not_after`` is its directive's.
+    """
+    if at < not_before < min(not_after, math.inf if expire is None else at + expire):
+        return
+    why = "has passed" if not_before <= at else "is past the end of its offers"
+    raise RolloutError(
+        "R053",
+        f"the time from which the release may be applied {why}",
+        object=format_time(not_before),
+        hint="Name another time with --not-before, or give offers more time: --offers-for, spec.expire of the plan.",
+    )
 
 
 def quorum_count(percent: int, members: int) -> int:

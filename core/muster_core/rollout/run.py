@@ -35,7 +35,7 @@ class Run:
         self.expires_at = None if started.plan.expire is None else started.at + started.plan.expire
         self.paused_by = ""
         self.ended_at: float | None = None
-        self.board = Board(started.plan, started.at, started.attempt, started.carried)
+        self.board = Board(started.plan, started.at, started.attempt, started.carried, started.not_before)
         self.waves = self.board.waves
         self.targets = self.board.targets
         self.opened: list[WaveBoard] = []
@@ -80,16 +80,24 @@ class Run:
         self.apply(event)
         out.append(event)
 
+    def may_recall(self, target: Target, now: float) -> bool:
+        """Whether its offer can be taken back: nobody took it, or who did waits for its time and is there to be told.
+
+        Who is out of contact may apply what it staged before it hears of anything: it stays in flight until it is back.
+        """
+        waits = now < self.started.not_before and target.state in {"acknowledged", "staged"}
+        return target.state == "offered" or (waits and target.cluster in self.online)
+
     def withdraw(self, target: Target, why: str, now: float, out: list[ev.AnyEvent]) -> None:
         withdrawn = ev.OfferWithdrawn(at=now, cluster=target.cluster, attempt=target.attempt, why=why)
         self.emit(withdrawn, out)
 
     def withdraw_all(self, why: str, now: float, out: list[ev.AnyEvent]) -> None:
-        """Every offer that nobody acknowledged. O(in flight).
+        """Every offer that :meth:`may_recall` names. O(in flight).
 
         The last one first, so that the line is as it was: who saw an offer is first to get it again.
         """
-        for target in reversed(self.board.offered()):
+        for target in reversed([t for t in self.board.in_flight() if self.may_recall(t, now)]):
             self.withdraw(target, why, now, out)
 
     # --- live and replayed -----------------------------------------------------------------------

@@ -85,7 +85,7 @@ DERIVED: Mapping[type, frozenset[str]] = {
         {"started", "plan", "expires_at", "board", "waves", "targets", "opened", "with_hours", "unspent_at"}
         | {"online", "allowance"}
     ),
-    Board: frozenset({"waves", "targets", "_timers", "_winding", "_deadline"}),
+    Board: frozenset({"waves", "targets", "_timers", "_winding", "_deadline", "_not_before"}),
     PhaseGates: frozenset({"gates"}),
     GateState: frozenset({"spec", "in_a_row", "detail"}),
 }

@@ -81,10 +81,11 @@ class SequencePlace(msgspec.Struct, frozen=True):
 
 
 class Allowed(NamedTuple):
-    """``key`` signed it; ``place`` is to be kept before anything of it is applied."""
+    """``key`` signed it; ``place`` is to be kept before anything of it is applied, which is not before ``not_before``."""
 
     key: str
     place: SequencePlace
+    not_before: int = 0
 
 
 def _release_bytes(release: Release | None) -> bytes:
@@ -207,7 +208,7 @@ def judge(
     name, ``last`` the place kept for the bundle, ``is_late`` whether it was not yet in the registry when the
     directive was signed. Raises :class:`TrustError`: T071 signature or signer, T072
     outside the signer's bundles or clusters, T073 another fleet's, T074 this cluster is not among its clusters,
-    T075 too early or too late, T076 older than one taken, or not its successor, T077 another plan.
+    T075 too late, T076 older than one taken, or not its successor, T077 another plan.
     """
     bundle = directive.release.bundle
     if directive.fleet != document.fleet:
@@ -220,13 +221,6 @@ def judge(
     last_time = directive.catch_up_until if catching_up else directive.not_after
     if directive.issued >= directive.not_after:
         raise TrustError("T075", "the directive expires before it was issued", object=bundle)
-    if now < directive.not_before:
-        raise TrustError(
-            "T075",
-            f"the directive holds from {format_time(directive.not_before)}",
-            object=bundle,
-            retryable=True,
-        )
     if now >= last_time:
         raise TrustError(
             "T075",
@@ -249,7 +243,7 @@ def judge(
         )
     if last.sequence and directive.sequence == last.sequence + 1 and directive.previous != last.digest:
         raise TrustError("T076", "the directive follows another one than was taken", object=bundle)
-    return Allowed(key, SequencePlace(directive.sequence, digest))
+    return Allowed(key, SequencePlace(directive.sequence, digest), directive.not_before)
 
 
 def _signer(

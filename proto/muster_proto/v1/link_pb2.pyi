@@ -33,6 +33,8 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     """own verdict: denied, refused or not healthy in time"""
     OUTCOME_RETURNED: _Outcome.ValueType  # 4
     """failed, and back on last_healthy"""
+    OUTCOME_STAGED: _Outcome.ValueType  # 5
+    """all is prepared and nothing is applied before the offer's time"""
 
 class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper): ...
 
@@ -44,6 +46,8 @@ OUTCOME_FAILED: Outcome.ValueType  # 3
 """own verdict: denied, refused or not healthy in time"""
 OUTCOME_RETURNED: Outcome.ValueType  # 4
 """failed, and back on last_healthy"""
+OUTCOME_STAGED: Outcome.ValueType  # 5
+"""all is prepared and nothing is applied before the offer's time"""
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
 @_typing.final
@@ -519,6 +523,7 @@ class Offer(_message.Message):
     PROOF_FIELD_NUMBER: _builtins.int
     CATCH_UP_FIELD_NUMBER: _builtins.int
     RETURNS_FIELD_NUMBER: _builtins.int
+    NOT_BEFORE_UNIX_FIELD_NUMBER: _builtins.int
     rollout: _builtins.str
     attempt: _builtins.int
     registry_digest: _builtins.str
@@ -530,6 +535,8 @@ class Offer(_message.Message):
     """owed from before: the directive's catchUpUntil counts"""
     returns: _builtins.bool
     """takes the cluster back; it ignores the site's window, and is judged by the cluster's own memory"""
+    not_before_unix: _builtins.int
+    """prepared at once (STAGED) and applied from then on; a directive's own time holds where it is later"""
     @_builtins.property
     def release(self) -> Global___Release: ...
     @_builtins.property
@@ -548,10 +555,11 @@ class Offer(_message.Message):
         proof: Global___MerkleProof | None = ...,
         catch_up: _builtins.bool = ...,
         returns: _builtins.bool = ...,
+        not_before_unix: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["proof", b"proof", "release", b"release"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "catch_up", b"catch_up", "directive", b"directive", "directive_signature", b"directive_signature", "proof", b"proof", "registry_digest", b"registry_digest", "release", b"release", "returns", b"returns", "rollout", b"rollout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "catch_up", b"catch_up", "directive", b"directive", "directive_signature", b"directive_signature", "not_before_unix", b"not_before_unix", "proof", b"proof", "registry_digest", b"registry_digest", "release", b"release", "returns", b"returns", "rollout", b"rollout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -881,6 +881,7 @@ class RolloutView(_message.Message):
     RETURNS_FIELD_NUMBER: _builtins.int
     REMOVES_FIELD_NUMBER: _builtins.int
     AUTHORS_FIELD_NUMBER: _builtins.int
+    NOT_BEFORE_UNIX_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     bundle: _builtins.str
     plan: _builtins.str
@@ -904,6 +905,8 @@ class RolloutView(_message.Message):
     held: _builtins.int
     returns: _builtins.str
     removes: _builtins.bool
+    not_before_unix: _builtins.int
+    """when it may be applied; 0: at once"""
     @_builtins.property
     def release(self) -> _link_pb2.Release: ...
     @_builtins.property
@@ -942,10 +945,11 @@ class RolloutView(_message.Message):
         returns: _builtins.str = ...,
         removes: _builtins.bool = ...,
         authors: _abc.Iterable[_builtins.str] | None = ...,
+        not_before_unix: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["release", b"release"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "authors", b"authors", "bundle", b"bundle", "deferred", b"deferred", "done", b"done", "ended_unix_ms", b"ended_unix_ms", "failed", b"failed", "goes_back", b"goes_back", "held", b"held", "in_flight", b"in_flight", "lost", b"lost", "name", b"name", "owed", b"owed", "plan", b"plan", "reason", b"reason", "release", b"release", "removes", b"removes", "returns", b"returns", "skipped", b"skipped", "started_by", b"started_by", "started_unix_ms", b"started_unix_ms", "state", b"state", "targets", b"targets", "total", b"total", "wave_index", b"wave_index", "waves", b"waves", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "authors", b"authors", "bundle", b"bundle", "deferred", b"deferred", "done", b"done", "ended_unix_ms", b"ended_unix_ms", "failed", b"failed", "goes_back", b"goes_back", "held", b"held", "in_flight", b"in_flight", "lost", b"lost", "name", b"name", "not_before_unix", b"not_before_unix", "owed", b"owed", "plan", b"plan", "reason", b"reason", "release", b"release", "removes", b"removes", "returns", b"returns", "skipped", b"skipped", "started_by", b"started_by", "started_unix_ms", b"started_unix_ms", "state", b"state", "targets", b"targets", "total", b"total", "wave_index", b"wave_index", "waves", b"waves", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -983,6 +987,7 @@ class StartRolloutRequest(_message.Message):
     DIRECTIVE_FIELD_NUMBER: _builtins.int
     DIRECTIVE_SIGNATURE_FIELD_NUMBER: _builtins.int
     CLUSTER_UIDS_FIELD_NUMBER: _builtins.int
+    NOT_BEFORE_UNIX_FIELD_NUMBER: _builtins.int
     bundle: _builtins.str
     commit: _builtins.str
     plan: _builtins.str
@@ -990,8 +995,11 @@ class StartRolloutRequest(_message.Message):
     reason: _builtins.str
     directive: _builtins.bytes
     directive_signature: _builtins.bytes
+    not_before_unix: _builtins.int
     @_builtins.property
-    def cluster_uids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def cluster_uids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """signed by an operator, in the CLI"""
+
     def __init__(
         self,
         *,
@@ -1003,10 +1011,11 @@ class StartRolloutRequest(_message.Message):
         directive: _builtins.bytes = ...,
         directive_signature: _builtins.bytes = ...,
         cluster_uids: _abc.Iterable[_builtins.str] | None = ...,
+        not_before_unix: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "bundle", b"bundle", "cluster_uids", b"cluster_uids", "commit", b"commit", "directive", b"directive", "directive_signature", b"directive_signature", "plan", b"plan", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "bundle", b"bundle", "cluster_uids", b"cluster_uids", "commit", b"commit", "directive", b"directive", "directive_signature", b"directive_signature", "not_before_unix", b"not_before_unix", "plan", b"plan", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -164,7 +164,7 @@ def test_a_withdrawn_offer_that_still_waits_is_forgotten() -> None:
     machine = BundleMachine(BundleRecord(bundle="shop"))
     machine.handle(ev.Offered(FIRST), 0.0)
     assert machine.handle(ev.Withdrawn("shop-0009", 1), 1.0) == []
-    assert names(machine.handle(ev.Withdrawn("shop-0001", 1), 1.0)) == ["Save"]
+    assert names(machine.handle(ev.Withdrawn("shop-0001", 1), 1.0)) == ["Save", "Report"]
     assert machine.record.offer is None
 
 

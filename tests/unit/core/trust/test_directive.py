@@ -427,13 +427,12 @@ def test_first_offers_end_at_not_after_and_catching_up_later(
         assert code_of(lambda: asked(now=at, catching_up=catching_up)) == "T075"
 
 
-def test_before_its_time_a_directive_waits_and_may_be_tried_again() -> None:
+def test_before_its_time_a_directive_is_judged_in_full_and_says_from_when_it_may_be_applied() -> None:
     early = changed(not_before=NOON + 1)
     for catching_up in (False, True):
-        with pytest.raises(TrustError, match="2027-06-01T00:00:01Z") as caught:
-            asked(early, catching_up=catching_up)
-        assert (caught.value.code, caught.value.retryable) == ("T075", True)
-    assert asked(early, now=NOON + 1).key == OPERATOR.fingerprint
+        assert asked(early, catching_up=catching_up).not_before == NOON + 1
+    assert asked(early, now=NOON + 1).not_before == NOON + 1
+    assert code_of(lambda: asked(early, now=NOON + DAY)) == "T075"
 
 
 def test_an_expired_directive_says_when_and_is_not_worth_another_try() -> None:
@@ -445,7 +444,7 @@ def test_an_expired_directive_says_when_and_is_not_worth_another_try() -> None:
 
 def test_the_furthest_time_that_decodes_can_be_told() -> None:
     far = decode(statement(changed(not_before=MAX_TIME, not_after=MAX_TIME, catch_up_until=MAX_TIME)))
-    assert code_of(lambda: asked(far)) == "T075"
+    assert asked(far).not_before == MAX_TIME
     assert code_of(lambda: asked(far, now=float(MAX_TIME))) == "T075"
 
 
