@@ -188,7 +188,7 @@ class Program:
         worst = sorted(found.items(), key=lambda item: -item[1][2])[:5]
         lines = [f"{total * 1000:.0f} ms of the main thread's CPU in all"]
         for (file, line, function), (_, calls, own, _, _) in worst:
-            where = re.sub(r"^.*/(?:site-packages|main|python3\.\d+)/", "", file)
+            where = re.sub(r"^.*/(?:site-packages/|python3\.\d+/|(?=\w+/muster_))", "", file)
             lines.append(f"{100 * own / total:4.0f} %  {calls:8,} calls  {function} ({where}:{line})")
         return lines
 
