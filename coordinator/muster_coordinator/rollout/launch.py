@@ -196,7 +196,7 @@ class Launch:
         )
         return self._begin(started, [member.name for member in members], effects, now)
 
-    def _not_before(self, start: Start, expire: float | None, now: float) -> int:
+    def _not_before(self, start: Start, expire: float | None, now: float) -> float:
         """From when it may be applied: the later of what order and directive say; ``MUSTER-R053`` if that cannot be."""
         carried = self._state.directives.of(start.release)
         signed = carried.directive if carried and carried.directive.not_before > now else None
@@ -204,7 +204,7 @@ class Launch:
         if not_before:
             not_after = carried.directive.not_after if carried else math.inf
             require_not_before(not_before, now, expire=expire, not_after=not_after)
-        return not_before
+        return float(not_before)
 
     def _begin(
         self, started: ev.Started, members: Sequence[str], effects: Effects, now: float

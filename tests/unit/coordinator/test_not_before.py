@@ -57,6 +57,9 @@ async def test_the_offer_says_from_when_and_a_restart_forgets_nothing_of_it(tmp_
     async with brain(tmp_path) as at:
         time = await begun(at, "a")
         assert at.offers("a")[-1].not_before_unix == time
+        for name in ("shop-0001", NAME):  # what is written is what is read, to the letter
+            written = ev.encode(at.engine.state.rollouts[name].started)
+            assert ev.encode(ev.decode(written)) == written
         await takes(at, "a")
         assert state(at, "a") == "staged"
     async with brain(tmp_path) as at:
