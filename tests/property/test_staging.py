@@ -18,7 +18,7 @@ from muster_agent.state.records import Admission, BundleRecord, OfferRecord
 from muster_core.release import Release
 from muster_core.rollout import events as ev
 from muster_core.rollout.plan import ResolvedPlan, ResolvedWave
-from property.test_rollout_machine import THIS, Driven
+from property.recount import THIS, Driven
 
 OLD, NEW = Release("shop", "c0", "digest-before"), Release("shop", "c1", THIS)
 NOT_BEFORE, DEADLINE, AWAY = 2_000.0, 300.0, 120.0

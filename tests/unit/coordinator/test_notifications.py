@@ -27,7 +27,8 @@ from muster_core.rollout import events as ev
 from muster_proto.v1 import link_pb2 as wire
 from unit.coordinator.listener import Asked, listening
 from unit.coordinator.test_engine import Brain, brain, cluster, owing, reply
-from unit.coordinator.test_holds import Repo, failing, freeze, says
+from unit.coordinator.test_holds import Repo, freeze, says
+from unit.coordinator.test_superseding import failing
 
 HOUR = 3600.0
 ALL = ["paused", "failed", "approval", "owed", "frozen"]

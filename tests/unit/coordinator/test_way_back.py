@@ -12,7 +12,8 @@ from muster_core.trust.directive import Directive, decode, statement
 from muster_core.trust.merkle import ClusterTree
 from muster_proto.v1 import link_pb2 as wire
 from unit.coordinator.test_engine import Brain, brain, cluster
-from unit.coordinator.test_holds import ROLLOUT_BACK, Repo, says
+from unit.coordinator.test_holds import Repo, says
+from unit.coordinator.test_superseding import ROLLOUT_BACK
 
 UIDS = ("uid-of-a", "uid-of-b")
 
