@@ -16,7 +16,7 @@ from muster_cli.columns import ROLLOUTS, where
 from muster_cli.commands import watching
 from muster_cli.output import Answer
 from muster_cli.trust.starting import Wish, direct_start
-from muster_cli.verbs import CHECKOUT, OUTPUT, Verb, client, given_timeout
+from muster_cli.verbs import CHECKOUT, OUTPUT, Verb, client
 
 
 @click.command("rollback", cls=Verb)
@@ -76,10 +76,9 @@ def rollback(
             view = operator.roll_back(request)
         else:
             start = op.StartRolloutRequest(bundle=bundle, commit=commit, reason=reason)
-            wish = Wish(parse_duration("7d"), "", True, "", 0.0)
+            wish = Wish(parse_duration("7d"), return_to="", goes_back=True, late_joiners="", late_for=0.0)
             direct_start(operator, start, checkout, key, wish)
             view = operator.start_rollout(start)
         Answer(ROLLOUTS, "rollout", style).one(view)
         if stay:
-            view = watching.follow(operator, view.name, limit=given_timeout(ctx))
-            ctx.exit(0 if view.state == "Succeeded" else 1)
+            watching.to_its_end(ctx, operator, view.name)

@@ -18,7 +18,7 @@ from muster_cli.moments import point_in_time
 from muster_cli.output import Answer
 from muster_cli.trust.signing import KEY
 from muster_cli.trust.starting import Wish, direct_start
-from muster_cli.verbs import CHECKOUT, OUTPUT, Nouns, client, given_timeout
+from muster_cli.verbs import CHECKOUT, OUTPUT, Nouns, client
 
 
 @click.group(cls=Nouns)
@@ -127,5 +127,4 @@ def start(
         view = operator.start_rollout(request)
         Answer(ROLLOUTS, "rollout", style).one(view)
         if stay:
-            view = watching.follow(operator, view.name, limit=given_timeout(ctx))
-            ctx.exit(0 if view.state == "Succeeded" else 1)
+            watching.to_its_end(ctx, operator, view.name)

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 from muster_core.durations import format_duration
@@ -48,6 +48,11 @@ def watch(ctx: click.Context, name: str, style: str) -> None:
     with client(ctx) as operator:
         view = follow(operator, name, style, given_timeout(ctx))
     ctx.exit(0 if view.state == "Succeeded" else 1)
+
+
+def to_its_end(ctx: click.Context, operator: OperatorClient, name: str) -> NoReturn:
+    """Shows it to its end, or as long as ``--timeout`` says; the command ends with how it did."""
+    ctx.exit(0 if follow(operator, name, limit=given_timeout(ctx)).state == "Succeeded" else 1)
 
 
 def follow(
