@@ -21,6 +21,7 @@ from typing import NamedTuple
 MAX_TOLD = 64 << 10
 MAX_DATA = 256 << 20  # private memory of each process: a list of refs or a tree that never ends stops there
 POLL = 0.05
+DYING = 1.0  # seconds; a machine whose first process reaps nobody keeps the dead in their group
 CHUNK = 1 << 16
 PARTS = (
     "objects/pack/tmp_*",
@@ -96,7 +97,9 @@ def run(process: subprocess.Popen[bytes], bounds: Bounds, size: Callable[[], int
             except subprocess.TimeoutExpired:
                 exceeded = "deadline"
         _end(process.pid)
-        return Done(process.wait(), bytes(out), told.decode(errors="replace"), exceeded)
+        status = process.wait()
+        _gone(process.pid)
+        return Done(status, bytes(out), told.decode(errors="replace"), exceeded)
 
 
 def _exceeded(bounds: Bounds, end: float, answered: int, fetched: int) -> str:
@@ -118,6 +121,15 @@ def _end(group: int) -> None:
     """Also what the leader left behind: a transport that waits for a silent host outlives its fetch."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
+
+
+def _gone(group: int) -> None:
+    """Until the last of it is dead, for a second at most: one that still dies could write where it was just swept."""
+    end = time.monotonic() + DYING
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        while time.monotonic() < end:
+            os.killpg(group, 0)
+            time.sleep(0.002)
 
 
 def coming(folder: Path) -> int:
