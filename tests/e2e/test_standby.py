@@ -179,7 +179,7 @@ def test_a_leader_that_loses_its_session_ends_and_the_standby_leads(two: Pair) -
     assert "MUSTER-L052" in leader.said()
     assert "Traceback" not in leader.said()
     two.leads(standby)
-    assert standby.readiness() == (200, "ok\n")
+    eventually(lambda: standby.readiness() == (200, "ok\n"), two)  # it leads before it has read Git
     two.refresh()  # and the same addresses answer
 
 
