@@ -46,21 +46,13 @@ def watch(ctx: click.Context, name: str, style: str) -> None:
       muster rollout watch shop-0007 --timeout 2h
     """
     with client(ctx) as operator:
-        view = follow(operator, name, style, given_timeout(ctx))
-    ctx.exit(0 if view.state == "Succeeded" else 1)
+        to_its_end(ctx, operator, name, style)
 
 
-def to_its_end(ctx: click.Context, operator: OperatorClient, name: str) -> NoReturn:
-    """Shows it to its end, or as long as ``--timeout`` says; the command ends with how it did."""
-    ctx.exit(0 if follow(operator, name, limit=given_timeout(ctx)).state == "Succeeded" else 1)
-
-
-def follow(
-    operator: OperatorClient, name: str, style: str = "table", limit: float | None = None
-) -> op.RolloutView:
-    """Shows it to its end, which is returned. ``limit`` in seconds; ``MUSTER-L080`` when it has not ended by then."""
+def to_its_end(ctx: click.Context, operator: OperatorClient, name: str, style: str = "table") -> NoReturn:
+    """Shows it to its end, and ends the command with how it did; ``MUSTER-L080`` when ``--timeout`` passes before."""
     shown = style == "table" and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
-    watched = Watched(operator, name, limit, (lambda _: None) if shown else _say_trouble)
+    watched = Watched(operator, name, given_timeout(ctx), (lambda _: None) if shown else _say_trouble)
     if style in {"json", "yaml"}:
         answer = Answer(ROLLOUTS, "rollout", style)
         for item in watched.items():
@@ -70,7 +62,7 @@ def follow(
         _live(watched)
     else:
         _lines(watched)
-    return watched.view
+    ctx.exit(0 if watched.view.state == "Succeeded" else 1)
 
 
 class Watched:
